@@ -1,0 +1,1 @@
+"""The attestor: who is calling, and is it still what was approved?"""

@@ -1,0 +1,1 @@
+"""The broker: may this call happen, and can we prove it later?"""
