@@ -1,0 +1,60 @@
+# The commands of the README, and their parts. Each does its own set-up and can be repeated.
+SHELL := /bin/bash
+PY := .venv/bin/python
+CARGO_ENV := CARGO_TARGET_DIR=$${XDG_CACHE_HOME:-$$HOME/.cache}/hopseal/target PYO3_PYTHON=$(CURDIR)/.venv/bin/python
+CRATE := broker/dataplane/Cargo.toml
+
+.PHONY: demo test check test-unit test-real bench lint types imports rust wheels generated lock clean help
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: ## one task across three attested components, end to end, on this machine
+	@python3 scripts/bootstrap.py demo
+	@$(PY) -m demo
+
+test: ## everything, on a real SPIRE and real containers
+	@python3 scripts/bootstrap.py test
+	@cargo test --locked --quiet --manifest-path $(CRATE) --workspace
+	@$(PY) -m pytest
+
+check: setup-check lint types imports generated rust wheels test-unit ## lint, types, imports, generated code, unit tests
+
+setup-check:
+	@python3 scripts/bootstrap.py check
+
+lint:
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types:
+	$(PY) -m mypy
+	$(PY) -m mypy scripts demo
+
+imports:
+	.venv/bin/lint-imports
+
+generated:
+	$(PY) scripts/generate_wire.py --check
+
+rust:
+	cargo fmt --manifest-path $(CRATE) --all --check
+	$(CARGO_ENV) cargo clippy --locked --release --manifest-path $(CRATE) --workspace --all-targets -- -D warnings
+
+wheels: ## build both wheels and try each in an empty environment
+	$(PY) scripts/try_wheels.py
+
+test-unit: ## tests without network, root or containers
+	$(PY) -m pytest tests/unit tests/property tests/docs
+
+test-real: ## tests on a real SPIRE and real containers
+	@python3 scripts/bootstrap.py test
+	$(PY) -m pytest tests/contract tests/process tests/real tests/attacks
+
+bench: ## every benchmark with its peer in the same run
+	@python3 scripts/bootstrap.py test
+	$(PY) -m tests.bench
+
+lock: ## renew requirements/*.txt
+	.venv/bin/uv pip compile -q --upgrade --generate-hashes --no-header --universal --python-version 3.11 pyproject.toml --group demo -o requirements/demo.txt
+	.venv/bin/uv pip compile -q --upgrade --generate-hashes --no-header --universal --python-version 3.11 pyproject.toml --group dev -c requirements/demo.txt -o requirements/dev.txt
