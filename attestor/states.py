@@ -79,7 +79,9 @@ def next_state(state: State, finding: Finding) -> State:
     """
     following = TRANSITIONS[state].get(finding)
     if following is None:
-        raise BugError("state_impossible", "a state was asked for that the table does not have", detail=f"{state} + {finding}")
+        raise BugError(
+            "state_impossible", "a state was asked for that the table does not have", detail=f"{state} + {finding}"
+        )
     return following
 
 
@@ -131,7 +133,9 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
             Layer.STATUS, "the agent is suspended", "`hopseal agents resume`, or `status: active` in the document"
         ),
         "agent_retired": Reason(
-            Layer.STATUS, "the agent is retired", "a retired agent comes back only by `hopseal agents resume` or its document"
+            Layer.STATUS,
+            "the agent is retired",
+            "a retired agent comes back only by `hopseal agents resume` or its document",
         ),
         "process_exited": Reason(Layer.PEER, "the process exited", "start it again"),
         "container_stopped": Reason(Layer.PEER, "the container stopped", "start it again"),

@@ -99,7 +99,9 @@ def bind_unix_socket(path: Path, *, mode: int, group: int | None = None, folder_
         found = path.lstat()
     except OSError as error:
         raise UnavailableError(
-            "socket_unavailable", f"cannot bind {path}: {error.strerror or error}", remedy="check the folder's permissions"
+            "socket_unavailable",
+            f"cannot bind {path}: {error.strerror or error}",
+            remedy="check the folder's permissions",
         ) from error
     return BoundSocket(sock, path, (found.st_dev, found.st_ino), lock_fd)
 

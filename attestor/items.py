@@ -1,0 +1,173 @@
+"""One attested item: what was approved, what was measured, and whether it holds. Pure.
+
+Owns: comparing each item of an ``attest`` block with the evidence.
+Does not own: what follows from it (``attestor.matching``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from attestor.facts import ContainerFacts, Evidence, ProcessFacts, Unreadable
+from hopseal.documents.model import AttestBlock
+
+NO_CONTAINER = "not in a container"
+
+_T = TypeVar("_T")
+
+
+class Outcome(StrEnum):
+    """What comparing one item came to."""
+
+    HOLDS = "holds"
+    DIFFERS = "differs"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item of one alternative, compared.
+
+    Args:
+        name: as in the document, with underscores.
+        approved: any of these would hold (for labels: all of them).
+        measured: what the process is; empty if unreadable.
+        code: ``<name>_mismatch`` or the evidence's code; empty if it holds.
+        detail: for the operator, e.g. the failed controls of a posture.
+    """
+
+    name: str
+    approved: tuple[str, ...]
+    measured: tuple[str, ...]
+    outcome: Outcome
+    code: str = ""
+    detail: str = ""
+    remedy: str = ""
+
+
+def measure_items(evidence: Evidence, block: AttestBlock) -> tuple[Item, ...]:
+    """Every item that ``block`` asks for, compared; in the order in which they are reported."""
+    found = (compare(evidence, block) for compare in _COMPARISONS)
+    items = tuple(item for item in found if item is not None)
+    if {item.name for item in items} == {"uid"} and not block.unsafe_uid_only:
+        return (*items, _item("unsafe_uid_only", ("true",), ("false",), False))
+    return items
+
+
+def _image(evidence: Evidence, block: AttestBlock) -> Item | None:
+    if not block.image:
+        return None
+    container = evidence.container
+    if container is None:
+        return _item("image", block.image, (NO_CONTAINER,), False)
+    if isinstance(container, Unreadable):
+        return _unreadable("image", block.image, container)
+    if isinstance(container.image_digests, Unreadable):
+        return _unreadable("image", block.image, container.image_digests)
+    measured = tuple(sorted(container.image_digests))
+    return _item("image", block.image, measured, not container.image_digests.isdisjoint(block.image))
+
+
+def _exe(evidence: Evidence, block: AttestBlock) -> Item | None:
+    if not block.exe:
+        return None
+    digest = _of_process(evidence, lambda facts: facts.exe_sha256)
+    if isinstance(digest, Unreadable):
+        return _unreadable("exe", block.exe, digest)
+    return _item("exe", block.exe, (digest,), digest in block.exe)
+
+
+def _config(evidence: Evidence, block: AttestBlock) -> Item | None:
+    if block.config is None:
+        return None
+    not_measured = Unreadable("config_not_measured", "these files were not measured")
+    facts = evidence.config.get(block.config.files, not_measured)
+    if isinstance(facts, Unreadable):
+        return _unreadable("config", block.config.digests, facts)
+    return _item("config", block.config.digests, (facts.root,), facts.root in block.config.digests)
+
+
+def _unit(evidence: Evidence, block: AttestBlock) -> Item | None:
+    if block.unit is None:
+        return None
+    units = _of_process(evidence, lambda facts: facts.units)
+    if isinstance(units, Unreadable):
+        return _unreadable("unit", (block.unit,), units)
+    return _item("unit", (block.unit,), tuple(sorted(units)), block.unit in units)
+
+
+def _uid(evidence: Evidence, block: AttestBlock) -> Item | None:
+    if block.uid is None:
+        return None
+    uid = _of_process(evidence, lambda facts: facts.uid)
+    if isinstance(uid, Unreadable):
+        return _unreadable("uid", (str(block.uid),), uid)
+    return _item("uid", (str(block.uid),), (str(uid),), uid == block.uid)
+
+
+def _gid(evidence: Evidence, block: AttestBlock) -> Item | None:
+    if block.gid is None:
+        return None
+    gids = _of_process(evidence, lambda facts: facts.gids)
+    if isinstance(gids, Unreadable):
+        return _unreadable("gid", (str(block.gid),), gids)
+    return _item("gid", (str(block.gid),), tuple(map(str, gids)), block.gid in gids)
+
+
+def _labels(evidence: Evidence, block: AttestBlock) -> Item | None:
+    if not block.container_labels:
+        return None
+    approved = tuple(f"{key}={value}" for key, value in block.container_labels)
+    container: ContainerFacts | Unreadable | None = evidence.container
+    if container is None:
+        return _item("container_labels", approved, (NO_CONTAINER,), False)
+    if isinstance(container, Unreadable):
+        return _unreadable("container_labels", approved, container)
+    labels = container.labels
+    measured = tuple(f"{key}={labels[key]}" for key, _ in block.container_labels if key in labels)
+    return _item("container_labels", approved, measured, measured == approved)
+
+
+def _posture(evidence: Evidence, block: AttestBlock) -> Item | None:
+    if block.posture is None:
+        return None
+    approved = (block.posture.value,)
+    facts = evidence.posture
+    if isinstance(facts, Unreadable):
+        return _unreadable("posture", approved, facts)
+    failed = "; ".join(
+        f"{each.control} ({each.level}): {each.detail}"
+        for each in facts.failed
+        if each.level.rank <= block.posture.rank
+    )
+    return _item("posture", approved, (facts.level.value,), facts.level.rank >= block.posture.rank, detail=failed)
+
+
+# What says most about a changed component stands first: the first item that differs gives the code.
+_COMPARISONS: tuple[Callable[[Evidence, AttestBlock], Item | None], ...] = (
+    _image,
+    _exe,
+    _config,
+    _unit,
+    _uid,
+    _gid,
+    _labels,
+    _posture,
+)
+
+
+def _of_process(evidence: Evidence, read: Callable[[ProcessFacts], _T]) -> _T | Unreadable:
+    return evidence.process if isinstance(evidence.process, Unreadable) else read(evidence.process)
+
+
+def _item(name: str, approved: tuple[str, ...], measured: tuple[str, ...], holds: bool, *, detail: str = "") -> Item:
+    if holds:
+        return Item(name, approved, measured, Outcome.HOLDS)
+    return Item(name, approved, measured, Outcome.DIFFERS, f"{name}_mismatch", detail)
+
+
+def _unreadable(name: str, approved: tuple[str, ...], why: Unreadable) -> Item:
+    return Item(name, approved, (), Outcome.UNREADABLE, why.code, why.detail, why.remedy)

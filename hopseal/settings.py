@@ -1,0 +1,324 @@
+"""A strict reader for the daemons' configuration files: every mistake at once, with line and remedy.
+
+Owns: YAML with line numbers, types and bounds of values, unknown and duplicate keys.
+Does not own: which keys a daemon has (``attestor.config``, ``broker.settings``).
+
+Use: open the file with :func:`parse_settings`, ask the sections for values, and call
+:meth:`Settings.finish` before using any of them. A getter that meets a mistake records it and
+returns a value of the right type, so that one run finds all mistakes; ``finish`` raises if there
+was any, so no such value is ever used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from hopseal.errors import HopsealError, InvalidError, UnavailableError
+
+MAX_SETTINGS_BYTES = 1_048_576
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?", re.ASCII)
+_STR_TAG = "tag:yaml.org,2002:str"
+_BOOL_TAG = "tag:yaml.org,2002:bool"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mistake:
+    """One mistake of a configuration file; ``line`` counts from 1."""
+
+    file: str
+    line: int
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}" + (f" ({self.remedy})" if self.remedy else "")
+
+
+class SettingsInvalidError(InvalidError):
+    """A configuration file has mistakes (code ``config_invalid``); all of them are in ``mistakes``."""
+
+    def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
+        super().__init__("config_invalid", "\n".join(map(str, mistakes)))
+        self.mistakes = mistakes
+
+
+@dataclass(slots=True)
+class Settings:
+    """One configuration file while it is read: its mistakes so far and what was asked for."""
+
+    file: str
+    mistakes: list[Mistake] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+
+    def add(self, line: int, message: str, remedy: str = "") -> None:
+        """Record a mistake."""
+        self.mistakes.append(Mistake(self.file, line, message, remedy))
+
+    def finish(self) -> None:
+        """Check that every key was asked for.
+
+        Raises:
+            SettingsInvalidError: any mistake was found, here or before.
+        """
+        for section in self.sections:
+            section.report_unknown()
+        if self.mistakes:
+            raise SettingsInvalidError(tuple(sorted(set(self.mistakes))))
+
+
+class Section:
+    """One mapping of the file; getters are told the key and, where it may be absent, a default.
+
+    Args:
+        settings: the file that this is part of.
+        prefix: dotted path of this section with a trailing dot; empty for the file itself.
+        line: where it begins, counted from 1.
+        values: key to value node; None if the section is absent.
+    """
+
+    def __init__(self, settings: Settings, prefix: str, line: int, values: dict[str, yaml.Node] | None) -> None:
+        self._settings = settings
+        self._prefix = prefix
+        self._values = values or {}
+        self._known: set[str] = set()
+        self.line = line
+        self.is_present = values is not None
+        settings.sections.append(self)
+
+    def line_of(self, key: str) -> int:
+        """Where the value of ``key`` stands, or where the section begins if it is absent."""
+        node = self._values.get(key)
+        return self.line if node is None else _line(node)
+
+    def mistake(self, key: str, message: str, remedy: str = "") -> None:
+        """Record a mistake about ``key``."""
+        self._settings.add(self.line_of(key), f"{self._prefix}{key}: {message}", remedy)
+
+    def text(self, key: str, *, default: str | None = None) -> str:
+        """Text; required without ``default``."""
+        node = self._take(key, required=default is None)
+        if node is None:
+            return default or ""
+        if not isinstance(node, yaml.ScalarNode) or node.tag != _STR_TAG or not node.value:
+            self.mistake(key, "must be text", "put it in quotes")
+            return default or ""
+        return str(node.value)
+
+    def parsed(self, key: str, parse: Callable[[str], _T], fallback: _T, *, default: str | None = None) -> _T:
+        """What ``parse`` makes of the text; a ``HopsealError`` of it is a mistake and gives ``fallback``."""
+        present = key in self._values
+        text = self.text(key, default=default)
+        if not text:
+            return fallback
+        try:
+            return parse(text)
+        except HopsealError as error:
+            if present:
+                self.mistake(key, " ".join(filter(None, (error.message, error.detail))), error.remedy)
+            return fallback
+
+    def path(self, key: str, *, default: str | None = None) -> Path:
+        """An absolute path without ``..``."""
+        text = self.text(key, default=default)
+        path = Path(text or "/")
+        if text and (not path.is_absolute() or ".." in path.parts or "\0" in text):
+            self.mistake(key, f"{text!r} is not an absolute path", "write it in full, beginning with /, without ..")
+        return path
+
+    def choice(self, key: str, choices: tuple[str, ...], *, default: str | None = None) -> str:
+        """One of ``choices``."""
+        text = self.text(key, default=default)
+        if text and text not in choices:
+            self.mistake(key, f"{text!r} is none of {', '.join(choices)}", _suggest(text, choices))
+            return default or choices[0]
+        return text or choices[0]
+
+    def integer(self, key: str, *, default: int | None = None, minimum: int, maximum: int) -> int:
+        """A whole number in bounds, both included."""
+        node = self._take(key, required=default is None)
+        fallback = minimum if default is None else default
+        if node is None:
+            return fallback
+        if not isinstance(node, yaml.ScalarNode) or node.style is not None or _INTEGER.fullmatch(node.value) is None:
+            self.mistake(key, "must be a whole number")
+            return fallback
+        return self._bounded(key, int(node.value), fallback, minimum, maximum)
+
+    def number(self, key: str, *, default: float | None = None, minimum: float, maximum: float) -> float:
+        """A decimal number in bounds, both included."""
+        node = self._take(key, required=default is None)
+        fallback = minimum if default is None else default
+        if node is None:
+            return fallback
+        if not isinstance(node, yaml.ScalarNode) or node.style is not None or _NUMBER.fullmatch(node.value) is None:
+            self.mistake(key, "must be a number")
+            return fallback
+        return self._bounded(key, float(node.value), fallback, minimum, maximum)
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """``true`` or ``false``."""
+        node = self._take(key, required=False)
+        if node is None:
+            return default
+        if not isinstance(node, yaml.ScalarNode) or node.tag != _BOOL_TAG or node.value not in {"true", "false"}:
+            self.mistake(key, "must be true or false")
+            return default
+        return bool(node.value == "true")
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts, each once; empty if absent."""
+        found: list[str] = []
+        for node in self._list(key):
+            if not isinstance(node, yaml.ScalarNode) or node.tag != _STR_TAG or not node.value:
+                self._settings.add(_line(node), f"{self._prefix}{key}: every entry must be text", "put it in quotes")
+            elif node.value in found:
+                self._settings.add(_line(node), f"{self._prefix}{key}: {node.value!r} is listed twice", "remove one")
+            else:
+                found.append(str(node.value))
+        return tuple(found)
+
+    def pairs(self, key: str) -> tuple[tuple[str, str], ...]:
+        """A mapping of text to text, sorted by key; empty if absent."""
+        section = self.section(key)
+        return tuple((name, section.text(name)) for name in sorted(section.keys()))
+
+    def section(self, key: str, *, required: bool = False) -> Section:
+        """The mapping under ``key``; a section without values if absent."""
+        node = self._take(key, required=required)
+        return self._settings_section(node, f"{self._prefix}{key}.", self.line_of(key))
+
+    def section_list(self, key: str) -> tuple[Section, ...]:
+        """A list of mappings; empty if absent."""
+        return tuple(
+            self._settings_section(node, f"{self._prefix}{key}[{index}].", _line(node))
+            for index, node in enumerate(self._list(key))
+        )
+
+    def keys(self) -> frozenset[str]:
+        """The keys that the file has here."""
+        return frozenset(self._values)
+
+    def report_unknown(self) -> None:
+        """Record a mistake for each key that nobody asked for."""
+        for key in self._values.keys() - self._known:
+            self.mistake(key, "unknown key", _suggest(key, tuple(self._known)))
+
+    def _take(self, key: str, *, required: bool) -> yaml.Node | None:
+        self._known.add(key)
+        node = self._values.get(key)
+        if node is None and required and (self.is_present or not self._prefix):
+            self._settings.add(self.line, f"{self._prefix}{key}: missing", "add it")
+        return node
+
+    def _list(self, key: str) -> list[yaml.Node]:
+        node = self._take(key, required=False)
+        if node is None:
+            return []
+        if not isinstance(node, yaml.SequenceNode):
+            self.mistake(key, "must be a list")
+            return []
+        return list(node.value)
+
+    def _settings_section(self, node: yaml.Node | None, prefix: str, line: int) -> Section:
+        return Section(self._settings, prefix, line, None if node is None else _mapping(self._settings, node, prefix))
+
+    def _bounded(self, key: str, value: _T, fallback: _T, minimum: float, maximum: float) -> _T:
+        if not minimum <= value <= maximum:  # type: ignore[operator]  # only numbers come here
+            self.mistake(key, f"{value} is not between {minimum} and {maximum}")
+            return fallback
+        return value
+
+
+def parse_settings(file: str, data: bytes) -> tuple[Settings, Section]:
+    """The file's bookkeeping and its top section.
+
+    Raises:
+        SettingsInvalidError: the bytes are too many, no UTF-8, no YAML, or no mapping.
+    """
+    settings = Settings(file)
+    if len(data) > MAX_SETTINGS_BYTES:
+        settings.add(1, f"larger than {MAX_SETTINGS_BYTES} bytes")
+        settings.finish()
+    try:
+        node = _compose(settings, data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        settings.add(data[: error.start].count(b"\n") + 1, "not UTF-8", "save the file as UTF-8")
+        node = None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        settings.add(line, f"not YAML: {error.problem}", "check indentation, quotes and brackets")
+        node = None
+    except (yaml.YAMLError, RecursionError) as error:
+        settings.add(1, f"not YAML: {type(error).__name__}", "remove control characters and deep nesting")
+        node = None
+    if node is None and not settings.mistakes:
+        settings.add(1, "empty", "see docs for the keys it needs")
+    if settings.mistakes or node is None:
+        settings.finish()
+    return settings, Section(settings, "", 1, _mapping(settings, node, ""))
+
+
+def load_settings(path: Path) -> tuple[Settings, Section]:
+    """:func:`parse_settings` on a file.
+
+    Raises:
+        UnavailableError: the file cannot be read (``config_unreadable``).
+        SettingsInvalidError: see :func:`parse_settings`.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SETTINGS_BYTES + 1)
+    except OSError as error:
+        raise UnavailableError(
+            "config_unreadable", f"{path}: {error.strerror}", remedy="name a readable file"
+        ) from error
+    return parse_settings(str(path), data)
+
+
+def _compose(settings: Settings, text: str) -> yaml.Node | None:
+    loader = yaml.SafeLoader(text)
+    try:
+        # Anchors would let one line stand for many, and a reader of the file could not see which.
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            if isinstance(token, yaml.AnchorToken | yaml.AliasToken):
+                settings.add(token.start_mark.line + 1, "anchors and aliases are not allowed", "write the value out")
+                return None
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
+
+
+def _mapping(settings: Settings, node: yaml.Node | None, prefix: str) -> dict[str, yaml.Node] | None:
+    if not isinstance(node, yaml.MappingNode):
+        line = 1 if node is None else _line(node)
+        settings.add(line, f"{prefix.rstrip('.') or 'the file'}: must be a mapping of keys to values")
+        return None
+    values: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag != _STR_TAG:
+            settings.add(_line(key), f"{prefix}: every key must be text")
+        elif key.value in values:
+            settings.add(_line(key), f"{prefix}{key.value}: stands here twice", "remove one")
+        else:
+            values[key.value] = value
+    return values
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _suggest(text: str, choices: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(text, choices, n=1)
+    return f"did you mean {close[0]}?" if close else "remove it"
