@@ -176,7 +176,9 @@ def _spire() -> None:
         skip(f"SPIRE {SPIRE_VERSION}", "built before")
         return
     if shutil.which("go") is None:
-        raise StepFailedError("the tests build a real SPIRE and need Go 1.21 or newer: install Go, then run this again.")
+        raise StepFailedError(
+            "the tests build a real SPIRE and need Go 1.21 or newer: install Go, then run this again."
+        )
     script = ROOT / "scripts" / "build-spire.sh"
     run(f"SPIRE {SPIRE_VERSION} (minutes the first time)", ["bash", script, SPIRE_VERSION, SPIRE], cwd=ROOT)
 

@@ -33,7 +33,9 @@ def skip(title: str, why: str) -> None:
     say(f"  ✓ {title} ({why})")
 
 
-def run(title: str, command: Sequence[str | os.PathLike[str]], *, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+def run(
+    title: str, command: Sequence[str | os.PathLike[str]], *, cwd: Path, env: Mapping[str, str] | None = None
+) -> None:
     """Run ``command``, showing that it lives; raise StepFailedError with its last lines if it fails."""
     started = time.monotonic()
     say(f"  … {title}")

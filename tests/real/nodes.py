@@ -1,0 +1,205 @@
+"""A node under test: the two daemons as real processes, configured in a folder of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from waiting import wait_until
+
+HOPSEAL = (sys.executable, "-m", "hopseal.cli.main")
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 15.0
+
+
+@dataclass
+class Node:
+    """One attestor and one broker; ``prefix`` runs them in a namespace."""
+
+    name: str
+    folder: Path
+    documents: Path
+    trust_domain: str
+    upstream: Mapping[str, object]
+    engines: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    prefix: Sequence[str] = ()
+    peer_listen: str = "127.0.0.1:0"
+    metrics_listen: str = "127.0.0.1:0"
+    routes: Sequence[Mapping[str, object]] = ()
+    reattest_interval_s: float = 10.0
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def agent_folder(self) -> Path:
+        return self.folder / "run" / "agent"
+
+    @property
+    def call_folder(self) -> Path:
+        return self.folder / "run" / "call"
+
+    @property
+    def api_socket(self) -> Path:
+        return self.agent_folder / "api.sock"
+
+    @property
+    def out_socket(self) -> Path:
+        return self.call_folder / "out.sock"
+
+    @property
+    def attestor_admin(self) -> Path:
+        return self.folder / "run" / "attestor" / "admin.sock"
+
+    @property
+    def broker_admin(self) -> Path:
+        return self.folder / "run" / "broker" / "admin.sock"
+
+    @property
+    def log_folder(self) -> Path:
+        return self.folder / "state" / "broker" / "log"
+
+    def write(self) -> None:
+        """Write both configurations and the routes file."""
+        for each in (self.agent_folder, self.call_folder, self.attestor_admin.parent, self.broker_admin.parent):
+            each.mkdir(parents=True, exist_ok=True)
+        for each in ("attestor", "broker"):
+            (self.folder / "state" / each).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.write_routes(self.routes)
+        _dump(self.folder / "attestor.yaml", self._attestor())
+        _dump(self.folder / "broker.yaml", self._broker())
+
+    def write_routes(self, routes: Sequence[Mapping[str, object]]) -> None:
+        self.routes = routes
+        _dump(self.folder / "routes.yaml", [dict(route) for route in routes])
+
+    def start(self, *daemons: str) -> None:
+        """Start ``daemons`` (both when none is named), the attestor first, each until it is ready."""
+        for daemon in daemons or ("attestor", "broker"):
+            output = (self.folder / f"{daemon}.log").open("ab")
+            command = [*self.prefix, *HOPSEAL, daemon, "run", "--config", str(self.folder / f"{daemon}.yaml")]
+            self.processes[daemon] = subprocess.Popen(command, stdout=output, stderr=output)
+            output.close()
+            wait_until(lambda name=daemon: self._ready(name), timeout_s=START_TIMEOUT_S, what=f"{self.name}'s {daemon}")
+
+    def stop(self, *daemons: str, how: int = signal.SIGTERM) -> None:
+        for daemon in daemons or ("broker", "attestor"):
+            process = self.processes.pop(daemon, None)
+            if process is None:
+                continue
+            process.send_signal(how)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise AssertionError(f"{daemon} did not stop:\n{self.log(daemon)[-4000:]}") from None
+
+    def _ready(self, daemon: str) -> bool:
+        process = self.processes[daemon]
+        if process.poll() is not None:
+            raise AssertionError(f"{daemon} ended with {process.returncode}:\n{self.log(daemon)[-6000:]}")
+        socket = self.attestor_admin if daemon == "attestor" else self.broker_admin
+        try:
+            return get(socket, "/readyz").status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    def log(self, daemon: str) -> str:
+        path = self.folder / f"{daemon}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def events(self, daemon: str, name: str) -> list[dict[str, Any]]:
+        """The structured log lines of ``daemon`` whose event is ``name``."""
+        lines = (line for line in self.log(daemon).splitlines() if line.startswith("{"))
+        return [event for event in map(json.loads, lines) if event.get("event") == name]
+
+    def component(self, qualified: str) -> dict[str, Any]:
+        """What the attestor's status says of one component."""
+        listed = get(self.attestor_admin, "/v1/status").json()["components"]
+        return next(each for each in listed if each["component"] == qualified)
+
+    def state(self, qualified: str) -> str:
+        return str(self.component(qualified)["state"])
+
+    def explain(self, qualified: str) -> dict[str, Any]:
+        answer: dict[str, Any] = get(self.attestor_admin, f"/v1/explain?component={qualified}").json()
+        return answer
+
+    def _attestor(self) -> dict[str, object]:
+        run = self.folder / "run"
+        return {
+            "trust_domain": self.trust_domain,
+            "node": self.name,
+            "documents": str(self.documents),
+            "state_dir": str(self.folder / "state" / "attestor"),
+            "sockets": {
+                "workload": str(self.api_socket),
+                "broker": str(run / "attestor" / "broker.sock"),
+                "admin": str(self.attestor_admin),
+            },
+            "upstream": dict(self.upstream),
+            "brokers": [{"node": self.name, "attest": {"uid": os.geteuid(), "exe": [exe_digest()]}}],
+            "engines": {kind: list(sockets) for kind, sockets in self.engines.items()},
+            "reattest_interval_s": self.reattest_interval_s,
+            "log": {"format": "json", "level": "info"},
+        }
+
+    def _broker(self) -> dict[str, object]:
+        run = self.folder / "run"
+        return {
+            "trust_domain": self.trust_domain,
+            "node": self.name,
+            "documents": str(self.documents),
+            "state_dir": str(self.folder / "state" / "broker"),
+            "sockets": {"out": str(self.out_socket), "admin": str(self.broker_admin)},
+            "attestor": {
+                "workload_socket": str(self.api_socket),
+                "broker_socket": str(run / "attestor" / "broker.sock"),
+            },
+            "peer_listen": self.peer_listen,
+            "metrics_listen": self.metrics_listen,
+            "routes": str(self.folder / "routes.yaml"),
+            "log": {"format": "json", "level": "info"},
+        }
+
+
+def exe_digest() -> str:
+    """``sha256:…`` of the interpreter that runs the daemons."""
+    return "sha256:" + hashlib.sha256(Path(sys.executable).resolve().read_bytes()).hexdigest()
+
+
+def get(socket: Path, path: str) -> httpx.Response:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=10.0) as client:
+        return client.get(f"http://hopseal.local{path}")
+
+
+def post(socket: Path, path: str) -> httpx.Response:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=10.0) as client:
+        return client.post(f"http://hopseal.local{path}")
+
+
+@contextmanager
+def running(*nodes: Node) -> Iterator[None]:
+    """Start ``nodes`` and stop them, the last first."""
+    try:
+        for node in nodes:
+            node.write()
+            node.start()
+        yield
+    finally:
+        for node in reversed(nodes):
+            node.stop()
+
+
+def _dump(path: Path, value: object) -> None:
+    path.write_text(yaml.safe_dump(value, sort_keys=False))

@@ -1,0 +1,39 @@
+"""Every example that is shipped loads in the program it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attestor.config import load_config as load_attestor_config
+from broker.config import load_config as load_broker_config
+from broker.routes import load_routes
+from hopseal.documents.load import load_documents
+from hopseal.ids import TrustDomain
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in DEPLOY.glob("*/attestor*.yaml")))
+def test_every_attestor_example_loads(name):
+    config = load_attestor_config(DEPLOY / "systemd" / name)
+    assert config.node == "node-1"
+
+
+def test_the_broker_example_loads():
+    config = load_broker_config(DEPLOY / "systemd" / "broker.yaml")
+    assert config.node == "node-1"
+
+
+def test_the_routes_example_loads():
+    assert list(load_routes(DEPLOY / "systemd" / "routes.yaml")) == ["crm-assistant/crm-connector"]
+
+
+def test_the_agent_example_loads():
+    documents = load_documents(DEPLOY / "agents", TrustDomain.parse("example.org"))
+    assert [component.qualified for component in documents.components] == [
+        "crm-assistant/orchestrator",
+        "crm-assistant/reasoner",
+        "crm-assistant/crm-connector",
+    ]
