@@ -86,7 +86,16 @@ def _environment(kind: str) -> None:
     if not PYTHON.exists():
         run("Python environment", [sys.executable, "-m", "venv", VENV], cwd=ROOT)
     run("package installer", [PYTHON, "-m", "pip", "install", "--quiet", f"uv=={UV_VERSION}"], cwd=ROOT)
-    command = [VENV / "bin" / "uv", "pip", "install", "--python", PYTHON, "--require-hashes", "-r", lock]
+    command: list[str | Path] = [
+        VENV / "bin" / "uv",
+        "pip",
+        "install",
+        "--python",
+        PYTHON,
+        "--require-hashes",
+        "-r",
+        lock,
+    ]
     run("Python packages", command, cwd=ROOT)
     stamps[0].write_text(wanted)
 

@@ -26,7 +26,7 @@ def main() -> int:
     try:
         run("wheel hopseal", [PYTHON, "-m", "hatchling", "build", "-t", "wheel", "-d", WHEELS], cwd=ROOT)
         environment = {"CARGO_TARGET_DIR": str(CACHE / "target"), "PYO3_PYTHON": str(PYTHON)}
-        maturin = [VENV / "bin" / "maturin", "build", "--locked", "--release", "--out", WHEELS]
+        maturin: list[str | Path] = [VENV / "bin" / "maturin", "build", "--locked", "--release", "--out", WHEELS]
         run("wheel hopseal-node", maturin, cwd=CRATE, env=environment)
         pure, node = (next(WHEELS.glob(pattern)) for pattern in ("hopseal-*.whl", "hopseal_node-*.whl"))
         with tempfile.TemporaryDirectory(prefix="hopseal-wheels-") as folder:
@@ -59,7 +59,17 @@ def _try(uv: Path, folder: Path, wheels: list[Path], checks: list[tuple[list[str
     run(f"empty environment {folder.name}", [uv, "venv", "--quiet", folder], cwd=ROOT)
     lock = ROOT / "build" / "constraints.txt"
     lock.write_text(_without_hashes((ROOT / "requirements" / "dev.txt").read_text()))
-    install = [uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python", "-c", lock, *wheels]
+    install: list[str | Path] = [
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        folder / "bin" / "python",
+        "-c",
+        lock,
+        *wheels,
+    ]
     run(f"install {', '.join(wheel.name.split('-')[0] for wheel in wheels)}", install, cwd=ROOT)
     for command, code, expected in checks:
         program = [str(folder / command[0]), *command[1:]]
