@@ -206,13 +206,14 @@ def read_proc(pid: int, name: str) -> bytes:
 def parse_status(text: bytes) -> dict[str, str]:
     """The fields of ``/proc/PID/status`` by name, first occurrence.
 
-    The kernel escapes line ends in ``Name``, which stands first, so no later line can be forged.
+    Security: the kernel escapes only the line feed in ``Name``, which a process chooses and which stands
+    first; splitting at anything else (a carriage return, say) would let it forge every later field.
 
     Raises:
         ProcTextInvalid: a line has no colon.
     """
     fields: dict[str, str] = {}
-    for line in text.decode("ascii", "backslashreplace").splitlines():
+    for line in text.decode("ascii", "backslashreplace").removesuffix("\n").split("\n"):
         name, colon, value = line.partition(":")
         if not colon:
             raise ProcTextInvalid(f"status line {line[:100]!r}")

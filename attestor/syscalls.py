@@ -9,6 +9,7 @@ Source: linux/openat2.h, linux/fcntl.h, linux/pidfd.h, linux/inotify.h, statfs(2
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from typing import Final
@@ -68,7 +69,16 @@ def open_pidfd_by_inode(inode: int) -> int:
     """
     handle = _FileHandle(handle_bytes=8, handle_type=_FILEID_KERNFS)
     struct.pack_into("=Q", handle.f_handle, 0, inode)
-    return _checked(_libc.open_by_handle_at(_FD_PIDFS_ROOT, ctypes.byref(handle), os.O_CLOEXEC))
+    try:
+        return _checked(_libc.open_by_handle_at(_FD_PIDFS_ROOT, ctypes.byref(handle), os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+    own = os.pidfd_open(os.getpid())  # before FD_PIDFS_ROOT existed any pidfd named the filesystem
+    try:
+        return _checked(_libc.open_by_handle_at(own, ctypes.byref(handle), os.O_CLOEXEC))
+    finally:
+        os.close(own)
 
 
 def filesystem_magic(fd: int) -> int:
