@@ -101,9 +101,9 @@ class Section:
         node = self._values.get(key)
         return self.line if node is None else _line(node)
 
-    def mistake(self, key: str, message: str, remedy: str = "") -> None:
-        """Record a mistake about ``key``."""
-        self._settings.add(self.line_of(key), f"{self._prefix}{key}: {message}", remedy)
+    def mistake(self, key: str, message: str, remedy: str = "", *, line: int | None = None) -> None:
+        """Record a mistake about ``key``, at ``line`` if one entry of it is wrong."""
+        self._settings.add(line or self.line_of(key), f"{self._prefix}{key}: {message}", remedy)
 
     def text(self, key: str, *, default: str | None = None) -> str:
         """Text; required without ``default``."""
@@ -178,15 +178,19 @@ class Section:
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of texts, each once; empty if absent."""
-        found: list[str] = []
+        return tuple(text for _, text in self.located_texts(key))
+
+    def located_texts(self, key: str) -> tuple[tuple[int, str], ...]:
+        """A list of texts, each once and with its line; empty if absent."""
+        found: dict[str, int] = {}
         for node in self._list(key):
             if not isinstance(node, yaml.ScalarNode) or node.tag != _STR_TAG or not node.value:
                 self._settings.add(_line(node), f"{self._prefix}{key}: every entry must be text", "put it in quotes")
             elif node.value in found:
                 self._settings.add(_line(node), f"{self._prefix}{key}: {node.value!r} is listed twice", "remove one")
             else:
-                found.append(str(node.value))
-        return tuple(found)
+                found[str(node.value)] = _line(node)
+        return tuple((line, text) for text, line in found.items())
 
     def pairs(self, key: str) -> tuple[tuple[str, str], ...]:
         """A mapping of text to text, sorted by key; empty if absent."""
@@ -204,6 +208,13 @@ class Section:
             self._settings_section(node, f"{self._prefix}{key}[{index}].", _line(node))
             for index, node in enumerate(self._list(key))
         )
+
+    def one_or_more(self, key: str) -> tuple[Section, ...]:
+        """A mapping, or a list of mappings, required; a lone mapping gives one section."""
+        node = self._take(key, required=True)
+        if isinstance(node, yaml.SequenceNode):
+            return self.section_list(key)
+        return () if node is None else (self.section(key),)
 
     def keys(self) -> frozenset[str]:
         """The keys that the file has here."""
@@ -289,10 +300,12 @@ def load_settings(path: Path) -> tuple[Settings, Section]:
 def _compose(settings: Settings, text: str) -> yaml.Node | None:
     loader = yaml.SafeLoader(text)
     try:
-        # Anchors would let one line stand for many, and a reader of the file could not see which.
+        # Anchors would let one line stand for many, and a reader of the file could not see which;
+        # a tag would say that a value is something else than it looks like.
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AnchorToken | yaml.AliasToken):
-                settings.add(token.start_mark.line + 1, "anchors and aliases are not allowed", "write the value out")
+            if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
+                line = token.start_mark.line + 1
+                settings.add(line, "anchors, aliases and tags are not allowed", "write the value out")
                 return None
         return loader.get_single_node()
     finally:
