@@ -31,7 +31,8 @@ class Entry:
     Args:
         entry_id: begins with ``hopseal.`` and is the same for the same identity and selectors.
         hint: tells several SVIDs of one process apart; may be empty.
-        x509_svid_ttl_s, jwt_svid_ttl_s: lifetimes of what is issued, in seconds.
+        x509_svid_ttl_s: lifetime of an X.509-SVID, in seconds.
+        jwt_svid_ttl_s: lifetime of a JWT-SVID, in seconds.
     """
 
     entry_id: str
@@ -64,8 +65,7 @@ def document_entries(
 ) -> tuple[Entry, ...]:
     """The entries of every component of every active agent, in the documents' order.
 
-    Args:
-        x509_svid_ttl_s, jwt_svid_ttl_s: used where a component does not say.
+    The lifetimes are used where a component does not say its own.
     """
     return tuple(
         entry

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from attestor.upstream.embedded.upstream import EmbeddedUpstream
 from attestor.upstream.protocol import EntrySource, Upstream
 from attestor.upstream.settings import EmbeddedSettings, UpstreamSettings
-from attestor.upstream.spire.upstream import SpireUpstream
 from hopseal.entries import attestor_id
+from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
 
 
@@ -24,11 +24,13 @@ def build_upstream(
     """The upstream that ``settings`` describe; nothing is started.
 
     Args:
+        settings: which one, and its own settings.
+        trust_domain: whose identities it issues.
         node: names the attestor's own identity.
         entries: what the embedded authority issues for; SPIRE has its own entries.
         clock: NumericDate seconds.
     """
     own_id = attestor_id(trust_domain, node)
-    if isinstance(settings, EmbeddedSettings):
-        return EmbeddedUpstream(settings, own_id, entries, clock=clock)
-    return SpireUpstream(settings, own_id, clock=clock)
+    if not isinstance(settings, EmbeddedSettings):
+        raise InvalidError("upstream_unsupported", "SPIRE comes next")
+    return EmbeddedUpstream(settings, own_id, entries, clock=clock)

@@ -52,9 +52,7 @@ class Upstream(Protocol):
     async def run(self) -> None:
         """Keeps identities fresh until cancelled."""
 
-    def subscribe(
-        self, selectors: frozenset[Selector]
-    ) -> AbstractAsyncContextManager[AsyncIterator[IdentitySnapshot]]:
+    def subscribe(self, selectors: frozenset[Selector]) -> AbstractAsyncContextManager[AsyncIterator[IdentitySnapshot]]:
         """Snapshots for these selectors: one at once (perhaps without SVIDs), then at every change.
 
         Expired SVIDs are never in a snapshot. At most one SVID of each SPIFFE ID and hint.

@@ -19,7 +19,8 @@ class EmbeddedSettings:
 
     Args:
         state_dir: folder of its keys, made with mode 0700; attestors of one host may share it.
-        x509_svid_ttl_s, jwt_svid_ttl_s: lifetimes of the attestor's own SVIDs; entries bring theirs.
+        x509_svid_ttl_s: lifetime of the attestor's own X.509-SVID; entries bring theirs.
+        jwt_svid_ttl_s: longest lifetime of a JWT-SVID that an entry may ask for.
         ca_ttl_s: lifetime of a signing authority.
     """
 

@@ -1,0 +1,1 @@
+"""The embedded authority: a file-based CA for one host."""
