@@ -101,7 +101,7 @@ def measure_process(pid: int) -> ProcessFacts:
         exe=read_exe_identity(pid),
         exe_sha256=_PENDING,
         exe_path=exe_path.removesuffix(_DELETED),
-        exe_deleted=_exe_deleted(pid),
+        exe_deleted=exe_path.endswith(_DELETED) or os.stat(f"/proc/{pid}/exe").st_nlink == 0,  # noqa: PTH116
         namespaces=read_namespaces(pid),
         ppid=_number(status, "PPid"),
         start_ticks=parse_start_ticks(read_proc(pid, "stat")),
@@ -143,11 +143,6 @@ def _read_exe_path(pid: int) -> str:
     except (FileNotFoundError, ProcessLookupError) as error:
         raise PeerGone(f"/proc/{pid}/exe: {error.strerror}") from error
     return raw.decode("utf-8", "backslashreplace")
-
-
-def _exe_deleted(pid: int) -> bool:
-    """Whether the running inode has no name left; a file may itself be called ``… (deleted)``."""
-    return os.stat(f"/proc/{pid}/exe").st_nlink == 0  # noqa: PTH116 - a magic link, not a path
 
 
 def _groups(status: dict[str, str]) -> tuple[int, ...]:
