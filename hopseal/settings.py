@@ -258,26 +258,33 @@ def parse_settings(file: str, data: bytes) -> tuple[Settings, Section]:
         SettingsInvalidError: the bytes are too many, no UTF-8, no YAML, or no mapping.
     """
     settings = Settings(file)
-    if len(data) > MAX_SETTINGS_BYTES:
-        settings.add(1, f"larger than {MAX_SETTINGS_BYTES} bytes")
-        settings.finish()
-    try:
-        node = _compose(settings, data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        settings.add(data[: error.start].count(b"\n") + 1, "not UTF-8", "save the file as UTF-8")
-        node = None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        settings.add(line, f"not YAML: {error.problem}", "check indentation, quotes and brackets")
-        node = None
-    except (yaml.YAMLError, RecursionError) as error:
-        settings.add(1, f"not YAML: {type(error).__name__}", "remove control characters and deep nesting")
-        node = None
+    node = _read_node(settings, data)
     if node is None and not settings.mistakes:
         settings.add(1, "empty", "see docs for the keys it needs")
-    if settings.mistakes or node is None:
+    if node is None:
         settings.finish()
     return settings, Section(settings, "", 1, _mapping(settings, node, ""))
+
+
+def parse_settings_list(file: str, data: bytes) -> tuple[Settings, tuple[Section, ...]]:
+    """A file that is a list of mappings: its bookkeeping and one section for each; an empty file is an empty list.
+
+    Raises:
+        SettingsInvalidError: the bytes are too many, no UTF-8, or no YAML.
+    """
+    settings = Settings(file)
+    node = _read_node(settings, data)
+    if node is None:
+        if settings.mistakes:
+            settings.finish()
+        return settings, ()
+    if not isinstance(node, yaml.SequenceNode):
+        settings.add(_line(node), "the file: must be a list of mappings")
+        return settings, ()
+    return settings, tuple(
+        Section(settings, f"[{index}].", _line(each), _mapping(settings, each, f"[{index}]."))
+        for index, each in enumerate(node.value)
+    )
 
 
 def load_settings(path: Path) -> tuple[Settings, Section]:
@@ -295,6 +302,23 @@ def load_settings(path: Path) -> tuple[Settings, Section]:
             "config_unreadable", f"{path}: {error.strerror}", remedy="name a readable file"
         ) from error
     return parse_settings(str(path), data)
+
+
+def _read_node(settings: Settings, data: bytes) -> yaml.Node | None:
+    """The file's only document, or None if it is empty or a mistake was recorded."""
+    if len(data) > MAX_SETTINGS_BYTES:
+        settings.add(1, f"larger than {MAX_SETTINGS_BYTES} bytes")
+        return None
+    try:
+        return _compose(settings, data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        settings.add(data[: error.start].count(b"\n") + 1, "not UTF-8", "save the file as UTF-8")
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        settings.add(line, f"not YAML: {error.problem}", "check indentation, quotes and brackets")
+    except (yaml.YAMLError, RecursionError) as error:
+        settings.add(1, f"not YAML: {type(error).__name__}", "remove control characters and deep nesting")
+    return None
 
 
 def _compose(settings: Settings, text: str) -> yaml.Node | None:
