@@ -105,6 +105,10 @@ class Section:
         """Record a mistake about ``key``, at ``line`` if one entry of it is wrong."""
         self._settings.add(line or self.line_of(key), f"{self._prefix}{key}: {message}", remedy)
 
+    def report(self, message: str, remedy: str = "") -> None:
+        """Record a mistake about this section as a whole."""
+        self._settings.add(self.line, f"{self._prefix.removesuffix('.') or 'the file'}: {message}", remedy)
+
     def text(self, key: str, *, default: str | None = None) -> str:
         """Text; required without ``default``."""
         node = self._take(key, required=default is None)
@@ -219,6 +223,11 @@ class Section:
     def keys(self) -> frozenset[str]:
         """The keys that the file has here."""
         return frozenset(self._values)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the file has ``key`` here; asking makes it a known key."""
+        self._known.add(key)
+        return key in self._values
 
     def report_unknown(self) -> None:
         """Record a mistake for each key that nobody asked for."""

@@ -1,0 +1,203 @@
+"""Reading one Agent document: YAML to values, with the line of everything a later check may name.
+
+Owns: the keys of the document and their types. Does not own: what only several components or
+several documents together can get wrong (``hopseal.documents.checks``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hopseal.documents.attest import read_attest
+from hopseal.documents.grammar import (
+    parse_caller,
+    parse_host,
+    parse_label,
+    parse_listen,
+    parse_operation,
+    parse_text,
+)
+from hopseal.documents.model import (
+    Agent,
+    AgentStatus,
+    Call,
+    Capability,
+    Component,
+    DataAccess,
+    HumanOversight,
+    Risk,
+    Role,
+    Sensitivity,
+    SvidMode,
+    Tool,
+)
+from hopseal.documents.values import parsed_texts, read_choice
+from hopseal.ids import MAX_SPIFFE_ID_BYTES, SpiffeId, TrustDomain
+from hopseal.settings import Section, Settings, parse_settings
+
+API_VERSION = "hopseal.dev/v1alpha1"
+KIND = "Agent"
+MIN_TTL_S, MAX_TTL_S = 5, 604_800
+RESERVED_PATH = "/hopseal/"  # the daemons' own identities
+
+
+@dataclass(frozen=True, slots=True)
+class ReadComponent:
+    """A component and where it stands; ``calls`` and ``blocks`` have one section for each."""
+
+    component: Component
+    section: Section
+    calls: tuple[Section, ...]
+    blocks: tuple[Section, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDocument:
+    """One document and where its parts stand; its mistakes so far are in ``settings``."""
+
+    agent: Agent
+    settings: Settings
+    metadata: Section
+    components: tuple[ReadComponent, ...]
+
+
+def read_document(file: str, data: bytes, trust_domain: TrustDomain) -> ReadDocument:
+    """The document in ``data``, whose values stand for nothing while ``settings`` has mistakes.
+
+    Raises:
+        SettingsInvalidError: the bytes are too many, no UTF-8, no YAML, or no mapping.
+    """
+    settings, top = parse_settings(file, data)
+    top.choice("apiVersion", (API_VERSION,))
+    top.choice("kind", (KIND,))
+    metadata = top.section("metadata", required=True)
+    name = metadata.parsed("name", parse_label, "")
+    spec = top.section("spec", required=True)
+    components = tuple(_read_component(each, name, trust_domain) for each in spec.section_list("components"))
+    if spec.is_present and not components:
+        spec.mistake("components", "names no component", "list at least one")
+    capabilities = tuple(
+        Capability(each.parsed("name", parse_text, ""), read_choice(each, "risk", Risk))
+        for each in spec.section_list("capabilities")
+    )
+    agent = Agent(
+        name=name,
+        version=spec.parsed("version", parse_text, "", default=""),
+        description=spec.parsed("description", parse_text, "", default=""),
+        owner=_read_owner(spec),
+        team=spec.parsed("team", parse_text, "", default=""),
+        status=read_choice(spec, "status", AgentStatus, default=AgentStatus.ACTIVE),
+        capabilities=capabilities,
+        data_access=tuple(_read_data_access(each) for each in spec.section_list("dataAccess")),
+        human_oversight=_read_oversight(spec.section("humanOversight"), capabilities),
+        components=tuple(each.component for each in components),
+        file=file,
+    )
+    _report_repeated(spec, "capabilities", [each.name for each in capabilities])
+    return ReadDocument(agent, settings, metadata, components)
+
+
+def _read_owner(spec: Section) -> str:
+    if spec.is_present and "owner" not in spec:
+        spec.mistake("owner", "missing", "name the person who answers for this agent")
+        return ""
+    return spec.parsed("owner", parse_text, "", default="")
+
+
+def _read_data_access(section: Section) -> DataAccess:
+    return DataAccess(
+        section.parsed("resource", parse_text, ""),
+        read_choice(section, "sensitivity", Sensitivity),
+    )
+
+
+def _read_oversight(section: Section, capabilities: tuple[Capability, ...]) -> HumanOversight:
+    known = {each.name for each in capabilities}
+    required_for = parsed_texts(section, "requiredFor", parse_text)
+    approvers = parsed_texts(section, "approvers", parse_text)
+    for name in required_for:
+        if name not in known:
+            section.mistake("requiredFor", f"{name!r} is no capability of this agent", "list it under capabilities")
+    if required_for and not approvers:
+        section.mistake("approvers", "missing", "name who approves what requiredFor lists")
+    return HumanOversight(required_for, approvers)
+
+
+def _read_component(section: Section, agent: str, trust_domain: TrustDomain) -> ReadComponent:
+    name = section.parsed("name", parse_label, "")
+    blocks = section.one_or_more("attest")
+    calls = section.section_list("calls")
+    tools = tuple(
+        Tool(each.parsed("name", parse_text, ""), read_choice(each, "risk", Risk))
+        for each in section.section_list("tools")
+    )
+    _report_repeated(section, "tools", [tool.name for tool in tools])
+    listen = section.parsed("listen", parse_listen, None) if "listen" in section else None
+    component = Component(
+        agent=agent,
+        name=name,
+        role=read_choice(section, "role", Role),
+        spiffe_id=_read_spiffe_id(section, agent, name, trust_domain),
+        attest=tuple(read_attest(block) for block in blocks),
+        may_start=section.flag("mayStart", default=False),
+        listen=listen,
+        listen_host=section.parsed("listenHost", parse_host, None) if "listenHost" in section else None,
+        calls=tuple(_read_call(each, agent) for each in calls),
+        accept_from=parsed_texts(section, "acceptFrom", parse_caller) if "acceptFrom" in section else None,
+        svid=_read_svid(section),
+        hint=section.parsed("hint", parse_text, "", default=""),
+        x509_svid_ttl_s=_read_ttl(section, "x509SvidTtlSeconds"),
+        jwt_svid_ttl_s=_read_ttl(section, "jwtSvidTtlSeconds"),
+        tools=tools,
+    )
+    for key in ("listenHost", "acceptFrom"):
+        if key in section and "listen" not in section:
+            section.mistake(key, "says nothing without listen", "add listen, or remove it")
+    if "attest" in section and not blocks:
+        section.mistake("attest", "has no alternative", "say what the process must be")
+    return ReadComponent(component, section, calls, blocks)
+
+
+def _read_call(section: Section, agent: str) -> Call:
+    to = section.text("to")
+    component, dot, other = to.partition(".")
+    if to:
+        # `component` within the agent, `component.agent` beyond it: the names that callers use.
+        section.parsed("to", lambda _: parse_label(component) + dot + (parse_label(other) if dot else ""), "")
+    if "operations" in section and not section.located_texts("operations"):
+        section.mistake("operations", "allows nothing", "list patterns, or leave it out to allow every operation")
+    return Call(other if dot else agent, component, parsed_texts(section, "operations", parse_operation))
+
+
+def _read_spiffe_id(section: Section, agent: str, name: str, trust_domain: TrustDomain) -> SpiffeId:
+    usual = SpiffeId(trust_domain, f"/agents/{agent}/{name}")
+    if "spiffeId" not in section:
+        if agent and name and len(str(usual)) > MAX_SPIFFE_ID_BYTES:
+            section.mistake("name", f"{usual} is longer than {MAX_SPIFFE_ID_BYTES} bytes", "give it a shorter spiffeId")
+        return usual
+    found = section.parsed("spiffeId", SpiffeId.parse, usual)
+    if found.trust_domain != trust_domain:
+        section.mistake(
+            "spiffeId", f"is outside the trust domain {trust_domain.name}", f"begin with {trust_domain.id}/"
+        )
+    if found.path.startswith(RESERVED_PATH):
+        section.mistake("spiffeId", f"{RESERVED_PATH} is kept for the daemons", "choose another path")
+    return found
+
+
+def _read_svid(section: Section) -> SvidMode:
+    brokered = bool(section.keys() & {"calls", "listen"})
+    default = SvidMode.BROKER if brokered else SvidMode.WORKLOAD_API
+    mode = read_choice(section, "svid", SvidMode, default=default)
+    if brokered and mode is SvidMode.WORKLOAD_API:
+        section.mistake("svid", "leaves the broker without the key for its calls", "use broker or both")
+    return mode
+
+
+def _read_ttl(section: Section, key: str) -> int | None:
+    return section.integer(key, minimum=MIN_TTL_S, maximum=MAX_TTL_S) if key in section else None
+
+
+def _report_repeated(section: Section, key: str, names: list[str]) -> None:
+    for name in sorted({name for name in names if name and names.count(name) > 1}):
+        section.mistake(key, f"{name!r} is listed twice", "remove one")
