@@ -52,7 +52,7 @@ class Authority:
     @property
     def half_life(self) -> float:
         """NumericDate seconds at which its successor is due."""
-        return (self.not_before + self.not_after) / 2
+        return (self.not_before + signing.BACKDATE_S + self.not_after) / 2
 
 
 @dataclass(frozen=True, slots=True)
