@@ -53,8 +53,12 @@ test-real: ## tests on a real SPIRE and real containers
 
 bench: ## every benchmark with its peer in the same run
 	@python3 scripts/bootstrap.py test
-	$(PY) -m tests.bench
+	PYTHONPATH=tests $(PY) -m bench
 
 lock: ## renew requirements/*.txt
 	.venv/bin/uv pip compile -q --upgrade --generate-hashes --no-header --universal --python-version 3.11 pyproject.toml --group demo -o requirements/demo.txt
 	.venv/bin/uv pip compile -q --upgrade --generate-hashes --no-header --universal --python-version 3.11 pyproject.toml --group dev -c requirements/demo.txt -o requirements/dev.txt
+
+bench-%: ## one benchmark with its peer
+	@python3 scripts/bootstrap.py test
+	PYTHONPATH=tests $(PY) -m bench $*

@@ -1,0 +1,65 @@
+"""Figures of a benchmark: collected over rounds, shown as a table, kept as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path("build") / "bench.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured figure beside its peer's; ``ratio`` is the median over rounds of value / peer_value."""
+
+    name: str
+    value: float
+    unit: str
+    peer: str
+    peer_value: float
+    ratio: float
+    target: float | None
+    holds: bool | None
+    rounds: int
+
+
+def figure(
+    name: str, unit: str, peer: str, rounds: Sequence[tuple[float, float]], *, at_most: float | None = None
+) -> Figure:
+    """The figure over ``rounds`` of (ours, peer's); ``at_most`` bounds the ratio."""
+    ratio = statistics.median(ours / theirs for ours, theirs in rounds)
+    return Figure(
+        name=name,
+        value=statistics.median(ours for ours, _ in rounds),
+        unit=unit,
+        peer=peer,
+        peer_value=statistics.median(theirs for _, theirs in rounds),
+        ratio=ratio,
+        target=at_most,
+        holds=None if at_most is None else ratio <= at_most,
+        rounds=len(rounds),
+    )
+
+
+def show(title: str, figures: Sequence[Figure]) -> None:
+    """Print ``figures`` as a table."""
+    table = Table(title=title)
+    for column in ("what", "Hopseal", "peer", "", "ratio", "rounds"):
+        table.add_column(column, justify="left" if column in {"what", ""} else "right")
+    for each in figures:
+        ours, theirs = f"{each.value:,.2f} {each.unit}", f"{each.peer_value:,.2f} {each.unit}"
+        table.add_row(each.name, ours, theirs, each.peer, f"{each.ratio:.2f}", str(each.rounds))
+    Console(width=120).print(table)
+
+
+def keep(figures: Sequence[Figure]) -> None:
+    """Write all figures of this run."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps([dataclasses.asdict(each) for each in figures], indent=2) + "\n")
