@@ -129,7 +129,7 @@ def cluster(name: str, address: dict[str, Any], tls: dict[str, Any] | None, *, h
 
 def common_tls(folder: Path, name: str, http2: bool) -> dict[str, Any]:
     return {
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
         "alpn_protocols": ["h2"] if http2 else ["http/1.1"],
         "tls_certificates": [
             {
