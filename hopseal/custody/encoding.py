@@ -1,0 +1,127 @@
+"""Strict base64 and strict JSON: one text for each value, so two parsers cannot disagree.
+
+Owns: base64url without padding, base64 with padding, JSON with the limits of custody-wire §4.3.
+Does not own: the meaning of any member.
+Source: RFC 4648 §3.5, RFC 8259, custody-wire §4.3 and §6.3.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from typing import NoReturn
+
+from hopseal.custody.errors import malformed
+from hopseal.limits import MAX_INTEGER, MAX_JSON_DEPTH
+
+_B64URL = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_MAX_INTEGER_CHARACTERS = len(str(-MAX_INTEGER))
+
+
+def encode_b64url(data: bytes) -> str:
+    """``data`` in base64url without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def decode_b64url(text: str) -> bytes:
+    """The bytes that ``text`` encodes.
+
+    Raises:
+        CustodyError: [malformed] unless ``text`` is exactly what :func:`encode_b64url` gives for the result.
+    """
+    if _B64URL.fullmatch(text) is None or len(text) % 4 == 1:
+        raise malformed("not base64url without padding")
+    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if encode_b64url(data) != text:
+        raise malformed("base64url is not canonical")
+    return data
+
+
+def decode_base64(text: str) -> bytes:
+    """The bytes of padded base64 in the standard alphabet.
+
+    Raises:
+        CustodyError: [malformed] unless ``text`` is the canonical encoding.
+    """
+    try:
+        data = base64.b64decode(text.encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise malformed("not base64") from error
+    if base64.b64encode(data).decode("ascii") != text:
+        raise malformed("base64 is not canonical")
+    return data
+
+
+def sha256(data: bytes) -> bytes:
+    """SHA-256, 32 bytes."""
+    return hashlib.sha256(data).digest()
+
+
+def parse_json_object(data: bytes) -> dict[str, object]:
+    """The JSON object in ``data``; values are dict, list, str, int, bool and None only.
+
+    Raises:
+        CustodyError: [malformed] for anything that custody-wire §4.3 does not allow, at any depth.
+    """
+    try:
+        text = data.decode("utf-8")
+        _check_depth(text)
+        value = _DECODER.decode(text)
+    except ValueError as error:
+        raise malformed("not JSON in UTF-8") from error
+    if not isinstance(value, dict):
+        raise malformed("the JSON text is not an object")
+    if "\\u" in text:
+        _check_surrogates(value)
+    return value
+
+
+def encode_json(value: object) -> bytes:
+    """Compact UTF-8 JSON, members in the order given."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _check_depth(text: str) -> None:
+    """Count before decoding: the decoder recurses once for each level."""
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        if match[0] in "[{":
+            depth += 1
+            if depth > MAX_JSON_DEPTH:
+                raise malformed("JSON is nested too deep")
+        elif match[0] in "]}":
+            depth -= 1
+
+
+def _check_surrogates(value: object) -> None:
+    """Python keeps an unpaired surrogate escape as a character that has no UTF-8."""
+    try:
+        encode_json(value)
+    except UnicodeEncodeError as error:
+        raise malformed("unpaired surrogate in JSON") from error
+
+
+def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise malformed("a JSON member occurs twice")
+    return members
+
+
+def _integer(digits: str) -> int:
+    if digits == "-0" or len(digits) > _MAX_INTEGER_CHARACTERS or abs(value := int(digits)) > MAX_INTEGER:
+        raise malformed("a JSON integer is out of range")
+    return value
+
+
+def _no_fraction(digits: str) -> NoReturn:
+    raise malformed(f"{digits[:20]} is not an integer")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_members, parse_int=_integer, parse_float=_no_fraction, parse_constant=_no_fraction
+)

@@ -1,0 +1,211 @@
+"""The receiver algorithm: what a request must show before a component may see it.
+
+Owns: the order of the checks, numbered as in custody-wire §6: 1 to 4, 6 to 11, 5, 12 to 17, so that no signature
+is checked for a message that fails for free. The first failure gives the code. One synchronous stretch; the clock
+is read by the caller after any wait.
+Does not own: sockets, logging (16, second half) and stripping and handles (17), which the caller does with the result.
+Source: custody-wire §6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from hopseal.custody.authority import Authority, fold
+from hopseal.custody.binding import Header, bind_request
+from hopseal.custody.cache import BoundedCache, ReplayStore, RootIssuers
+from hopseal.custody.certs import CertificateCache, KnownCertificates
+from hopseal.custody.chain import Records, assemble, check_links, check_times
+from hopseal.custody.delegation import Task
+from hopseal.custody.errors import Code, refusal
+from hopseal.custody.headers import parse_certificate_element, read_custody_fields
+from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
+from hopseal.custody.seal import thumbprint
+from hopseal.custody.verification import Bundles, RecordVerifier, VerifiedRecord
+from hopseal.ids import SpiffeId, TrustDomain
+from hopseal.limits import AUTHORITY_LIFETIME_S, CLOCK_SKEW_S, PREFIX_CACHE_ENTRIES, PREFIXES_PER_PEER
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as it came.
+
+    Args:
+        headers: raw list in wire order.
+        body: bytes on the wire.
+        method: as on the wire.
+        target_uri: absolute URI that the receiver built from its configuration.
+        operations: names that the receiver derived from the message; authority holds if one matches.
+        peer_chain: DER certificates of the connection, leaf first; empty if none is visible.
+    """
+
+    headers: Sequence[Header]
+    body: bytes
+    method: str
+    target_uri: str
+    operations: tuple[str, ...]
+    peer_chain: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """Who receives, whom it can verify, and what it accepts.
+
+    Args:
+        own_id: the receiving component.
+        own_leaves: thumbprints of its server leaves in use now or before.
+        bundles: by trust domain, never merged.
+        accept_autonomous: whether a root by this component may act on nobody's behalf.
+        accept_path: local policy on the issuers of the chain, oldest first.
+        unsafe_allow_no_peer: accept connections whose client certificate is not visible.
+    """
+
+    own_id: SpiffeId
+    own_leaves: frozenset[str]
+    bundles: Bundles
+    accept_autonomous: Callable[[SpiffeId], bool]
+    accept_path: Callable[[tuple[SpiffeId, ...]], bool]
+    unsafe_allow_no_peer: bool = False
+
+
+def _prefix_cache() -> BoundedCache[str, VerifiedRecord]:
+    return BoundedCache(PREFIX_CACHE_ENTRIES, PREFIXES_PER_PEER)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverState:
+    """What earlier requests left behind; bounded, shared by all requests to one receiver."""
+
+    certificates: CertificateCache = field(default_factory=CertificateCache)
+    prefixes: BoundedCache[str, VerifiedRecord] = field(default_factory=_prefix_cache)
+    verifier: RecordVerifier = field(default_factory=RecordVerifier)
+    replay: ReplayStore = field(default_factory=ReplayStore)
+    roots: RootIssuers = field(default_factory=RootIssuers)
+
+    def bundle_changed(self, trust_domain: TrustDomain) -> None:
+        """Forget verified records of ``trust_domain``: another bundle may no longer vouch for them."""
+        self.prefixes.discard_if(lambda verified: verified.sealed.record.iss.trust_domain == trust_domain)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A request that passed every check; built by :func:`verify_request` only.
+
+    Args:
+        chain: verified records, oldest first; their texts are what may be forwarded and logged.
+        authority: what the chain still allows.
+    """
+
+    chain: tuple[VerifiedRecord, ...]
+    authority: Authority
+
+    @property
+    def newest(self) -> SealedRecord:
+        """The record of this request."""
+        return self.chain[-1].sealed
+
+    @property
+    def path(self) -> tuple[SpiffeId, ...]:
+        """Issuers, oldest first."""
+        return tuple(each.sealed.record.iss for each in self.chain)
+
+    @property
+    def task(self) -> Task | None:
+        """What the chain works on."""
+        return self.chain[0].sealed.record.task
+
+
+def verify_request(request: Request, receiver: Receiver, state: ReceiverState, now: int) -> Accepted:
+    """The verified chain of ``request``; ``now`` in NumericDate seconds.
+
+    Raises:
+        CustodyError: the first check that fails, in the order of custody-wire §6.
+    """
+    fields = read_custody_fields(request.headers)  # 1, 2
+    inline = tuple(parse_sealed_record(text) for text in (*fields.chain, fields.record))  # 3
+    ders = tuple(parse_certificate_element(element) for element in fields.certs)
+    known = _know_certificates(inline, ders, request.peer_chain, state)  # 4
+    newest = inline[-1].record
+    _check_peer(inline[-1], request, receiver)  # 6
+    if newest.aud != str(receiver.own_id):  # 7
+        raise refusal(Code.AUDIENCE, newest.aud)
+    check_times(inline, now)  # 8
+    _check_binding(newest, request)  # 9
+    chain = assemble(inline, lambda parent: _cached(state, parent), now)  # 10
+    check_links(chain)  # 11
+    verified = _verify_records(chain, known, receiver.bundles, state, now)  # 5
+    state.roots.check(chain[0].record.cid, chain[0].record.iss, now)
+    authority = _root_authority(chain[0].record, receiver)  # 12
+    authority = fold(authority, [each.record.att for each in chain])  # 13
+    authority.check_call(hop=newest.hop, now=now, callee=str(receiver.own_id), operations=request.operations)
+    if not receiver.accept_path(tuple(each.record.iss for each in chain)):  # 14
+        raise refusal(Code.FORBIDDEN, "policy on the path")
+    state.roots.remember(chain[0].record.cid, chain[0].record.iss, now)
+    state.replay.use(newest.iss, newest.jti, newest.exp + CLOCK_SKEW_S, now)  # 15
+    for each in verified:  # 16
+        state.prefixes.put(each.sealed.hash, each, owner=str(newest.iss))
+    return Accepted(verified, authority)  # 17
+
+
+def _know_certificates(
+    inline: Records, ders: tuple[bytes, ...], peer_chain: tuple[bytes, ...], state: ReceiverState
+) -> KnownCertificates:
+    peer = thumbprint(peer_chain[0]) if peer_chain else ""
+    for der in ders:
+        state.certificates.add(der, peer)
+    known = KnownCertificates((*ders, *peer_chain), state.certificates)
+    wanted = dict.fromkeys(each.statement.seal.x5t for each in inline)
+    missing = tuple(f"cert:{x5t}" for x5t in wanted if known.get(x5t) is None)
+    if missing:
+        raise refusal(Code.UNRESOLVED, missing=missing)
+    return known
+
+
+def _check_peer(newest: SealedRecord, request: Request, receiver: Receiver) -> None:
+    if request.peer_chain:
+        if newest.statement.seal.x5t != thumbprint(request.peer_chain[0]):
+            raise refusal(Code.IDENTITY, "the connection's leaf is not the one that sealed the record")
+    elif not receiver.unsafe_allow_no_peer:
+        raise refusal(Code.IDENTITY, "the connection shows no client certificate")
+    if newest.record.srv is not None and newest.record.srv not in receiver.own_leaves:
+        raise refusal(Code.AUDIENCE, "the record was made for a connection to another server leaf")
+
+
+def _check_binding(newest: Record, request: Request) -> None:
+    if newest.bm is not None:
+        raise refusal(Code.FORBIDDEN, "streamed bodies are not accepted")
+    if bind_request(request.method, request.target_uri, request.headers, request.body) != newest.rqb:
+        raise refusal(Code.BINDING, "rqb is that of another request")
+
+
+def _cached(state: ReceiverState, statement_hash: str) -> SealedRecord | None:
+    found = state.prefixes.get(statement_hash)
+    return found.sealed if found else None
+
+
+def _verify_records(
+    chain: Records, known: KnownCertificates, bundles: Bundles, state: ReceiverState, now: int
+) -> tuple[VerifiedRecord, ...]:
+    """Step 5, oldest first. An ancestor is skipped only if its whole text is the one that was verified."""
+    verified = []
+    for sealed in chain:
+        is_newest = sealed is chain[-1]
+        before = None if is_newest else state.prefixes.get(sealed.hash)
+        if before is None or before.sealed.text != sealed.text:
+            before = state.verifier.verify(sealed, known, bundles, now if is_newest else sealed.record.iat)
+        verified.append(before)
+    return tuple(verified)
+
+
+def _root_authority(root: Record, receiver: Receiver) -> Authority:
+    """Step 12. User tokens are not verified by this version, so only roots on nobody's behalf can pass."""
+    if root.auth is None or root.task is None or "obo" not in root.root_claims:
+        raise refusal(Code.AUTHORITY, "the root lacks obo, task or auth")
+    if root.auth.exp - root.iat > AUTHORITY_LIFETIME_S:
+        raise refusal(Code.AUTHORITY, "the root's authority lasts too long")
+    if root.obo is not None:
+        raise refusal(Code.AUTHORITY, "user tokens cannot be verified here")
+    if not receiver.accept_autonomous(root.iss):
+        raise refusal(Code.AUTHORITY, "this component may not begin a chain on nobody's behalf")
+    return root.auth

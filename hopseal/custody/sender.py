@@ -1,0 +1,177 @@
+"""Building and sealing the records of outgoing calls.
+
+Owns: roots, children, sibling roots, the check of what authority is left, batches under one seal.
+Does not own: which inbound record a call extends, ``rqb`` (``binding``), the log, which must hold the record before it
+is sent, and the clock, randomness and keys, which arrive as arguments.
+Source: custody-wire §5, §4.2 and §17.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hopseal.custody.authority import Authority, Narrowing
+from hopseal.custody.delegation import Approval, Task
+from hopseal.custody.encoding import encode_b64url
+from hopseal.custody.errors import Code, refusal
+from hopseal.custody.members import ID_BYTES
+from hopseal.custody.receiver import Accepted
+from hopseal.custody.record import Record, encode_record
+from hopseal.custody.seal import Signer, seal_statements
+from hopseal.errors import BugError, UnavailableError
+from hopseal.ids import SpiffeId
+from hopseal.limits import (
+    AUTHORITY_LIFETIME_S,
+    DEFAULT_RECORD_LIFETIME_S,
+    MAX_RECORDS,
+    MAX_STATEMENTS_SEALED,
+    SIGNING_MARGIN_S,
+    SIGNING_MARGIN_SHARE,
+)
+from hopseal.verify import parse_certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one outgoing call says about itself, whatever it continues.
+
+    Args:
+        iss: calling component.
+        aud: SPIFFE ID of the callee, or origin at egress.
+        iat: NumericDate seconds, now.
+        jti: random ID, see :func:`random_id`; a retry is a new record with a new one.
+        rqb: request binding.
+        operations: names of the operation that the callee will derive; the remaining authority must cover one.
+        srv: thumbprint of the callee's server leaf.
+        by: this broker.
+        op: readable operation.
+        based_on: receipts that the call is based on.
+        apv: approvals.
+        tid: W3C trace-id.
+        lifetime_s: exp - iat.
+    """
+
+    iss: SpiffeId
+    aud: str
+    iat: int
+    jti: str
+    rqb: str
+    operations: tuple[str, ...]
+    srv: str | None = None
+    by: SpiffeId | None = None
+    op: str | None = None
+    based_on: tuple[str, ...] | None = None
+    apv: tuple[Approval, ...] | None = None
+    tid: str | None = None
+    lifetime_s: int = DEFAULT_RECORD_LIFETIME_S
+
+
+def random_id(randomness: bytes) -> str:
+    """``jti``, ``cid`` or handle out of 16 random bytes."""
+    if len(randomness) != ID_BYTES:
+        raise BugError("random_id", "an ID is made of 16 random bytes")
+    return encode_b64url(randomness)
+
+
+def build_root(call: Call, *, cid: str, task: Task, auth: Authority) -> Record:
+    """The first record of a new chain, on nobody's behalf (``obo`` is null).
+
+    Raises:
+        CustodyError: [authority] if ``auth`` lasts too long or does not cover ``call``.
+    """
+    if auth.exp - call.iat > AUTHORITY_LIFETIME_S:
+        raise refusal(Code.AUTHORITY, "the authority lasts too long")
+    root_claims = frozenset({"obo", "task", "auth"})
+    root = replace(_base(call, cid, hop=0), root_claims=root_claims, task=task, auth=auth)
+    _check_authority(auth, call, hop=0)
+    return root
+
+
+def build_sibling(call: Call, first: Record) -> Record:
+    """Another root of the chain that ``first`` began, with the same task and authority.
+
+    Raises:
+        CustodyError: [authority] if that authority does not cover ``call``.
+    """
+    if first.hop != 0 or first.auth is None or first.iss != call.iss:
+        raise BugError("sibling_root", "a sibling continues a root of the same component")
+    _check_authority(first.auth, call, hop=0)
+    return replace(
+        _base(call, first.cid, hop=0),
+        root_claims=first.root_claims,
+        obo=first.obo,
+        task=first.task,
+        auth=first.auth,
+        cont=first.cont,
+    )
+
+
+def build_child(call: Call, parent: Accepted, narrowing: Narrowing | None = None) -> Record:
+    """The record that continues an accepted request.
+
+    Raises:
+        CustodyError: [too_long], or [authority] if what the parent leaves does not cover ``call``, or ``narrowing``
+            widens it.
+    """
+    newest = parent.newest.record
+    if newest.aud != str(call.iss):
+        raise BugError("handoff", "only the receiver of a record may continue it", detail=f"{newest.aud} {call.iss}")
+    hop = newest.hop + 1
+    if hop >= MAX_RECORDS:
+        raise refusal(Code.TOO_LONG)
+    authority = parent.authority.narrow(narrowing) if narrowing else parent.authority
+    _check_authority(authority, call, hop)
+    return replace(_base(call, newest.cid, hop), prev=parent.newest.hash, att=narrowing)
+
+
+def seal_records(records: Sequence[Record], signer: Signer, now: int) -> tuple[str, ...]:
+    """The sealed text of each of ``records``, batched under seals of at most 32; all must be of the signer's SVID.
+
+    Raises:
+        UnavailableError: ``svid_expired``, the leaf is too close to its end (or not begun) at ``now``.
+    """
+    check_signing_time(signer.leaf_der, now)
+    payloads = [encode_record(record) for record in records]
+    starts = range(0, len(payloads), MAX_STATEMENTS_SEALED)
+    batches = (payloads[start : start + MAX_STATEMENTS_SEALED] for start in starts)
+    return tuple(text for batch in batches for text in seal_statements(batch, signer))
+
+
+def check_signing_time(leaf_der: bytes, now: int) -> None:
+    """Return if the leaf lasts for more than min(30 s, a sixth of its lifetime) from ``now``.
+
+    Raises:
+        UnavailableError: ``svid_expired``.
+    Source: custody-wire §17.
+    """
+    leaf = parse_certificate(leaf_der)
+    lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+    margin = min(dt.timedelta(seconds=SIGNING_MARGIN_S), lifetime / SIGNING_MARGIN_SHARE)
+    moment = dt.datetime.fromtimestamp(now, dt.UTC)
+    if not leaf.not_valid_before_utc <= moment <= leaf.not_valid_after_utc - margin:
+        raise UnavailableError("svid_expired", "the SVID is about to expire", detail=f"now {moment}")
+
+
+def _base(call: Call, cid: str, hop: int) -> Record:
+    return Record(
+        iss=call.iss,
+        aud=call.aud,
+        iat=call.iat,
+        exp=call.iat + call.lifetime_s,
+        jti=call.jti,
+        cid=cid,
+        hop=hop,
+        rqb=call.rqb,
+        srv=call.srv,
+        by=call.by,
+        op=call.op,
+        based_on=call.based_on,
+        apv=call.apv,
+        tid=call.tid,
+    )
+
+
+def _check_authority(authority: Authority, call: Call, hop: int) -> None:
+    authority.check_call(hop=hop, now=call.iat, callee=call.aud, operations=call.operations)
