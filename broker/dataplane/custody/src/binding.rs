@@ -1,0 +1,127 @@
+//! What a record binds of its request: `rqb` and `Content-Digest` (custody-wire §4.4).
+//!
+//! Owns: the covered components and their order. Does not own: reading bodies.
+
+use crate::error::{Code, Rejection, Result};
+use crate::hash::{ClaimHash, decode_base64, encode_base64, sha256};
+
+/// Covered fields, in the order of their lines.
+const COVERED: [&str; 14] = [
+    "content-type",
+    "content-encoding",
+    "content-digest",
+    "authorization",
+    "txn-token",
+    "workload-identity-token",
+    "idempotency-key",
+    "mcp-protocol-version",
+    "mcp-method",
+    "mcp-name",
+    "a2a-version",
+    "a2a-extensions",
+    "upgrade",
+    "sec-websocket-protocol",
+];
+
+/// One field line as received or about to be sent: name and value, not merged with others.
+pub type HeaderLine<'a> = (&'a str, &'a [u8]);
+
+/// The body of a message as bytes on the wire, after content coding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// No bytes.
+    Empty,
+    /// At least one byte; their SHA-256.
+    Digest([u8; 32]),
+}
+
+impl Body {
+    /// The body with these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Digest(sha256(bytes)) }
+    }
+}
+
+/// The `Content-Digest` value of a body with this SHA-256 (RFC 9530).
+#[must_use]
+pub fn content_digest(digest: &[u8; 32]) -> String {
+    format!("sha-256=:{}:", encode_base64(digest))
+}
+
+/// Nothing if `Content-Digest` in `headers` is there exactly when there is a body, and is its digest.
+///
+/// # Errors
+/// `binding`.
+pub fn verify_content_digest(headers: &[HeaderLine<'_>], body: &Body) -> Result<()> {
+    let refuse = |detail: &str| Err(Rejection::new(Code::Binding, detail));
+    let value = joined_value(headers, "content-digest");
+    let stated = match (&value, body) {
+        (None, Body::Empty) => return Ok(()),
+        (None, Body::Digest(_)) => return refuse("a body without Content-Digest"),
+        (Some(_), Body::Empty) => return refuse("a Content-Digest without body"),
+        (Some(value), Body::Digest(digest)) => (parse_content_digest(value), digest),
+    };
+    match stated {
+        (None, _) => refuse("Content-Digest is not exactly one sha-256"),
+        (Some(claimed), digest) if claimed != *digest => refuse("Content-Digest is not the digest of the body"),
+        _ => Ok(()),
+    }
+}
+
+fn parse_content_digest(value: &[u8]) -> Option<[u8; 32]> {
+    let encoded = value.strip_prefix(b"sha-256=:")?.strip_suffix(b":")?;
+    decode_base64(std::str::from_utf8(encoded).ok()?)?.try_into().ok()
+}
+
+/// The text whose SHA-256 is `rqb`: component lines of RFC 9421 §2.5, joined by line feeds.
+///
+/// `target_uri` is the absolute URI out of the receiver's own configuration, with query.
+///
+/// # Errors
+/// `binding` if a covered value holds a byte other than HTAB and space to `~`.
+pub fn binding_base(method: &str, target_uri: &str, headers: &[HeaderLine<'_>]) -> Result<String> {
+    let mut base = format!("\"@method\": {method}\n\"@target-uri\": {target_uri}");
+    for name in COVERED {
+        let Some(value) = joined_value(headers, name) else { continue };
+        if !value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~')) {
+            return Err(Rejection::new(Code::Binding, format!("{name} holds a byte that cannot be bound")));
+        }
+        base.push_str("\n\"");
+        base.push_str(name);
+        base.push_str("\": ");
+        base.extend(value.iter().map(|byte| char::from(*byte)));
+    }
+    Ok(base)
+}
+
+/// The request binding `rqb`.
+///
+/// # Errors
+/// As [`binding_base`].
+pub fn request_binding(method: &str, target_uri: &str, headers: &[HeaderLine<'_>]) -> Result<ClaimHash> {
+    binding_base(method, target_uri, headers).map(|base| ClaimHash(sha256(base.as_bytes())))
+}
+
+/// `value` without SP and HTAB at its ends.
+pub(crate) fn trim(value: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = value.iter().position(|byte| !is_space(byte)).unwrap_or(value.len());
+    let end = value.iter().rposition(|byte| !is_space(byte)).map_or(start, |last| last + 1);
+    &value[start..end]
+}
+
+/// All lines of field `name`, trimmed and joined (RFC 9421 §2.1); None if there is none.
+fn joined_value(headers: &[HeaderLine<'_>], name: &str) -> Option<Vec<u8>> {
+    let mut joined: Option<Vec<u8>> = None;
+    for (_, value) in headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name)) {
+        match &mut joined {
+            None => joined = Some(trim(value).to_vec()),
+            Some(text) => {
+                text.extend_from_slice(b", ");
+                text.extend_from_slice(trim(value));
+            }
+        }
+    }
+    joined
+}

@@ -1,0 +1,203 @@
+//! What earlier messages left behind: certificates, verified seals, paths and statements.
+//!
+//! Owns: bounded storage with a quota for each peer. Does not own: deciding that something
+//! is verified; only `receive` inserts, and only after the check in question succeeded.
+//!
+//! A lock is held for a look-up or an insertion, never while a signature is checked.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::bounded::BoundedMap;
+use crate::cert::Certificate;
+use crate::error::{Code, Rejection, Result};
+use crate::hash::{RandomId, StatementHash, Thumbprint};
+use crate::ids::SpiffeId;
+use crate::limits::{AUTHORITY_CACHE_ENTRIES, CERT_CACHE_ENTRIES, PEER_SHARE, PREFIX_CACHE_ENTRIES, SEAL_CACHE_ENTRIES};
+use crate::merkle::Node;
+use crate::record::Record;
+use crate::seal::SealHash;
+use crate::trust::{BundleVersion, ValidPath};
+
+/// How many entries each cache holds, and of these how many one peer may have caused.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSize {
+    pub entries: usize,
+    pub per_peer: usize,
+}
+
+impl CacheSize {
+    /// `entries`, a quarter of them for one peer.
+    #[must_use]
+    pub const fn shared(entries: usize) -> Self {
+        Self { entries, per_peer: entries / PEER_SHARE }
+    }
+}
+
+/// The bounds of all caches.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSizes {
+    pub certificates: CacheSize,
+    pub seals: CacheSize,
+    pub prefixes: CacheSize,
+}
+
+impl Default for CacheSizes {
+    fn default() -> Self {
+        Self {
+            certificates: CacheSize::shared(CERT_CACHE_ENTRIES),
+            seals: CacheSize::shared(SEAL_CACHE_ENTRIES),
+            prefixes: CacheSize::shared(PREFIX_CACHE_ENTRIES),
+        }
+    }
+}
+
+/// One statement of an accepted chain: verified text, claims and certificates.
+#[derive(Debug)]
+pub struct VerifiedStatement {
+    pub(crate) sealed: String,
+    pub(crate) hash: StatementHash,
+    pub(crate) record: Record,
+    pub(crate) leaf: Arc<Certificate>,
+    pub(crate) path: Arc<ValidPath>,
+    /// The state of the bundle that it was verified with.
+    pub(crate) bundle: BundleVersion,
+}
+
+impl VerifiedStatement {
+    /// The sealed text, exactly as it was verified.
+    #[must_use]
+    pub fn sealed(&self) -> &str {
+        &self.sealed
+    }
+
+    #[must_use]
+    pub fn hash(&self) -> StatementHash {
+        self.hash
+    }
+
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    #[must_use]
+    pub fn leaf(&self) -> &Arc<Certificate> {
+        &self.leaf
+    }
+
+    /// The leaf and the intermediates that its path used.
+    pub fn certificates(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        std::iter::once(&self.leaf).chain(self.path.intermediates())
+    }
+}
+
+/// What a signature check proved about a seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VerifiedSeal {
+    pub(crate) x5t: Thumbprint,
+    pub(crate) count: u32,
+    pub(crate) root: Node,
+}
+
+/// All caches of one receiver.
+pub(crate) struct Caches {
+    certificates: Mutex<BoundedMap<Thumbprint, Arc<Certificate>>>,
+    /// Those of `certificates` that may stand between a leaf and its bundle.
+    authorities: Mutex<BoundedMap<Thumbprint, Arc<Certificate>>>,
+    seals: Mutex<BoundedMap<SealHash, VerifiedSeal>>,
+    prefixes: Mutex<BoundedMap<StatementHash, Arc<VerifiedStatement>>>,
+    paths: Mutex<BoundedMap<(Thumbprint, BundleVersion), Arc<ValidPath>>>,
+    roots: Mutex<BoundedMap<RandomId, SpiffeId>>,
+}
+
+impl Caches {
+    pub(crate) fn new(sizes: &CacheSizes) -> Self {
+        Self {
+            certificates: bounded(sizes.certificates),
+            authorities: bounded(CacheSize::shared(AUTHORITY_CACHE_ENTRIES)),
+            seals: bounded(sizes.seals),
+            prefixes: bounded(sizes.prefixes),
+            paths: bounded(sizes.certificates),
+            roots: bounded(sizes.prefixes),
+        }
+    }
+
+    pub(crate) fn certificate(&self, thumbprint: &Thumbprint) -> Option<Arc<Certificate>> {
+        lock(&self.certificates).get(thumbprint).cloned()
+    }
+
+    /// Remembers a certificate that may be anything; being here means nothing but being known.
+    pub(crate) fn remember_certificate(&self, certificate: &Arc<Certificate>, peer: &str) {
+        let thumbprint = certificate.thumbprint();
+        lock(&self.certificates).insert(thumbprint, Arc::clone(certificate), peer);
+        if certificate.may_sign_certificates() {
+            lock(&self.authorities).insert(thumbprint, Arc::clone(certificate), peer);
+        }
+    }
+
+    /// Known authorities with this subject.
+    pub(crate) fn authorities_named(&self, subject: &[u8]) -> Vec<Arc<Certificate>> {
+        let authorities = lock(&self.authorities);
+        authorities.values().filter(|authority| authority.subject() == subject).cloned().collect()
+    }
+
+    pub(crate) fn seal(&self, hash: &SealHash) -> Option<VerifiedSeal> {
+        lock(&self.seals).get(hash).copied()
+    }
+
+    pub(crate) fn remember_seal(&self, hash: SealHash, seal: VerifiedSeal, peer: &str) {
+        lock(&self.seals).insert(hash, seal, peer);
+    }
+
+    pub(crate) fn statement(&self, hash: &StatementHash) -> Option<Arc<VerifiedStatement>> {
+        lock(&self.prefixes).get(hash).cloned()
+    }
+
+    pub(crate) fn remember_statement(&self, statement: &Arc<VerifiedStatement>, peer: &str) {
+        lock(&self.prefixes).insert(statement.hash, Arc::clone(statement), peer);
+    }
+
+    pub(crate) fn path(&self, leaf: &Thumbprint, bundle: &BundleVersion) -> Option<Arc<ValidPath>> {
+        lock(&self.paths).get(&(*leaf, *bundle)).cloned()
+    }
+
+    pub(crate) fn remember_path(&self, leaf: Thumbprint, bundle: BundleVersion, path: &Arc<ValidPath>, peer: &str) {
+        lock(&self.paths).insert((leaf, bundle), Arc::clone(path), peer);
+    }
+
+    /// Who started the chain `cid`, if a chain of that name was accepted.
+    pub(crate) fn root_issuer(&self, cid: &RandomId) -> Option<SpiffeId> {
+        lock(&self.roots).get(cid).cloned()
+    }
+
+    /// True if `cid` was nobody's or `iss`'s, and is `iss`'s now; runs `commit` in between.
+    pub(crate) fn claim_root(
+        &self,
+        cid: RandomId,
+        iss: &SpiffeId,
+        peer: &str,
+        commit: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let mut roots = lock(&self.roots);
+        if roots.get(&cid).is_some_and(|known| known != iss) {
+            return Err(Rejection::new(Code::Chain, "the chain was started by another component"));
+        }
+        commit()?;
+        roots.insert(cid, iss.clone(), peer);
+        Ok(())
+    }
+
+    /// Entries held: certificates, seals, statements.
+    pub(crate) fn sizes(&self) -> (usize, usize, usize) {
+        (lock(&self.certificates).len(), lock(&self.seals).len(), lock(&self.prefixes).len())
+    }
+}
+
+fn bounded<K: Clone + Eq + std::hash::Hash, V>(size: CacheSize) -> Mutex<BoundedMap<K, V>> {
+    Mutex::new(BoundedMap::new(size.entries, size.per_peer))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Cached values are whole at every moment, so a panic elsewhere does not spoil them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

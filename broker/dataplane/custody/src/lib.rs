@@ -1,0 +1,27 @@
+//! Custody records: codec, sealer and verifier of custody-wire version 1.
+//!
+//! Owns: the wire format between brokers. Does not own: sockets, TLS, clocks, policy, the log.
+//! Every function is pure computation; time and randomness arrive as arguments.
+#![forbid(unsafe_code)]
+
+pub mod authority;
+pub mod binding;
+mod bounded;
+pub mod cache;
+pub mod cert;
+pub mod chain;
+pub mod compose;
+pub mod error;
+pub mod fields;
+pub mod forward;
+pub mod hash;
+pub mod ids;
+pub mod json;
+pub mod limits;
+pub mod merkle;
+pub mod receive;
+pub mod record;
+pub mod replay;
+pub mod seal;
+pub mod sealer;
+pub mod trust;

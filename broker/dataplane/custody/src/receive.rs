@@ -1,0 +1,257 @@
+//! The receiver's algorithm (custody-wire §6), split where a broker has to wait.
+//!
+//! [`Receiver::examine`] does steps 1 to 4 and 6 to 11: nothing in it costs a signature.
+//! [`Receiver::authenticate`] does step 5, then 12 and 13, with a fresh time.
+//! The broker decides its own policy (14) on the [`Verified`] chain, then
+//! [`Receiver::commit`] does 15 and 16: only then is the message accepted.
+//!
+//! Owns: the order of checks and their codes. Does not own: policy, log, connection.
+//! Security: each stage is a type that only the stage before it can make.
+
+use std::sync::Arc;
+
+use crate::authority::AudiencePattern;
+use crate::binding::{Body, HeaderLine};
+use crate::cache::{CacheSizes, Caches, VerifiedStatement};
+use crate::cert::Certificate;
+use crate::chain::Chain;
+use crate::error::{Code, Rejection, Result};
+use crate::hash::{RandomId, Thumbprint};
+use crate::ids::SpiffeId;
+use crate::limits::{DEFAULT_AUTHORITY_S, DEFAULT_HOPS, MAX_AUTHORITY_S, MAX_HOPS, MAX_SKEW_S};
+use crate::record::Record;
+use crate::replay::ReplayStore;
+use crate::seal::UnverifiedStatement;
+use crate::trust::Bundles;
+
+mod authenticate;
+mod examine;
+
+/// The TLS peer of a connection: its certificates, parsed once.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub(crate) leaf: Arc<Certificate>,
+    pub(crate) intermediates: Vec<Arc<Certificate>>,
+}
+
+impl Peer {
+    /// The peer with this chain: leaf first, DER; None if the leaf cannot be read.
+    #[must_use]
+    pub fn parse(chain: &[&[u8]]) -> Option<Self> {
+        let (leaf, rest) = chain.split_first()?;
+        Some(Self {
+            leaf: Arc::new(Certificate::parse(leaf)?),
+            intermediates: rest.iter().filter_map(|der| Certificate::parse(der)).map(Arc::new).collect(),
+        })
+    }
+
+    #[must_use]
+    pub fn leaf(&self) -> &Arc<Certificate> {
+        &self.leaf
+    }
+}
+
+/// One request as it came from the wire, and the connection it came on.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub method: &'a str,
+    /// The absolute URI with query, built from configuration and never from `Host`.
+    pub target_uri: &'a str,
+    /// Every field line in wire order, not merged.
+    pub headers: &'a [HeaderLine<'a>],
+    pub body: Body,
+    /// The TLS peer; None only where a configured proxy ends TLS.
+    pub peer: Option<&'a Peer>,
+    /// The SPIFFE ID that the request was sent to.
+    pub own_id: &'a SpiffeId,
+    /// Thumbprints of `own_id`'s server leaves in use now or before.
+    pub own_leaves: &'a [Thumbprint],
+}
+
+/// What a receiver allows; one immutable value for each configuration.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Who may start a chain on nobody's behalf; empty allows none.
+    pub autonomous_roots: Vec<AudiencePattern>,
+    /// Nobody of these may have taken part.
+    pub forbidden_on_path: Vec<SpiffeId>,
+    /// Records in one chain, at most 16.
+    pub hops: usize,
+    /// Seconds between a root's `iat` and its authority's `exp`, at most 86,400.
+    pub authority_s: i64,
+    /// Accept requests without visible TLS peer.
+    pub unsafe_allow_no_peer: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            autonomous_roots: Vec::new(),
+            forbidden_on_path: Vec::new(),
+            hops: DEFAULT_HOPS,
+            authority_s: DEFAULT_AUTHORITY_S,
+            unsafe_allow_no_peer: false,
+        }
+    }
+}
+
+impl Policy {
+    fn hops(&self) -> usize {
+        self.hops.min(MAX_HOPS)
+    }
+
+    fn authority_s(&self) -> i64 {
+        self.authority_s.min(MAX_AUTHORITY_S)
+    }
+}
+
+/// A record of an examined request: inline and not yet authenticated, or known from before.
+#[derive(Debug)]
+enum Element {
+    Inline(Box<InlineElement>),
+    Known(Arc<VerifiedStatement>),
+}
+
+#[derive(Debug)]
+struct InlineElement {
+    statement: UnverifiedStatement,
+    record: Record,
+    leaf: Arc<Certificate>,
+}
+
+impl Element {
+    fn record(&self) -> &Record {
+        match self {
+            Self::Inline(element) => &element.record,
+            Self::Known(statement) => statement.record(),
+        }
+    }
+
+    fn hash(&self) -> crate::hash::StatementHash {
+        match self {
+            Self::Inline(element) => element.statement.hash(),
+            Self::Known(statement) => statement.hash(),
+        }
+    }
+}
+
+/// A request that passed every check that costs no signature; nothing in it is proven.
+#[derive(Debug)]
+pub struct Examined {
+    /// Oldest first; the newest is always inline.
+    elements: Vec<Element>,
+    /// Certificates that came with the message or its connection.
+    certificates: Vec<Arc<Certificate>>,
+    own_id: SpiffeId,
+    peer: Arc<str>,
+}
+
+impl Examined {
+    /// The newest record's claims, unverified; for logs only.
+    #[must_use]
+    pub fn unverified_newest(&self) -> &Record {
+        // `examine` puts the newest record last and there is always one.
+        self.elements.last().map(Element::record).expect("an examined request has a record")
+    }
+}
+
+/// A chain that was proven, before the broker's own policy and the replay check.
+#[derive(Debug)]
+pub struct Verified {
+    chain: Chain,
+    root: SpiffeId,
+    cid: RandomId,
+    peer: Arc<str>,
+}
+
+impl Verified {
+    /// The proven chain, for policy decisions.
+    #[must_use]
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+}
+
+/// Everything that a receiver remembers between requests; share it.
+pub struct Receiver {
+    caches: Caches,
+    replay: ReplayStore,
+}
+
+impl Receiver {
+    /// A receiver that remembers nothing yet.
+    #[must_use]
+    pub fn new(sizes: &CacheSizes, replay: ReplayStore) -> Self {
+        Self { caches: Caches::new(sizes), replay }
+    }
+
+    /// The request after steps 1 to 4 and 6 to 11 of custody-wire §6.
+    ///
+    /// # Errors
+    /// The code of the first check that fails.
+    pub fn examine(&self, request: &Request<'_>, policy: &Policy, now: i64) -> Result<Examined> {
+        examine::examine(&self.caches, request, policy, now)
+    }
+
+    /// The proven chain after steps 5, 12 and 13; one of `operations` must be within its authority.
+    ///
+    /// `now` is read after any wait since [`Receiver::examine`].
+    ///
+    /// # Errors
+    /// The code of the first check that fails.
+    pub fn authenticate(
+        &self,
+        examined: Examined,
+        bundles: &Bundles,
+        policy: &Policy,
+        operations: &[&str],
+        now: i64,
+    ) -> Result<Verified> {
+        authenticate::authenticate(&self.caches, examined, bundles, policy, operations, now)
+    }
+
+    /// The accepted chain after steps 15 and 16: call it once the own policy has allowed the request.
+    ///
+    /// # Errors
+    /// `replayed`; `unavailable` if the replay store is full; `expired` if record or authority ended
+    /// while the caller decided; `chain` if another root took the chain's name meanwhile.
+    pub fn commit(&self, verified: Verified, now: i64) -> Result<Chain> {
+        let Verified { chain, root, cid, peer } = verified;
+        let record = chain.newest().record();
+        // The replay store forgets at `exp + 10`: later than that it cannot vouch for anything.
+        if now >= record.exp + MAX_SKEW_S || now >= chain.authority().exp {
+            return Err(Rejection::new(Code::Expired, "the record or its authority expired before it was accepted"));
+        }
+        self.caches.claim_root(cid, &root, &peer, || {
+            self.replay.insert(&record.iss, record.jti, record.exp + MAX_SKEW_S, now)
+        })?;
+        for statement in chain.statements() {
+            self.caches.remember_statement(statement, &peer);
+        }
+        Ok(chain)
+    }
+
+    /// Marks a statement as used that the log shows as accepted (after a restart).
+    ///
+    /// # Errors
+    /// As [`ReplayStore::insert`].
+    pub fn restore_used(&self, iss: &SpiffeId, jti: RandomId, exp: i64, now: i64) -> Result<()> {
+        self.replay.insert(iss, jti, exp + MAX_SKEW_S, now)
+    }
+
+    /// Entries held: certificates, verified seals, statements, used ids.
+    #[must_use]
+    pub fn sizes(&self) -> [usize; 4] {
+        let (certificates, seals, statements) = self.caches.sizes();
+        [certificates, seals, statements, self.replay.len()]
+    }
+}
+
+/// The newest record's sealed text and claims as sent, for the log of a refused request; None if unreadable.
+#[must_use]
+pub fn peek_unverified(headers: &[HeaderLine<'_>]) -> Option<(String, Record)> {
+    let fields = crate::fields::CustodyFields::read(headers, MAX_HOPS).ok()?;
+    let statement = UnverifiedStatement::parse(fields.record).ok()?;
+    let record = Record::parse(&statement.claims().ok()?).ok()?;
+    Some((statement.text().to_owned(), record))
+}

@@ -1,0 +1,194 @@
+//! Steps 5, 12 and 13 of custody-wire §6: signatures, paths, authority.
+
+use std::sync::Arc;
+
+use super::{Element, Examined, InlineElement, Policy, Verified};
+use crate::authority::{Authority, Narrowing};
+use crate::cache::{Caches, VerifiedSeal, VerifiedStatement};
+use crate::cert::Certificate;
+use crate::chain::Chain;
+use crate::error::{Code, Rejection, Result};
+use crate::limits::MAX_PATH_CANDIDATES;
+use crate::record::{Obo, Record, Task};
+use crate::seal::UnverifiedStatement;
+use crate::trust::{Bundles, TrustBundle, ValidPath};
+
+pub(super) fn authenticate(
+    caches: &Caches,
+    examined: Examined,
+    bundles: &Bundles,
+    policy: &Policy,
+    operations: &[&str],
+    now: i64,
+) -> Result<Verified> {
+    let Examined { elements, certificates, own_id, peer } = examined;
+    if bundles.is_empty() {
+        return Err(Rejection::new(Code::Unavailable, "no bundle is known"));
+    }
+    // 5
+    let prover = Prover { caches, bundles, certificates: &certificates, peer: &peer };
+    let last = elements.len().saturating_sub(1);
+    let mut statements = Vec::with_capacity(elements.len());
+    for (position, element) in elements.into_iter().enumerate() {
+        statements.push(prover.prove(element, (position == last).then_some(now))?);
+    }
+    let Some(newest) = statements.pop() else {
+        return Err(Rejection::new(Code::Missing, "the request has no record"));
+    };
+    let root = Arc::clone(statements.first().unwrap_or(&newest));
+    // 12
+    let (task, ceiling) = check_root(caches, root.record(), policy)?;
+    // 13
+    let atts = statements.iter().chain(std::iter::once(&newest)).map(|statement| statement.record().att.as_ref());
+    let authority = fold(&ceiling, atts)?;
+    authority.allow(newest.record().hop, now, &own_id, operations)?;
+    // 14, the part that is the same for every broker
+    let chain = Chain::new(statements, newest, task, authority);
+    if chain.path().any(|id| policy.forbidden_on_path.contains(id)) {
+        return Err(Rejection::new(Code::Forbidden, "a component on the path is not wanted"));
+    }
+    Ok(Verified { root: root.record().iss.clone(), cid: chain.cid(), chain, peer })
+}
+
+/// The authority left after each hop's `att`, oldest first.
+///
+/// # Errors
+/// `authority` if any widens.
+pub(crate) fn fold<'a>(ceiling: &Authority, atts: impl Iterator<Item = Option<&'a Narrowing>>) -> Result<Authority> {
+    let mut authority = ceiling.clone();
+    for att in atts.flatten() {
+        authority = authority.narrow(att)?;
+    }
+    Ok(authority)
+}
+
+fn check_root(caches: &Caches, root: &Record, policy: &Policy) -> Result<(Task, Authority)> {
+    if caches.root_issuer(&root.cid).is_some_and(|known| known != root.iss) {
+        return Err(Rejection::new(Code::Chain, "the chain was started by another component"));
+    }
+    let refuse = |detail: &str| Err(Rejection::new(Code::Authority, detail));
+    let (Some(obo), Some(auth), Some(task)) = (&root.obo, &root.auth, &root.task) else {
+        return refuse("the root does not say for whom, for what or how far");
+    };
+    if auth.exp - root.iat > policy.authority_s() {
+        return refuse("the root's authority lasts too long");
+    }
+    if *obo != Obo::Autonomous {
+        return refuse("user tokens are not verified here");
+    }
+    if !policy.autonomous_roots.iter().any(|pattern| pattern.matches(&root.iss)) {
+        return refuse("the root may not act on nobody's behalf");
+    }
+    Ok((task.clone(), auth.clone()))
+}
+
+/// Step 5 for the records of one message.
+struct Prover<'a> {
+    caches: &'a Caches,
+    bundles: &'a Bundles,
+    certificates: &'a [Arc<Certificate>],
+    peer: &'a str,
+}
+
+impl Prover<'_> {
+    /// The proven statement; `now` is given for the newest record, which is never skipped.
+    fn prove(&self, element: Element, now: Option<i64>) -> Result<Arc<VerifiedStatement>> {
+        match (element, now) {
+            (Element::Known(known), _) if self.is_current(&known) => Ok(known),
+            (Element::Known(known), _) => {
+                let statement = UnverifiedStatement::parse(known.sealed())?;
+                let (record, leaf) = (known.record().clone(), Arc::clone(known.leaf()));
+                let at = record.iat;
+                self.check(InlineElement { statement, record, leaf }, at)
+            }
+            (Element::Inline(element), Some(now)) => self.check(*element, now),
+            (Element::Inline(element), None) => {
+                let cached = self.caches.statement(&element.statement.hash());
+                match cached.filter(|known| known.sealed() == element.statement.text()) {
+                    Some(known) if self.is_current(&known) => Ok(known),
+                    _ => {
+                        let at = element.record.iat;
+                        self.check(*element, at)
+                    }
+                }
+            }
+        }
+    }
+
+    /// True while the bundle is still the one that `known` was proven with.
+    fn is_current(&self, known: &VerifiedStatement) -> bool {
+        let bundle = self.bundles.get(known.record().iss.trust_domain());
+        bundle.is_some_and(|bundle| bundle.version() == known.bundle)
+    }
+
+    fn check(&self, element: InlineElement, at: i64) -> Result<Arc<VerifiedStatement>> {
+        let InlineElement { statement, record, leaf } = element;
+        // (a)
+        let id = leaf.identity().map_err(|reason| Rejection::new(Code::Untrusted, reason))?;
+        // (b)
+        let Some(bundle) = self.bundles.get(id.trust_domain()) else {
+            return Err(Rejection::new(Code::Untrusted, "the trust domain is not known"));
+        };
+        let path = self.path(&leaf, bundle, at)?;
+        // (c)
+        if record.iss != *id {
+            return Err(Rejection::new(Code::Identity, "the record names another issuer than its leaf"));
+        }
+        // (d)
+        if !statement.path_holds() || !self.signature_holds(&statement, &leaf) {
+            return Err(Rejection::new(Code::Signature, "the seal does not cover the record"));
+        }
+        Ok(Arc::new(VerifiedStatement {
+            sealed: statement.text().to_owned(),
+            hash: statement.hash(),
+            record,
+            leaf: Arc::clone(&leaf),
+            path,
+            bundle: bundle.version(),
+        }))
+    }
+
+    fn path(&self, leaf: &Arc<Certificate>, bundle: &TrustBundle, at: i64) -> Result<Arc<ValidPath>> {
+        let cached = self.caches.path(&leaf.thumbprint(), &bundle.version());
+        if let Some(path) = cached.filter(|path| path.holds_at(at)) {
+            return Ok(path);
+        }
+        let verified = bundle.verify_path(leaf, &self.candidates(leaf), at);
+        let path = Arc::new(verified.map_err(|detail| Rejection::new(Code::Untrusted, detail))?);
+        self.caches.remember_path(leaf.thumbprint(), bundle.version(), &path, self.peer);
+        Ok(path)
+    }
+
+    /// Authorities whose names lead upwards from `leaf`, those of the message first.
+    fn candidates(&self, leaf: &Certificate) -> Vec<Arc<Certificate>> {
+        let mut found: Vec<Arc<Certificate>> = Vec::new();
+        let mut wanted: Vec<Vec<u8>> = vec![leaf.issuer().to_vec()];
+        while let Some(subject) = wanted.pop() {
+            let here = self.certificates.iter().filter(|known| known.may_sign_certificates() && known.subject() == subject);
+            for authority in here.cloned().chain(self.caches.authorities_named(&subject)) {
+                if found.len() >= MAX_PATH_CANDIDATES {
+                    return found;
+                }
+                if found.iter().all(|known| known.thumbprint() != authority.thumbprint()) {
+                    wanted.push(authority.issuer().to_vec());
+                    found.push(authority);
+                }
+            }
+        }
+        found
+    }
+
+    /// A cached success replaces only the signature check itself.
+    fn signature_holds(&self, statement: &UnverifiedStatement, leaf: &Certificate) -> bool {
+        let (seal, hash) = (statement.seal(), statement.seal_hash());
+        let claimed = VerifiedSeal { x5t: seal.x5t, count: seal.count, root: seal.root };
+        if self.caches.seal(&hash) == Some(claimed) {
+            return true;
+        }
+        let holds = statement.signature_holds(leaf);
+        if holds {
+            self.caches.remember_seal(hash, claimed, self.peer);
+        }
+        holds
+    }
+}

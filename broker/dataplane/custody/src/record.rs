@@ -1,0 +1,309 @@
+//! Record claims (custody-wire §4.3).
+//!
+//! Owns: which claims a record has and their types. Does not own: how records follow
+//! each other (see `receive`); a `Record` was parsed, not verified.
+
+use crate::authority::{Authority, Narrowing};
+use crate::error::{Result, malformed};
+use crate::hash::{ClaimHash, RandomId, StatementHash, Thumbprint};
+use crate::ids::{SpiffeId, is_audience};
+use crate::json::{Value, parse_object};
+use crate::limits::{MAX_APPROVALS, MAX_INPUTS, MAX_OP_BYTES, MAX_PURPOSE_BYTES};
+
+/// Bytes of `task.id`.
+const MAX_TASK_ID_BYTES: usize = 128;
+const APPROVAL_TYPES: [&str; 5] = ["ciba", "mcp-elicit", "webauthn", "mission", "ticket"];
+
+/// The claims of a record (`t: rec`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub iss: SpiffeId,
+    /// A SPIFFE ID, or at egress an origin.
+    pub aud: String,
+    pub iat: i64,
+    pub exp: i64,
+    pub jti: RandomId,
+    pub cid: RandomId,
+    pub hop: i64,
+    pub prev: Option<StatementHash>,
+    pub rqb: ClaimHash,
+    /// True for `bm: "stream"`.
+    pub streams: bool,
+    pub srv: Option<Thumbprint>,
+    pub by: Option<SpiffeId>,
+    pub op: Option<String>,
+    pub inputs: Vec<StatementHash>,
+    pub att: Option<Narrowing>,
+    pub approvals: Vec<Approval>,
+    /// True if the caller requires a signed response.
+    pub rr: bool,
+    pub tid: Option<String>,
+    pub obo: Option<Obo>,
+    pub task: Option<Task>,
+    pub auth: Option<Authority>,
+    pub cont: Option<Continuation>,
+}
+
+/// On whose behalf a root acts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obo {
+    /// `null`: on nobody's; stated explicitly.
+    Autonomous,
+    User(User),
+}
+
+/// The user and token of `obo` (custody-wire §8.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub iss: String,
+    pub sub: String,
+    pub typ: String,
+    pub th: ClaimHash,
+    pub txn: Option<String>,
+    pub exp: i64,
+}
+
+/// The task that a chain belongs to (custody-wire §8.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    pub id: String,
+    pub iss: Option<String>,
+    pub ih: Option<ClaimHash>,
+    pub ah: Option<ClaimHash>,
+    pub pc: Option<String>,
+    /// The object as it was signed, also with members that are not known here.
+    pub members: Vec<(String, Value)>,
+}
+
+/// One piece of approval evidence; it never widens authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    pub typ: String,
+    pub id: String,
+    pub h: ClaimHash,
+    pub by: String,
+    pub at: i64,
+}
+
+/// A root that goes on where another chain ended (custody-wire §8.4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Continuation {
+    pub rec: StatementHash,
+    pub cid: RandomId,
+    pub why: String,
+}
+
+impl Record {
+    /// The record in the bytes of a payload.
+    ///
+    /// # Errors
+    /// `malformed`: not strict JSON, a mandatory claim absent, a claim of another type or form.
+    /// Unknown top-level claims are ignored.
+    pub fn parse(payload: &[u8]) -> Result<Self> {
+        let members = parse_object(payload).map_err(malformed)?;
+        let claims = Claims(&members);
+        if claims.integer("v")? != Some(1) || claims.text("t")? != Some("rec") {
+            return Err(malformed("the statement is not a record of version 1"));
+        }
+        Ok(Self {
+            iss: claims.required("iss", claims.parsed("iss", SpiffeId::parse)?)?,
+            aud: claims.required("aud", claims.parsed("aud", parse_audience)?)?,
+            iat: claims.required("iat", claims.integer("iat")?)?,
+            exp: claims.required("exp", claims.integer("exp")?)?,
+            jti: claims.required("jti", claims.parsed("jti", RandomId::parse)?)?,
+            cid: claims.required("cid", claims.parsed("cid", RandomId::parse)?)?,
+            hop: claims.required("hop", claims.integer("hop")?)?,
+            prev: claims.parsed("prev", StatementHash::parse)?,
+            rqb: claims.required("rqb", claims.parsed("rqb", ClaimHash::parse)?)?,
+            streams: claims.parsed("bm", |text| (text == "stream").then_some(()))?.is_some(),
+            srv: claims.parsed("srv", Thumbprint::parse)?,
+            by: claims.parsed("by", SpiffeId::parse)?,
+            op: claims.parsed("op", |text| bounded(text, 0, MAX_OP_BYTES))?,
+            inputs: parse_inputs(&claims)?,
+            att: claims.object("att")?.map(Narrowing::parse).transpose()?,
+            approvals: parse_approvals(&claims)?,
+            rr: claims.boolean("rr")?.unwrap_or(false),
+            tid: claims.parsed("tid", parse_trace_id)?,
+            obo: parse_obo(&claims)?,
+            task: claims.object("task")?.map(Task::parse).transpose()?,
+            auth: claims.object("auth")?.map(Authority::parse).transpose()?,
+            cont: claims.object("cont")?.map(Continuation::parse).transpose()?,
+        })
+    }
+
+    /// True if a claim is present that only a root may have.
+    #[must_use]
+    pub fn has_root_claims(&self) -> bool {
+        self.obo.is_some() || self.task.is_some() || self.auth.is_some() || self.cont.is_some()
+    }
+}
+
+impl Task {
+    /// A task that has nothing but an id of 1 to 128 bytes; None for another length.
+    #[must_use]
+    pub fn named(id: &str) -> Option<Self> {
+        Self::parse(&[("id".to_owned(), Value::Text(id.to_owned()))]).ok()
+    }
+
+    /// The task in the members of a `task` object.
+    ///
+    /// # Errors
+    /// `malformed`.
+    pub fn parse(members: &[(String, Value)]) -> Result<Self> {
+        let claims = Claims(members);
+        Ok(Self {
+            id: claims.required("task.id", claims.parsed("id", |text| bounded(text, 1, MAX_TASK_ID_BYTES))?)?,
+            iss: claims.text("iss")?.map(str::to_owned),
+            ih: claims.parsed("ih", ClaimHash::parse)?,
+            ah: claims.parsed("ah", ClaimHash::parse)?,
+            pc: claims.parsed("pc", |text| bounded(text, 0, MAX_PURPOSE_BYTES))?,
+            members: members.to_vec(),
+        })
+    }
+}
+
+impl Continuation {
+    fn parse(members: &[(String, Value)]) -> Result<Self> {
+        let claims = Claims(members);
+        claims.only(&["rec", "cid", "why"])?;
+        let known = |text: &str| matches!(text, "boundary" | "resume" | "queue").then(|| text.to_owned());
+        Ok(Self {
+            rec: claims.required("cont.rec", claims.parsed("rec", StatementHash::parse)?)?,
+            cid: claims.required("cont.cid", claims.parsed("cid", RandomId::parse)?)?,
+            why: claims.required("cont.why", claims.parsed("why", known)?)?,
+        })
+    }
+}
+
+impl Approval {
+    fn parse(members: &[(String, Value)]) -> Result<Self> {
+        let claims = Claims(members);
+        let known = |text: &str| APPROVAL_TYPES.contains(&text).then(|| text.to_owned());
+        Ok(Self {
+            typ: claims.required("apv.typ", claims.parsed("typ", known)?)?,
+            id: claims.required("apv.id", claims.text("id")?)?.to_owned(),
+            h: claims.required("apv.h", claims.parsed("h", ClaimHash::parse)?)?,
+            by: claims.required("apv.by", claims.text("by")?)?.to_owned(),
+            at: claims.required("apv.at", claims.integer("at")?)?,
+        })
+    }
+}
+
+impl User {
+    fn parse(members: &[(String, Value)]) -> Result<Self> {
+        let claims = Claims(members);
+        claims.only(&["iss", "sub", "typ", "th", "txn", "exp"])?;
+        let known = |text: &str| matches!(text, "txn" | "at" | "idjag").then(|| text.to_owned());
+        Ok(Self {
+            iss: claims.required("obo.iss", claims.text("iss")?)?.to_owned(),
+            sub: claims.required("obo.sub", claims.text("sub")?)?.to_owned(),
+            typ: claims.required("obo.typ", claims.parsed("typ", known)?)?,
+            th: claims.required("obo.th", claims.parsed("th", ClaimHash::parse)?)?,
+            txn: claims.text("txn")?.map(str::to_owned),
+            exp: claims.required("obo.exp", claims.integer("exp")?)?,
+        })
+    }
+}
+
+/// Members of one object, read by name and type.
+struct Claims<'a>(&'a [(String, Value)]);
+
+impl<'a> Claims<'a> {
+    fn get(&self, name: &str) -> Option<&'a Value> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    fn required<T>(&self, name: &str, value: Option<T>) -> Result<T> {
+        value.ok_or_else(|| malformed(format!("{name} is absent")))
+    }
+
+    fn text(&self, name: &str) -> Result<Option<&'a str>> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Text(text)) => Ok(Some(text)),
+            Some(_) => Err(malformed(format!("{name} is not a string"))),
+        }
+    }
+
+    fn parsed<T>(&self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        parse(text).map(Some).ok_or_else(|| malformed(format!("{name} is not of its form")))
+    }
+
+    fn integer(&self, name: &str) -> Result<Option<i64>> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Integer(number)) if *number >= 0 => Ok(Some(*number)),
+            Some(_) => Err(malformed(format!("{name} is not an integer from 0"))),
+        }
+    }
+
+    fn boolean(&self, name: &str) -> Result<Option<bool>> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(*value)),
+            Some(_) => Err(malformed(format!("{name} is not a boolean"))),
+        }
+    }
+
+    fn object(&self, name: &str) -> Result<Option<&'a [(String, Value)]>> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Object(members)) => Ok(Some(members)),
+            Some(_) => Err(malformed(format!("{name} is not an object"))),
+        }
+    }
+
+    fn array(&self, name: &str, most: usize) -> Result<&'a [Value]> {
+        match self.get(name) {
+            None => Ok(&[]),
+            Some(Value::Array(items)) if items.len() <= most => Ok(items),
+            Some(_) => Err(malformed(format!("{name} is not an array of at most {most}"))),
+        }
+    }
+
+    fn only(&self, names: &[&str]) -> Result<()> {
+        if self.0.iter().all(|(name, _)| names.contains(&name.as_str())) {
+            return Ok(());
+        }
+        Err(malformed("an object has a member that is not understood"))
+    }
+}
+
+fn bounded(text: &str, least: usize, most: usize) -> Option<String> {
+    (least..=most).contains(&text.len()).then(|| text.to_owned())
+}
+
+fn parse_audience(text: &str) -> Option<String> {
+    is_audience(text).then(|| text.to_owned())
+}
+
+fn parse_trace_id(text: &str) -> Option<String> {
+    let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (text.len() == 32 && is_hex).then(|| text.to_owned())
+}
+
+fn parse_inputs(claims: &Claims<'_>) -> Result<Vec<StatementHash>> {
+    let parse = |item: &Value| match item {
+        Value::Text(text) => StatementHash::parse(text).ok_or_else(|| malformed("in holds something else than hashes")),
+        _ => Err(malformed("in holds something else than hashes")),
+    };
+    claims.array("in", MAX_INPUTS)?.iter().map(parse).collect()
+}
+
+fn parse_approvals(claims: &Claims<'_>) -> Result<Vec<Approval>> {
+    let parse = |item: &Value| match item {
+        Value::Object(members) => Approval::parse(members),
+        _ => Err(malformed("apv holds something else than objects")),
+    };
+    claims.array("apv", MAX_APPROVALS)?.iter().map(parse).collect()
+}
+
+fn parse_obo(claims: &Claims<'_>) -> Result<Option<Obo>> {
+    match claims.get("obo") {
+        None => Ok(None),
+        Some(Value::Null) => Ok(Some(Obo::Autonomous)),
+        Some(Value::Object(members)) => User::parse(members).map(|user| Some(Obo::User(user))),
+        Some(_) => Err(malformed("obo is neither null nor an object")),
+    }
+}
