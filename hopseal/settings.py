@@ -213,6 +213,11 @@ class Section:
             for index, node in enumerate(self._list(key))
         )
 
+    def is_empty(self, key: str) -> bool:
+        """Whether ``key`` is absent or has an empty list; False for anything that is no list."""
+        node = self._take(key, required=False)
+        return node is None or (isinstance(node, yaml.SequenceNode) and not node.value)
+
     def one_or_more(self, key: str) -> tuple[Section, ...]:
         """A mapping, or a list of mappings, required; a lone mapping gives one section."""
         node = self._take(key, required=True)

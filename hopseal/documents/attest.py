@@ -62,11 +62,9 @@ def _read_config(section: Section) -> ConfigRule | None:
         return None
     files = tuple(sorted(parsed_texts(config, "files", parse_path), key=str.encode))
     digests = parsed_texts(config, "digest", parse_digest)
-    if "files" not in config:
+    if config.is_empty("files"):
         config.mistake("files", "missing", "list the absolute paths of the files that were approved")
-    elif not files:
-        config.mistake("files", "names no file", "list the absolute paths of the files that were approved")
-    if "digest" not in config or not config.located_texts("digest"):
+    if config.is_empty("digest"):
         config.mistake("digest", "missing", "hopseal agents approve measures and writes it")
     for path in files:
         inside = next((other for other in files if path.startswith(other + "/")), None)

@@ -104,12 +104,8 @@ def _check_told_apart(components: Sequence[ReadComponent]) -> None:
 
 def _alike(first: ReadComponent, second: ReadComponent) -> Iterator[Section]:
     """The blocks of ``second`` that hold for a process that is ``first``."""
-    for block, section in zip(second.component.attest, second.blocks, strict=True):
-        if section.is_present and any(
-            not are_told_apart(block, other)
-            for other, present in zip(first.component.attest, first.blocks, strict=True)
-            if present.is_present
-        ):
+    for block, section in second.sound_blocks:
+        if any(not are_told_apart(block, other) for other, _ in first.sound_blocks):
             yield section
 
 

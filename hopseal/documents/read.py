@@ -20,6 +20,7 @@ from hopseal.documents.grammar import (
 from hopseal.documents.model import (
     Agent,
     AgentStatus,
+    AttestBlock,
     Call,
     Capability,
     Component,
@@ -43,12 +44,17 @@ RESERVED_PATH = "/hopseal/"  # the daemons' own identities
 
 @dataclass(frozen=True, slots=True)
 class ReadComponent:
-    """A component and where it stands; ``calls`` and ``blocks`` have one section for each."""
+    """A component and where it stands.
+
+    Args:
+        calls: the section of each of the component's calls.
+        sound_blocks: the alternatives of ``attest`` that have no mistake, each with its section.
+    """
 
     component: Component
     section: Section
     calls: tuple[Section, ...]
-    blocks: tuple[Section, ...]
+    sound_blocks: tuple[tuple[AttestBlock, Section], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +79,8 @@ def read_document(file: str, data: bytes, trust_domain: TrustDomain) -> ReadDocu
     metadata = top.section("metadata", required=True)
     name = metadata.parsed("name", parse_label, "")
     spec = top.section("spec", required=True)
-    components = tuple(_read_component(each, name, trust_domain) for each in spec.section_list("components"))
-    if spec.is_present and not components:
+    components = tuple(_read_component(settings, each, name, trust_domain) for each in spec.section_list("components"))
+    if spec.is_present and spec.is_empty("components"):
         spec.mistake("components", "names no component", "list at least one")
     capabilities = tuple(
         Capability(each.parsed("name", parse_text, ""), read_choice(each, "risk", Risk))
@@ -123,9 +129,9 @@ def _read_oversight(section: Section, capabilities: tuple[Capability, ...]) -> H
     return HumanOversight(required_for, approvers)
 
 
-def _read_component(section: Section, agent: str, trust_domain: TrustDomain) -> ReadComponent:
+def _read_component(settings: Settings, section: Section, agent: str, trust_domain: TrustDomain) -> ReadComponent:
     name = section.parsed("name", parse_label, "")
-    blocks = section.one_or_more("attest")
+    blocks, sound_blocks = _read_blocks(settings, section)
     calls = section.section_list("calls")
     tools = tuple(
         Tool(each.parsed("name", parse_text, ""), read_choice(each, "risk", Risk))
@@ -138,7 +144,7 @@ def _read_component(section: Section, agent: str, trust_domain: TrustDomain) -> 
         name=name,
         role=read_choice(section, "role", Role),
         spiffe_id=_read_spiffe_id(section, agent, name, trust_domain),
-        attest=tuple(read_attest(block) for block in blocks),
+        attest=blocks,
         may_start=section.flag("mayStart", default=False),
         listen=listen,
         listen_host=section.parsed("listenHost", parse_host, None) if "listenHost" in section else None,
@@ -153,20 +159,36 @@ def _read_component(section: Section, agent: str, trust_domain: TrustDomain) -> 
     for key in ("listenHost", "acceptFrom"):
         if key in section and "listen" not in section:
             section.mistake(key, "says nothing without listen", "add listen, or remove it")
-    if "attest" in section and not blocks:
+    return ReadComponent(component, section, calls, sound_blocks)
+
+
+def _read_blocks(
+    settings: Settings, section: Section
+) -> tuple[tuple[AttestBlock, ...], tuple[tuple[AttestBlock, Section], ...]]:
+    """All alternatives, and those without a mistake: only they can be compared with others."""
+    blocks: list[AttestBlock] = []
+    sound: list[tuple[AttestBlock, Section]] = []
+    for each in section.one_or_more("attest"):
+        before = len(settings.mistakes)
+        blocks.append(read_attest(each))
+        if each.is_present and len(settings.mistakes) == before:
+            sound.append((blocks[-1], each))
+    if "attest" in section and section.is_empty("attest"):
         section.mistake("attest", "has no alternative", "say what the process must be")
-    return ReadComponent(component, section, calls, blocks)
+    return tuple(blocks), tuple(sound)
 
 
 def _read_call(section: Section, agent: str) -> Call:
-    to = section.text("to")
-    component, dot, other = to.partition(".")
-    if to:
-        # `component` within the agent, `component.agent` beyond it: the names that callers use.
-        section.parsed("to", lambda _: parse_label(component) + dot + (parse_label(other) if dot else ""), "")
-    if "operations" in section and not section.located_texts("operations"):
+    to_agent, to_component = section.parsed("to", lambda text: _parse_callee(text, agent), ("", ""))
+    if "operations" in section and section.is_empty("operations"):
         section.mistake("operations", "allows nothing", "list patterns, or leave it out to allow every operation")
-    return Call(other if dot else agent, component, parsed_texts(section, "operations", parse_operation))
+    return Call(to_agent, to_component, parsed_texts(section, "operations", parse_operation))
+
+
+def _parse_callee(text: str, agent: str) -> tuple[str, str]:
+    """Agent and component in ``component`` (of the same agent) or ``component.agent``: as callers name them."""
+    component, dot, other = text.partition(".")
+    return (parse_label(other) if dot else agent), parse_label(component)
 
 
 def _read_spiffe_id(section: Section, agent: str, name: str, trust_domain: TrustDomain) -> SpiffeId:
