@@ -89,16 +89,11 @@ class HostConfig:
     """What the engine was asked to grant a container beyond its defaults."""
 
     privileged: bool
-    network_mode: str
-    pid_mode: str
-    ipc_mode: str
-    userns_mode: str
-    cap_add: tuple[str, ...]
     security_opt: tuple[str, ...]
     devices: tuple[str, ...]
     sysctls: Mapping[str, str]
     masked_paths: tuple[str, ...] | None
-    readonly_paths: tuple[str, ...] | None
+    host_ports: tuple[str, ...]
     mounts: tuple[Mount, ...]
 
 

@@ -94,7 +94,9 @@ class PinnedProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -114,7 +116,7 @@ def pin_peer(peer: socket.socket) -> PinnedProcess:
         if error.errno in {errno.EINVAL, errno.ESRCH, errno.ENODATA}:
             raise PeerGone(f"SO_PEERPIDFD: {error.strerror}") from error
         raise PeerUnpinnable(f"SO_PEERPIDFD: {error.strerror}") from error
-    os.set_inheritable(pidfd, False)  # noqa: FBT003 - positional only
+    os.set_inheritable(pidfd, False)
     return _pin(pidfd, owner=(uid, gid))
 
 
@@ -132,7 +134,9 @@ def pin_inode(pidfd_inode: int) -> PinnedProcess:
     except OSError as error:
         if error.errno in {errno.ESTALE, errno.ESRCH}:
             raise PeerGone(f"pidfd inode {pidfd_inode}: {error.strerror}") from error
-        remedy = "Linux 6.9 or later gives processes lasting names" if error.errno in {errno.EBADF, errno.EINVAL} else ""
+        remedy = (
+            "Linux 6.9 or later gives processes lasting names" if error.errno in {errno.EBADF, errno.EINVAL} else ""
+        )
         raise PeerUnpinnable(f"pidfd inode {pidfd_inode}: {error.strerror}", remedy=remedy) from error
     return _pin(pidfd)
 
@@ -181,8 +185,8 @@ def parse_start_ticks(stat: bytes) -> int:
     return int(fields[index])
 
 
-def read_proc(pid: int, name: str) -> bytes:
-    """The text of ``/proc/PID/name``, at most :data:`MAX_PROC_TEXT_BYTES`.
+def read_proc(pid: int, name: str, *, limit_bytes: int = MAX_PROC_TEXT_BYTES) -> bytes:
+    """The text of ``/proc/PID/name``.
 
     Raises:
         PeerGone: the process has exited.
@@ -196,8 +200,8 @@ def read_proc(pid: int, name: str) -> bytes:
             while chunk := file.read(MAX_PROC_TEXT_BYTES):
                 chunks.append(chunk)
                 size += len(chunk)
-                if size > MAX_PROC_TEXT_BYTES:
-                    raise ProcTextInvalid(f"/proc/{pid}/{name} is longer than {MAX_PROC_TEXT_BYTES} bytes")
+                if size > limit_bytes:
+                    raise ProcTextInvalid(f"/proc/{pid}/{name} is longer than {limit_bytes} bytes")
             return b"".join(chunks)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise PeerGone(f"/proc/{pid}/{name}: {error.strerror}") from error
@@ -228,7 +232,7 @@ def parse_ids(status: dict[str, str], name: str) -> tuple[int, int, int, int]:
         ProcTextInvalid: the field is missing or not four numbers.
     """
     parts = status.get(name, "").split()
-    if len(parts) != 4 or not all(part.isascii() and part.isdigit() for part in parts):  # noqa: PLR2004 - proc_pid_status(5)
+    if len(parts) != 4 or not all(part.isascii() and part.isdigit() for part in parts):
         raise ProcTextInvalid(f"status field {name}: {parts!r}")
     real, effective, saved, filesystem = map(int, parts)
     return real, effective, saved, filesystem

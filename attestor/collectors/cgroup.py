@@ -30,7 +30,7 @@ _SYSTEMD: Final = "name=systemd"
 
 
 class CgroupInvalid(InvalidError):  # noqa: N818 - the names of states read better without a suffix
-    """The text is not what the kernel documents, or names two containers (code ``cgroup_invalid``, ``cgroup_ambiguous``)."""
+    """Not what the kernel documents (code ``cgroup_invalid``), or two containers (``cgroup_ambiguous``)."""
 
     def __init__(self, message: str, *, code: str = "cgroup_invalid", detail: str = "") -> None:
         super().__init__(code, message, detail=detail)

@@ -70,6 +70,8 @@ def measure_config(
     Args:
         root_fd: ``O_PATH`` descriptor of the process's root (``/proc/PID/root``), or of ``/``.
         paths: absolute paths of files and folders.
+        limits: caps on what is read.
+        cache: digests of files whose inode and times are known.
     """
     for _ in range(_ATTEMPTS):
         try:

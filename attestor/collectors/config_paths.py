@@ -214,7 +214,9 @@ def check_declared(path: str) -> None:
     bad = parts[0] or "\0" in path or (path != "/" and not {"", ".", ".."}.isdisjoint(parts[1:]))
     if bad:
         raise ConfigUnreadable(
-            "config_path_invalid", "a declared path must be absolute, without empty, '.' or '..' parts", detail=repr(path)
+            "config_path_invalid",
+            "a declared path must be absolute, without empty, '.' or '..' parts",
+            detail=repr(path),
         )
     _check_utf8(path, "/")
 
@@ -250,7 +252,9 @@ def _check_utf8(name: str, where: str) -> None:
         name.encode()
     except UnicodeEncodeError as error:
         raise ConfigUnreadable(
-            "config_name_refused", "a file name is not UTF-8", detail=f"{where}: {name.encode(errors='surrogateescape')!r}"
+            "config_name_refused",
+            "a file name is not UTF-8",
+            detail=f"{where}: {name.encode(errors='surrogateescape')!r}",
         ) from error
 
 
@@ -259,5 +263,11 @@ def _join(folder: str, name: str) -> str:
 
 
 def _kind(mode: int) -> str:
-    kinds = {stat.S_IFIFO: "pipe", stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFSOCK: "socket", stat.S_IFLNK: "symlink"}
+    kinds = {
+        stat.S_IFIFO: "pipe",
+        stat.S_IFCHR: "device",
+        stat.S_IFBLK: "device",
+        stat.S_IFSOCK: "socket",
+        stat.S_IFLNK: "symlink",
+    }
     return kinds.get(stat.S_IFMT(mode), "unknown kind")

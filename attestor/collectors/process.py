@@ -71,7 +71,7 @@ def read_namespaces(pid: int) -> Mapping[str, int]:
     found: dict[str, int] = {}
     for name in NAMESPACES:
         try:
-            link = os.readlink(f"/proc/{pid}/ns/{name}")
+            link = os.readlink(f"/proc/{pid}/ns/{name}")  # noqa: PTH115 - a magic link, not a path
         except ProcessLookupError as error:
             raise PeerGone(f"/proc/{pid}/ns/{name}") from error
         except FileNotFoundError:
@@ -139,7 +139,7 @@ def measure_exe(pid: int, cache: DigestCache, limit_bytes: int) -> tuple[ExeIden
 
 def _read_exe_path(pid: int) -> str:
     try:
-        raw = os.readlink(os.fsencode(f"/proc/{pid}/exe"))
+        raw = os.readlink(os.fsencode(f"/proc/{pid}/exe"))  # noqa: PTH115 - a magic link, not a path
     except (FileNotFoundError, ProcessLookupError) as error:
         raise PeerGone(f"/proc/{pid}/exe: {error.strerror}") from error
     return raw.decode("utf-8", "backslashreplace")
