@@ -14,8 +14,30 @@ from hopseal.ids import TrustDomain
 
 TD = TrustDomain.parse("example.org")
 KEYS = st.sampled_from(
-    "apiVersion kind metadata name spec owner components role attest image exe config files digest posture uid calls "
-    "to operations listen acceptFrom spiffeId".split()  # noqa: SIM905 - a table of words
+    [
+        "apiVersion",
+        "kind",
+        "metadata",
+        "name",
+        "spec",
+        "owner",
+        "components",
+        "role",
+        "attest",
+        "image",
+        "exe",
+        "config",
+        "files",
+        "digest",
+        "posture",
+        "uid",
+        "calls",
+        "to",
+        "operations",
+        "listen",
+        "acceptFrom",
+        "spiffeId",
+    ]
 )
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.dates(),
