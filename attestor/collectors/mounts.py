@@ -59,7 +59,7 @@ def host_path(entry: MountEntry, host: tuple[MountEntry, ...]) -> str | None:
 
 def is_within(path: str, folder: str) -> bool:
     """Whether ``path`` is ``folder`` or below it; both absolute and canonical."""
-    return folder == "/" or path == folder or path.startswith(f"{folder}/")
+    return folder in {"/", path} or path.startswith(f"{folder}/")
 
 
 def _parse_line(line: bytes) -> MountEntry:
