@@ -108,7 +108,7 @@ def _packages() -> Iterator[Path]:
     """The virtual environment's interpreter, the packages that the demo imports, and the checkout's own."""
     environment = Path(sys.prefix)
     yield environment / "pyvenv.cfg"
-    yield from (environment / "bin").glob("python*[0-9n]")
+    yield from (path for path in (environment / "bin").glob("python*") if path.is_symlink())
     site = Path(sysconfig.get_path("purelib"))
     yield from (path for path in (*site.glob("hopseal*/*"), *site.glob("hopseal*.pth")) if path.is_file())
     for distribution in _closure(DEMO_IMPORTS):
