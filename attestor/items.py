@@ -15,6 +15,7 @@ from attestor.facts import ContainerFacts, Evidence, ProcessFacts, Unreadable
 from hopseal.documents.model import AttestBlock
 
 NO_CONTAINER = "not in a container"
+_MISSING = "config_file_missing"
 
 _T = TypeVar("_T")
 
@@ -85,6 +86,9 @@ def _config(evidence: Evidence, block: AttestBlock) -> Item | None:
         return None
     not_measured = Unreadable("config_not_measured", "these files were not measured")
     facts = evidence.config.get(block.config.files, not_measured)
+    if isinstance(facts, Unreadable) and facts.code == _MISSING:
+        # That a declared file does not exist is an answer: these are not the approved files.
+        return _item("config", block.config.digests, (_MISSING,), False, detail=facts.detail)
     if isinstance(facts, Unreadable):
         return _unreadable("config", block.config.digests, facts)
     return _item("config", block.config.digests, (facts.root,), facts.root in block.config.digests)

@@ -164,6 +164,21 @@ def wanted_config(approved: ApprovedSet, uid: int) -> frozenset[tuple[str, ...]]
     )
 
 
+def narrow_config(evidence: Evidence, approved: ApprovedSet) -> frozenset[tuple[str, ...]]:
+    """Of the sets of files only those whose alternative has no other item that differs.
+
+    For nodes with very many documents: a process that differs elsewhere cannot become a component by its
+    files, so they are not read; all that is lost is that holding files alone count as a claim.
+    """
+    return frozenset(
+        block.config.files
+        for approval in approved.approvals
+        for block in approval.alternatives
+        if block.config is not None
+        and all(item.outcome is not Outcome.DIFFERS for item in measure_items(evidence, block))
+    )
+
+
 _STATUS_FINDING = {
     AgentStatus.ACTIVE: Finding.HOLDS,
     AgentStatus.SUSPENDED: Finding.SUSPENDED,

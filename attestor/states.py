@@ -160,7 +160,6 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "too_many_processes": Reason(
             Layer.PEER, "the attestor watches as many processes as it may", "raise `limits.processes` in attestor.yaml"
         ),
-        "shutting_down": Reason(Layer.PEER, "the attestor is stopping", "ask again when it is back"),
         "attestor_failed": Reason(
             Layer.EVIDENCE, "the attestor failed on this process", "see the attestor's log and report it"
         ),
@@ -186,6 +185,8 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
                     "restore the approved files, or approve these with `hopseal agents approve`",
                 ),
                 ("posture", "posture", "correct the named controls, or lower the posture that the document asks for"),
+                ("unsafe_uid_only", "single item, a user id,", "attest an executable, unit or image as well"),
+                ("instance", "container or cgroup", "start it again where it belongs"),
                 ("container_labels", "container label", "start the container with the approved labels"),
             )
             for suffix, message in (

@@ -1,0 +1,329 @@
+"""The attestor daemon: the only place where its parts are put together.
+
+Owns: construction, the order of start and stop, signals, hardening of the process.
+Does not own: anything that the parts do.
+
+Start: status decisions, documents, sockets (so that a second daemon fails before it does anything),
+upstream, attestations, APIs, admin socket. Stop: the APIs first, so that their clients see a lost
+connection and not a withdrawal; then what they used. A second signal exits at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import structlog
+
+from attestor.admin import AdminView, build_admin_app
+from attestor.admin_server import AdminServer
+from attestor.admission import Admission, Rate
+from attestor.api.broker import BrokerServer
+from attestor.api.limits import ConnectionLimits
+from attestor.api.workload import WorkloadServer
+from attestor.approved import Approval, broker_approval, build_approved
+from attestor.attestation import Attestations, Capacity, approved_watch
+from attestor.case import Bench
+from attestor.collectors.config import ConfigLimits
+from attestor.collectors.process import read_cgroup
+from attestor.config import AttestorConfig
+from attestor.config_watch import ConfigWatches
+from attestor.containers import ContainerFollower
+from attestor.control import StatusStore
+from attestor.engine.api import Engine
+from attestor.engine.events import ContainerEvents
+from attestor.entered import EnteredContainers
+from attestor.evidence import EvidenceCollector, EvidenceLimits
+from attestor.latest import Latest
+from attestor.metrics import Metrics
+from attestor.peer import PinnedProcess, pin_pid
+from attestor.registry import Registry
+from attestor.tracking import Surroundings
+from attestor.upstream import build_upstream
+from hopseal import __version__
+from hopseal.documents.follow import DocumentFollower, FollowState
+from hopseal.documents.model import AgentStatus, DocumentSet
+from hopseal.entries import Entry, broker_entries, broker_id, document_entries
+from hopseal.errors import DeniedError, HopsealError
+from hopseal.sockets import BoundSocket, bind_unix_socket
+
+_log = structlog.get_logger("hopseal.attestor")
+
+_PR_SET_DUMPABLE = 4
+_SOCKET_LOOK_S = 1.0
+_BURST_S = 4
+_EXIT_BY_SIGNAL = 128
+
+
+class AttestorService:
+    """One attestor; :meth:`run` works until it is told to stop.
+
+    Raises:
+        HopsealError: from the constructor or ``run``, when it cannot start.
+    """
+
+    def __init__(self, config: AttestorConfig, *, clock: Callable[[], float] = time.time) -> None:
+        self._config = config
+        self._clock = clock
+        self._store = StatusStore(config.state_dir)
+        self._follower = DocumentFollower(config.documents, config.trust_domain, clock=clock)
+        self._brokers = tuple(
+            broker_approval(broker_id(config.trust_domain, each.node), each.attest) for each in config.brokers
+        )
+        self._registry = Registry()
+        self._metrics = Metrics()
+        self._entered = EnteredContainers(self._registry)
+        timeout_s = config.collector_timeout_s
+        self._engines = (
+            *(Engine("docker", str(path), timeout_s=timeout_s) for path in config.docker),
+            *(Engine("podman", str(path), timeout_s=timeout_s) for path in config.podman),
+        )
+        self._collector = EvidenceCollector(
+            self._engines, timeout_s=config.collector_timeout_s, limits=_evidence_limits(config)
+        )
+        self._entries: Latest[tuple[Entry, ...]] = Latest()
+        self._upstream = build_upstream(
+            config.upstream, config.trust_domain, config.node, self._entries.follow, clock=clock
+        )
+        self._watches = ConfigWatches()
+        self._attestations = self._build_attestations()
+        self._sockets: dict[str, BoundSocket] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set."""
+        async with AsyncExitStack() as stack:
+            await self._follower.load()
+            self._approve(self._follower.current.documents)
+            self._bind_sockets(stack)
+            for part in (self._collector, self._watches, self._upstream):
+                await stack.enter_async_context(part)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    await self._run_parts(group, stop)
+            except* HopsealError as failures:
+                raise _first(failures) from failures
+
+    async def _run_parts(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+        background = [
+            group.create_task(self._follower.run(), name="documents"),
+            group.create_task(self._upstream.run(), name="upstream"),
+            group.create_task(self._follow_documents(), name="approve"),
+            group.create_task(self._follow_sockets(), name="sockets"),
+        ]
+        async with self._attestations:
+            background += [
+                group.create_task(self._container_follower(engine).run(), name=f"containers-{engine.socket}")
+                for engine in self._engines
+            ]
+            async with self._serve(group):
+                _log.info("attestor_started", node=self._config.node, version=__version__, pid=os.getpid())
+                await stop.wait()
+                _log.info("attestor_stopping", node=self._config.node)
+            for task in background:
+                task.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _serve(self, group: asyncio.TaskGroup) -> AsyncIterator[None]:
+        config = self._config
+        limits = ConnectionLimits(
+            connections_per_uid=config.limits.connections_per_uid,
+            streams_per_connection=config.limits.streams_per_connection,
+        )
+        brokers = frozenset(approval.spiffe_id for approval in self._brokers)
+        workload = WorkloadServer(self._sockets["workload"].sock, self._attestations, self._upstream, limits)
+        broker = BrokerServer(self._sockets["broker"].sock, self._attestations, self._upstream, limits, brokers)
+        admin = AdminServer(build_admin_app(self._admin_view()), self._sockets["admin"].sock)
+        async with workload, broker, admin:
+            tasks = [group.create_task(workload.run(), name="workload"), group.create_task(broker.run(), name="broker")]
+            self._add_gauges(workload, broker)
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    def _build_attestations(self) -> Attestations:
+        config = self._config
+        bench = Bench(
+            approved=approved_watch(build_approved(None, {}, self._brokers)),
+            registry=self._registry,
+            observer=self._metrics,
+            clock=self._clock,
+            is_entered=self._entered.is_entered,
+        )
+        around = Surroundings(
+            collector=self._collector,
+            config_watcher=self._watches,
+            bench=bench,
+            reattest_interval_s=config.reattest_interval_s,
+            attest_timeout_s=4 * config.collector_timeout_s,
+            jitter=random.random,
+            observe_duration=self._metrics.observe_duration,
+        )
+        limits = config.limits
+        admission = Admission(
+            per_uid=_rate(limits.attestations_per_s_per_uid),
+            per_cgroup=_rate(limits.attestations_per_s_per_cgroup),
+            clock=time.monotonic,
+        )
+        self._bench = bench
+        return Attestations(around, admission, _cgroup_text, Capacity(limits.processes))
+
+    def _approve(self, documents: DocumentSet | None) -> None:
+        """Make what the documents and the node's own decisions say effective, everywhere at once."""
+        approved = build_approved(documents, self._store.decisions, self._brokers)
+        self._attestations.approve(approved)
+        self._entries.set(self._build_entries(documents, approved.approvals))
+
+    def _build_entries(self, documents: DocumentSet | None, approvals: tuple[Approval, ...]) -> tuple[Entry, ...]:
+        entries = [
+            entry
+            for each in self._config.brokers
+            for entry in broker_entries(self._config.trust_domain, each.node, each.attest)
+        ]
+        if documents is not None:
+            status = {approval.qualified.partition("/")[0]: approval.status for approval in approvals}
+            agents = tuple(replace(agent, status=status.get(agent.name, agent.status)) for agent in documents.agents)
+            entries += document_entries(replace(documents, agents=agents))
+        return tuple(entries)
+
+    def _decide(self, agent: str, status: AgentStatus | None) -> AgentStatus:
+        documents = self._follower.current.documents
+        documented = documents.agent(agent) if documents is not None else None
+        if documented is None and agent not in self._store.decisions:
+            raise DeniedError(
+                "agent_unknown", f"no agent {agent[:64]!r}", remedy="`hopseal agents list` shows the agents"
+            )
+        self._store.decide(agent, status)
+        self._approve(documents)
+        return status or (documented.status if documented is not None else AgentStatus.RETIRED)
+
+    async def _follow_documents(self) -> None:
+        told: FollowState | None = None
+        async for state in self._follower.changes():
+            if told is None or state.documents is not told.documents:
+                self._approve(state.documents)
+            if state.problems:
+                _log.warning("documents_invalid", problems=[str(each) for each in state.problems])
+            elif state.documents is not None:
+                _log.info("documents_loaded", sha256=state.documents.sha256, agents=len(state.documents.agents))
+            told = state
+
+    async def _follow_sockets(self) -> None:
+        said: set[str] = set()
+        while True:
+            await asyncio.sleep(_SOCKET_LOOK_S)
+            for name, bound in self._sockets.items():
+                if not bound.is_in_place() and name not in said:
+                    said.add(name)
+                    _log.error("socket_replaced", socket=name, path=str(bound.path))
+
+    def _bind_sockets(self, stack: AsyncExitStack) -> None:
+        paths, group = self._config.sockets, self._config.socket_group
+        for name, path, mode, folder_mode, owner in (
+            ("admin", paths.admin, 0o660, 0o750, group),
+            ("broker", paths.broker, 0o660, 0o750, group),
+            ("workload", paths.workload, 0o777, 0o755, None),
+        ):
+            bound = bind_unix_socket(path, mode=mode, group=owner, folder_mode=folder_mode)
+            stack.callback(bound.close)
+            self._sockets[name] = bound
+
+    def _container_follower(self, engine: Engine) -> ContainerFollower:
+        return ContainerFollower(engine, ContainerEvents(engine).follow, self._attestations, self._entered, pin_pid)
+
+    def _admin_view(self) -> AdminView:
+        return AdminView(
+            node=self._config.node,
+            trust_domain=self._config.trust_domain.name,
+            version=__version__,
+            registry=self._registry,
+            metrics=self._metrics,
+            collector=self._collector,
+            pin=pin_pid,
+            approved=self._bench.approved_now,
+            documents=lambda: self._follower.current,
+            upstream=self._upstream.health,
+            problems=self._problems,
+            decide=self._decide,
+            timeout_s=4 * self._config.collector_timeout_s,
+        )
+
+    def _problems(self) -> list[str]:
+        upstream, documents = self._upstream.health(), self._follower.current
+        found = [
+            f"socket {each.path} was replaced by something else"
+            for each in self._sockets.values()
+            if not each.is_in_place()
+        ]
+        if not upstream.healthy:
+            found.append(f"upstream {upstream.kind}: {upstream.detail}")
+        if documents.problems:
+            kept = "the last good set stays in force" if documents.documents is not None else "no set was ever good"
+            found.append(f"{len(documents.problems)} mistake(s) in the documents, {kept}")
+        return found
+
+    def _add_gauges(self, workload: WorkloadServer, broker: BrokerServer) -> None:
+        add = self._metrics.add_gauge
+        add("processes", "Processes on record", lambda: len(self._registry))
+        add("watches", "Open watches", self._attestations.count_users)
+        add("upstream_healthy", "1 if the identity upstream works", lambda: float(self._upstream.health().healthy))
+        add("workload_connections", "Open Workload API connections", lambda: workload.stats().open_connections)
+        add("broker_connections", "Open Broker API connections", lambda: broker.stats().open_connections)
+
+
+async def run_service(config: AttestorConfig) -> None:
+    """Run an attestor in this process until SIGTERM or SIGINT; a second one exits at once."""
+    harden_process()
+    stop = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(_EXIT_BY_SIGNAL + number)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await AttestorService(config).run(stop)
+
+
+def harden_process() -> None:
+    """No core dumps and no tracing by the same user: keys are in this memory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _evidence_limits(config: AttestorConfig) -> EvidenceLimits:
+    limits = config.limits
+    return EvidenceLimits(
+        exe_bytes=limits.exe_bytes,
+        config=ConfigLimits(
+            file_bytes=limits.config_file_bytes, files=limits.config_files, total_bytes=limits.config_total_bytes
+        ),
+    )
+
+
+def _rate(per_s: int) -> Rate:
+    return Rate(per_s, _BURST_S * per_s)
+
+
+def _cgroup_text(process: PinnedProcess) -> str:
+    try:
+        return ";".join(f"{line.controllers}:{line.path}" for line in read_cgroup(process.pid))
+    except HopsealError:
+        return ""
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
