@@ -1,0 +1,101 @@
+"""What the broker reads on the attestor's admin socket: its metrics, and which documents it follows.
+
+Owns: asking, under a deadline and a size bound. Does not own: the connection for identities.
+The attestor accepts no network connection, so the broker exports its metrics for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import aiohttp
+
+from hopseal.errors import UnavailableError
+
+POLL_S = 2.0
+DIFFERENT_S = 5.0  # docs/architecture.md: documents that differ for longer make the node unhealthy
+_ANSWER_S = 2.0
+_MAX_BYTES = 8_388_608
+
+
+class AttestorAdmin:
+    """The attestor's admin socket, asked every few seconds.
+
+    Args:
+        socket: its path.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._documents: str | None = None
+        self._different_since: float | None = None
+        self._problem = ""
+
+    async def run(self) -> None:
+        """Ask for ever."""
+        while True:
+            await self.poll()
+            await asyncio.sleep(POLL_S)
+
+    async def poll(self) -> None:
+        """Ask once which documents the attestor follows."""
+        try:
+            answer = json.loads(await self._get("/v1/status"))
+            digest = answer["documents"]["sha256"]
+        except UnavailableError as error:
+            self._documents, self._problem = None, error.detail
+        except (ValueError, TypeError, KeyError):
+            self._documents, self._problem = None, "its status cannot be read"
+        else:
+            self._documents, self._problem = (digest if isinstance(digest, str) else None), ""
+
+    def problems(self, own_sha256: str) -> list[str]:
+        """What is wrong between the two daemons; ``own_sha256`` is of the documents that the broker follows."""
+        if self._problem:
+            return [f"the attestor's admin socket does not answer: {self._problem}"]
+        if self._documents is None or self._documents == own_sha256:
+            self._different_since = None
+            return []
+        now = time.monotonic()
+        self._different_since = self._different_since or now
+        if now - self._different_since <= DIFFERENT_S:
+            return []
+        return ["the attestor follows other documents than the broker: compare `documents` of both configurations"]
+
+    async def fetch_metrics(self) -> bytes:
+        """The attestor's metrics as Prometheus text.
+
+        Raises:
+            UnavailableError: it does not answer (``attestor_admin_unavailable``).
+        """
+        return await self._get("/metrics")
+
+    async def _get(self, path: str) -> bytes:
+        try:
+            connector = aiohttp.UnixConnector(path=str(self._socket))
+            timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+                session.get(f"http://localhost{path}") as answer,
+            ):
+                if answer.status != 200:
+                    raise _unavailable(f"HTTP {answer.status}")
+                return await _read_bounded(answer.content)
+        except (OSError, TimeoutError, aiohttp.ClientError) as error:
+            raise _unavailable(str(error) or type(error).__name__) from error
+
+
+async def _read_bounded(content: aiohttp.StreamReader) -> bytes:
+    found = bytearray()
+    async for chunk in content.iter_chunked(65_536):
+        found += chunk
+        if len(found) > _MAX_BYTES:
+            raise _unavailable(f"more than {_MAX_BYTES} bytes")
+    return bytes(found)
+
+
+def _unavailable(detail: str) -> UnavailableError:
+    return UnavailableError("attestor_admin_unavailable", "the attestor's admin socket does not answer", detail=detail)

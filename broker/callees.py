@@ -1,0 +1,142 @@
+"""Who answers on the sockets of this node's components, found out before the first call needs it.
+
+Owns: probing each documented socket at start, when it appears or is replaced, and again until its
+listener is attested; what is known of each callee. Does not own: attesting (``broker.identities``).
+
+A probe is one connection that is pinned and closed; nothing is sent. Polling once a second and not
+inotify: the folder may not exist yet, and a mounted folder may be replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from broker.identities.registry import Identities
+from broker.process import Listener, probe_listener
+from hopseal.documents.model import DocumentSet
+
+LOOK_S = 1.0
+PROBE_S = 5.0  # docs/architecture.md: every 5 s until attested
+
+SocketIdentity = tuple[int, int, int]
+
+
+class CalleeState(StrEnum):
+    """What is known of a component that listens."""
+
+    ABSENT = "absent"
+    SILENT = "silent"
+    ASKED = "asked"
+    ATTESTED = "attested"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class CalleeStatus:
+    """One callee as ``status`` shows it; ``code`` is why it was refused, else empty."""
+
+    component: str
+    path: str
+    state: CalleeState
+    code: str
+
+
+@dataclass(slots=True)
+class _Callee:
+    path: str
+    identity: SocketIdentity | None = None
+    probed_at: float = field(default=float("-inf"))
+    answered: bool = False
+
+
+class Callees:
+    """The components that listen on this node.
+
+    Args:
+        identities: told who answers.
+        probe: who listens at a path, None for nobody; must not block.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        identities: Identities,
+        *,
+        probe: Callable[[str], Listener | None] = probe_listener,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._identities = identities
+        self._probe = probe
+        self._clock = clock
+        self._callees: dict[str, _Callee] = {}
+
+    def set_documents(self, documents: DocumentSet) -> None:
+        """Follow the sockets that ``documents`` name."""
+        listening = {component.qualified: component.listen for component in documents.components}
+        self._callees = {
+            name: self._callees[name] if name in self._callees and self._callees[name].path == path else _Callee(path)
+            for name, path in listening.items()
+            if path is not None
+        }
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_S)
+
+    def look(self) -> None:
+        """Probe every socket that appeared, was replaced, or whose listener is not attested yet."""
+        for component, callee in self._callees.items():
+            self._look_at(component, callee)
+
+    def status(self) -> tuple[CalleeStatus, ...]:
+        """Every callee with its state."""
+        return tuple(self._describe(component, callee) for component, callee in self._callees.items())
+
+    def _look_at(self, component: str, callee: _Callee) -> None:
+        identity = _identify(callee.path)
+        replaced = identity != callee.identity
+        if replaced:
+            callee.identity = identity
+            self._identities.forget_exited_listener(component)
+        if identity is None:
+            callee.answered = False
+            return
+        now = self._clock()
+        due = now - callee.probed_at >= PROBE_S and not self._identities.is_listener_admitted(component)
+        if not replaced and not due:
+            return
+        callee.probed_at = now
+        listener = self._probe(callee.path)
+        callee.answered = listener is not None
+        if listener is not None:
+            self._identities.see_listener(component, listener.pidfd_inode)
+
+    def _describe(self, component: str, callee: _Callee) -> CalleeStatus:
+        refusal = self._identities.last_refusal(component)
+        if callee.identity is None:
+            state = CalleeState.ABSENT
+        elif self._identities.is_listener_admitted(component):
+            state = CalleeState.ATTESTED
+        elif not callee.answered:
+            state = CalleeState.SILENT
+        else:
+            state = CalleeState.ASKED if refusal is None else CalleeState.REFUSED
+        code = refusal.code if refusal is not None and state is CalleeState.REFUSED else ""
+        return CalleeStatus(component, callee.path, state, code)
+
+
+def _identify(path: str) -> SocketIdentity | None:
+    try:
+        found = Path(path).lstat()
+    except OSError:
+        return None
+    # The change time tells a socket from one that was bound anew under a recycled inode number.
+    return (found.st_dev, found.st_ino, found.st_ctime_ns) if stat.S_ISSOCK(found.st_mode) else None

@@ -1,0 +1,241 @@
+"""The broker's configuration: ``broker.yaml`` as one immutable value.
+
+Owns: the keys, their defaults and their bounds. Does not own: reading YAML
+(``hopseal.settings``) or acting on any value.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hopseal.errors import InvalidError
+from hopseal.ids import SpiffeId, TrustDomain
+from hopseal.settings import Section, load_settings
+
+MAX_GRACE_S = 60.0  # docs/architecture.md: identities outlive the attestor's connection by a minute at most
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_NO_TRUST_DOMAIN = TrustDomain("invalid")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address and a TCP port; ``host`` is an IP address or, for a peer, a DNS name."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class AttestorConfig:
+    """Where the attestor of this node is and how long the broker does without it.
+
+    Args:
+        workload_socket: SPIFFE Workload API, for the broker's own SVID.
+        broker_socket: SPIFFE Broker API, for the components' SVIDs.
+        admin_socket: the attestor's admin socket for its metrics and its documents' digest; None leaves both out.
+        grace_s: seconds that identities are kept after the connection to the attestor was lost.
+    """
+
+    workload_socket: Path
+    broker_socket: Path
+    admin_socket: Path | None
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what callers can make the broker hold.
+
+    Args:
+        body_bytes: largest request body that is accepted.
+        callers: processes whose identity is held at once.
+        openings: identity subscriptions that are being opened at once.
+        connections: connections on each of the two listening sockets.
+        connections_per_peer: connections of one local user or one peer address.
+        handshakes: TLS handshakes in progress at once.
+        worker_threads: threads of the data plane.
+    """
+
+    body_bytes: int
+    callers: int
+    openings: int
+    connections: int
+    connections_per_peer: int
+    handshakes: int
+    worker_threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """How the broker's own log lines look; ``format`` is json or console."""
+
+    format: str
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerConfig:
+    """Everything that ``broker.yaml`` says, checked."""
+
+    trust_domain: TrustDomain
+    node: str
+    documents: Path
+    state_dir: Path
+    out_socket: Path
+    admin_socket: Path
+    attestor: AttestorConfig
+    peer_listen: Endpoint
+    metrics_listen: Endpoint
+    routes: Path | None
+    policies: Path | None
+    default_component: str | None
+    limits: Limits
+    log: LogConfig
+
+    @property
+    def attestor_id(self) -> SpiffeId:
+        """The only identity that is accepted behind ``attestor.broker_socket``."""
+        return SpiffeId.parse(f"{self.trust_domain.id}/hopseal/attestor/{self.node}")
+
+    @property
+    def broker_id(self) -> SpiffeId:
+        """The broker's own identity."""
+        return SpiffeId.parse(f"{self.trust_domain.id}/hopseal/broker/{self.node}")
+
+
+def load_config(path: Path) -> BrokerConfig:
+    """The configuration in the file at ``path``.
+
+    Raises:
+        hopseal.settings.SettingsInvalidError: the file has mistakes; all of them are named.
+        UnavailableError: the file cannot be read (``config_unreadable``).
+    """
+    settings, top = load_settings(path)
+    sockets = top.section("sockets", required=True)
+    config = BrokerConfig(
+        trust_domain=top.parsed("trust_domain", TrustDomain.parse, _NO_TRUST_DOMAIN),
+        node=top.parsed("node", _parse_label, ""),
+        documents=top.path("documents"),
+        state_dir=top.path("state_dir"),
+        out_socket=sockets.path("out"),
+        admin_socket=sockets.path("admin"),
+        attestor=_read_attestor(top.section("attestor", required=True)),
+        peer_listen=_read_listen(top, "peer_listen", "0.0.0.0:8443"),
+        metrics_listen=_read_listen(top, "metrics_listen", "127.0.0.1:9464"),
+        routes=_read_optional_path(top, "routes"),
+        policies=_read_optional_path(top, "policies"),
+        default_component=_read_component(top, "default_component"),
+        limits=_read_limits(top.section("limits")),
+        log=_read_log(top.section("log")),
+    )
+    if config.out_socket == config.admin_socket:
+        sockets.mistake("admin", "is the same path as sockets.out", "give each socket its own path")
+    settings.finish()
+    return config
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """The endpoint ``host:port`` or ``[IPv6]:port``; the host is an IP address or a DNS name, in lower case.
+
+    Raises:
+        InvalidError: ``text`` is neither (``endpoint_malformed``).
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"[1-9][0-9]{0,4}|0", port, re.ASCII) or int(port) > 65535:
+        raise _malformed_endpoint(text)
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return Endpoint(str(ipaddress.IPv6Address(host[1:-1])), int(port))
+        except ValueError as error:
+            raise _malformed_endpoint(text) from error
+    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.split(".")):
+        raise _malformed_endpoint(text)
+    if host.rpartition(".")[2].isdigit():
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError as error:
+            raise _malformed_endpoint(text) from error
+    return Endpoint(host, int(port))
+
+
+def parse_component(text: str) -> str:
+    """``agent/component``, both DNS labels.
+
+    Raises:
+        InvalidError: ``text`` is something else (``component_malformed``).
+    """
+    agent, slash, component = text.partition("/")
+    if not slash or _LABEL.fullmatch(agent) is None or _LABEL.fullmatch(component) is None:
+        raise InvalidError(
+            "component_malformed", f"{text!r} is not <agent>/<component>", remedy="write agent/component"
+        )
+    return text
+
+
+def _parse_label(text: str) -> str:
+    if _LABEL.fullmatch(text) is None:
+        raise InvalidError(
+            "label_malformed", f"{text!r} is not a DNS label", remedy="use lower-case letters, digits and dashes"
+        )
+    return text
+
+
+def _read_attestor(section: Section) -> AttestorConfig:
+    return AttestorConfig(
+        workload_socket=section.path("workload_socket"),
+        broker_socket=section.path("broker_socket"),
+        admin_socket=_read_optional_path(section, "admin_socket"),
+        grace_s=section.number("grace_s", default=10.0, minimum=0.0, maximum=MAX_GRACE_S),
+    )
+
+
+def _read_limits(section: Section) -> Limits:
+    return Limits(
+        body_bytes=section.integer("body_bytes", default=8_388_608, minimum=1, maximum=268_435_456),
+        callers=section.integer("callers", default=4096, minimum=1, maximum=65_536),
+        openings=section.integer("openings", default=16, minimum=1, maximum=100),
+        connections=section.integer("connections", default=4096, minimum=1, maximum=65_536),
+        connections_per_peer=section.integer("connections_per_peer", default=1024, minimum=1, maximum=65_536),
+        handshakes=section.integer("handshakes", default=64, minimum=1, maximum=4096),
+        worker_threads=section.integer("worker_threads", default=2, minimum=1, maximum=64),
+    )
+
+
+def _read_log(section: Section) -> LogConfig:
+    return LogConfig(
+        format=section.choice("format", ("json", "console"), default="json"),
+        level=section.choice("level", ("debug", "info", "warning", "error"), default="info"),
+    )
+
+
+def _read_listen(section: Section, key: str, default: str) -> Endpoint:
+    endpoint = section.parsed(key, parse_endpoint, parse_endpoint(default), default=default)
+    try:
+        ipaddress.ip_address(endpoint.host)
+    except ValueError:
+        section.mistake(key, f"{endpoint.host!r} is not an IP address", "listen on an address, not a name")
+    return endpoint
+
+
+def _read_optional_path(section: Section, key: str) -> Path | None:
+    # Asking for an absent key without a default would report it as missing.
+    present = section.keys()
+    return section.path(key) if key in present else None
+
+
+def _read_component(section: Section, key: str) -> str | None:
+    present = section.keys()
+    return (section.parsed(key, parse_component, "") or None) if key in present else None
+
+
+def _malformed_endpoint(text: str) -> InvalidError:
+    return InvalidError(
+        "endpoint_malformed", f"{text!r} is not host:port", remedy="write an address or lower-case name and a port"
+    )

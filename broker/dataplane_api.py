@@ -1,0 +1,121 @@
+"""The data plane as Python sees it: the calls, and loading the Rust module.
+
+Owns: the interface that the real module and the tests' fake both have, and the settings text.
+Does not own: moving bytes; that is ``broker._dataplane``, written in Rust.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Protocol, cast
+
+from broker.config import BrokerConfig
+from hopseal.errors import UnavailableError
+
+OUT_SOCKET_MODE = "0777"  # docs/architecture.md: every process may ask; its identity decides
+
+
+class DataPlane(Protocol):
+    """The binding's methods; they never block except ``start``, ``drain``, ``stop`` and ``set_policies``.
+
+    A refusal by the data plane is an exception with two arguments, a stable code and a message.
+    """
+
+    def start(self) -> int:
+        """Bind both sockets, open the log, rebuild the replay store; the peer port."""
+
+    def event_fd(self) -> int:
+        """An eventfd that is readable while :meth:`take_events` has something."""
+
+    def take_events(self) -> list[str]:
+        """JSON texts of what happened since the last call."""
+
+    def admit_caller(self, pidfd_inode: int, instance: str, component: str) -> None:
+        """Calls of this process are calls of ``component``."""
+
+    def refuse_caller(self, pidfd_inode: int, code: str, retry: bool) -> None:
+        """Answer this process 403, or 503 with ``retry``."""
+
+    def forget_caller(self, pidfd_inode: int) -> None:
+        """Ask again at its next connection."""
+
+    def admit_listener(self, component: str, pidfd_inode: int, instance: str) -> None:
+        """This process may receive calls for ``component``; inode 0 stands for a listener that has exited."""
+
+    def refuse_listener(self, component: str, pidfd_inode: int, code: str) -> None:
+        """Send nothing to this process."""
+
+    def forget_listener(self, component: str, pidfd_inode: int) -> None:
+        """Ask again when it is met next."""
+
+    def set_identity(
+        self, instance: str, component: str, spiffe_id: str, chain_der: list[bytes], key_pkcs8: bytes, expires_at: int
+    ) -> None:
+        """Install a new or rotated SVID."""
+
+    def withdraw(self, instance: str, component: str, code: str) -> None:
+        """Drop keys and close every connection of the instance at once."""
+
+    def set_bundles(self, bundles: list[tuple[str, list[bytes], int]]) -> None:
+        """Trust domain, DER certificates, sequence (0 unknown), one for each trust domain."""
+
+    def set_components(self, components_json: str) -> None:
+        """Every documented component."""
+
+    def set_routes(self, routes_json: str) -> None:
+        """Component to endpoints on other nodes."""
+
+    def set_policies(self, cedar_text: str, entities_json: str) -> None:
+        """Replace the policies; invalid ones raise and change nothing."""
+
+    def stats(self) -> str:
+        """JSON text with metrics and status."""
+
+    def drain(self, timeout_s: float) -> None:
+        """Accept nothing new; wait for calls in progress."""
+
+    def stop(self) -> None:
+        """Close everything and flush the log."""
+
+
+def load_data_plane(config: BrokerConfig) -> DataPlane:
+    """The Rust data plane, constructed and not started.
+
+    Raises:
+        UnavailableError: the compiled module is not installed (``dataplane_missing``).
+    """
+    try:
+        module = importlib.import_module("broker._dataplane")
+    except ImportError as error:
+        raise UnavailableError(
+            "dataplane_missing",
+            "the broker's compiled data plane is not installed",
+            detail=str(error),
+            remedy="install hopseal-node, or build it with `make rust`",
+        ) from error
+    return cast("DataPlane", module.DataPlane(encode_settings(config)))
+
+
+def encode_settings(config: BrokerConfig) -> str:
+    """The JSON text that the data plane is constructed with."""
+    return json.dumps(
+        {
+            "trust_domain": config.trust_domain.name,
+            "node": config.node,
+            "out_socket": str(config.out_socket),
+            "out_socket_mode": OUT_SOCKET_MODE,
+            "peer_listen": str(config.peer_listen),
+            "log_dir": str(config.state_dir / "log"),
+            "body_limit_bytes": config.limits.body_bytes,
+            "worker_threads": config.limits.worker_threads,
+            "default_component": config.default_component,
+            "limits": {
+                "out_connections": config.limits.connections,
+                "out_connections_per_uid": config.limits.connections_per_peer,
+                "peer_connections": config.limits.connections,
+                "peer_connections_per_address": config.limits.connections_per_peer,
+                "handshakes": config.limits.handshakes,
+            },
+        }
+    )

@@ -1,0 +1,82 @@
+"""What the broker does with the Agent documents when they change.
+
+Owns: handing each new set to every part that judges by it, in the right order.
+Does not own: reading and checking them (``hopseal.documents``).
+"""
+
+from __future__ import annotations
+
+import json
+
+import structlog
+
+from broker.callees import Callees
+from broker.dataplane_api import DataPlane
+from broker.identities.registry import Identities
+from broker.policy.follow import PolicyFollower
+from hopseal.documents.follow import DocumentFollower
+from hopseal.documents.model import DocumentSet
+
+log = structlog.get_logger("broker.documents")
+
+
+class DocumentKeeper:
+    """Keeps every part in step with the documents.
+
+    Args:
+        follower: the documents.
+        data_plane: told the components.
+        policies: compiled anew.
+        identities: judged anew.
+        callees: probed where the documents say.
+    """
+
+    def __init__(
+        self,
+        follower: DocumentFollower,
+        data_plane: DataPlane,
+        policies: PolicyFollower,
+        identities: Identities,
+        callees: Callees,
+    ) -> None:
+        self._follower = follower
+        self._data_plane = data_plane
+        self._policies = policies
+        self._identities = identities
+        self._callees = callees
+
+    async def run(self) -> None:
+        """Follow for ever."""
+        known: DocumentSet | None = None
+        async for state in self._follower.changes():
+            for problem in state.problems:
+                log.warning("documents_refused", problem=str(problem))
+            if state.documents is not None and state.documents is not known:
+                known = state.documents
+                await self._use(known)
+                log.info("documents_loaded", sha256=known.sha256, components=len(known.components))
+
+    async def _use(self, documents: DocumentSet) -> None:
+        # Components are known before anything about them is permitted, and permitted before anybody is admitted.
+        self._data_plane.set_components(encode_components(documents))
+        await self._policies.set_documents(documents)
+        self._identities.set_documents(documents)
+        self._callees.set_documents(documents)
+
+
+def encode_components(documents: DocumentSet) -> str:
+    """The JSON text that tells the data plane every documented component."""
+    return json.dumps(
+        [
+            {
+                "component": component.qualified,
+                "agent": component.agent,
+                "name": component.name,
+                "spiffe_id": str(component.spiffe_id),
+                "listen": component.listen,
+                "listen_host": component.listen_host,
+                "may_start": component.may_start,
+            }
+            for component in documents.components
+        ]
+    )

@@ -1,0 +1,94 @@
+"""What the data plane reports: processes to ask about, calls, trouble with the log.
+
+Owns: reading the events, telling the identities, writing one log line for each.
+Does not own: the log of custody records; that is the data plane's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import structlog
+
+from broker.dataplane_api import DataPlane
+from broker.identities.registry import Identities
+
+Event: TypeAlias = Mapping[str, Any]
+
+_AT_ONCE = 256  # events handled before other tasks get their turn
+
+log = structlog.get_logger("broker.data_plane")
+
+
+@dataclass(frozen=True, slots=True)
+class LogHealth:
+    """Whether the custody log can be written; calls fail as long as it cannot."""
+
+    healthy: bool = True
+    detail: str = ""
+
+
+class DataPlaneEvents:
+    """Follows the data plane's events.
+
+    Args:
+        data_plane: reports them.
+        identities: told about processes.
+    """
+
+    def __init__(self, data_plane: DataPlane, identities: Identities) -> None:
+        self._data_plane = data_plane
+        self._identities = identities
+        self.log_health = LogHealth()
+
+    async def run(self) -> None:
+        """Follow for ever."""
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        descriptor = self._data_plane.event_fd()
+        loop.add_reader(descriptor, ready.set)
+        try:
+            while True:
+                await ready.wait()
+                # Cleared before taking: an event that comes in between sets it again.
+                ready.clear()
+                await self._take()
+        finally:
+            loop.remove_reader(descriptor)
+
+    async def _take(self) -> None:
+        for index, text in enumerate(self._data_plane.take_events(), start=1):
+            self.handle(json.loads(text))
+            if index % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    def handle(self, event: Event) -> None:
+        """Act on one event and write its log line."""
+        name = str(event.get("event", "unnamed"))
+        fields = {key: value for key, value in event.items() if key not in {"event", "level", "timestamp"}}
+        match name:
+            case "caller_seen":
+                log.debug(name, **fields)
+                self._identities.see_caller(int(event["pidfd_inode"]), int(event.get("pid", 0)))
+            case "caller_idle":
+                self._identities.note_idle(int(event["pidfd_inode"]))
+            case "caller_active":
+                self._identities.note_active(int(event["pidfd_inode"]))
+            case "listener_seen":
+                log.debug(name, **fields)
+                inode = 0 if event.get("dead") else int(event["pidfd_inode"])
+                self._identities.see_listener(str(event["component"]), inode)
+            case "refused":
+                log.warning(name, **fields)
+            case "log_failed":
+                self.log_health = LogHealth(healthy=False, detail=str(event.get("detail", "")))
+                log.error(name, **fields)
+            case "log_recovered":
+                self.log_health = LogHealth()
+                log.warning(name, **fields)
+            case _:
+                log.info(name, **fields)

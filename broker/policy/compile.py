@@ -1,0 +1,157 @@
+"""Agent documents as Cedar text. Pure.
+
+Owns: what ``calls``, ``acceptFrom`` and ``mayStart`` mean as policies. Does not own: evaluation.
+
+Rules:
+1. Nothing is permitted that no document says: Cedar denies what no policy permits.
+2. ``calls`` without operations permits every operation between the two components.
+3. A pattern ``<METHOD> <path>`` is compared with ``context.http``; any other with ``context.operation``
+   of a readable JSON-RPC call, and it implies ``initialize``, ``notifications/*`` and the session's GET and DELETE.
+4. ``*`` at the end of a pattern stands for any text; everywhere else it is itself.
+5. ``acceptFrom`` forbids whoever it does not list, and permits whoever it lists and no document names.
+6. A documented component without ``mayStart`` may not begin a chain.
+7. Components of an agent that is not active neither call nor are called.
+
+Source: docs, section The Agent document.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from hopseal.documents.model import Agent, AgentStatus, Call, Component, DocumentSet
+
+_HTTP_PATTERN = re.compile(r"[A-Z]+ /.*", re.ASCII)
+_PLAIN = re.compile(r"[ !#-)+-\[\]-~]", re.ASCII)  # printable ASCII that means itself in a Cedar string and pattern
+_ACTION = 'action == Hopseal::Action::"call"'
+_IMPLIED = 'context.operation == "initialize" || context.operation like "notifications/*"'
+
+
+def compile_policies(documents: DocumentSet) -> str:
+    """The Cedar text of everything that ``documents`` permit and forbid."""
+    policies: list[str] = []
+    for agent in documents.agents:
+        for component in agent.components:
+            if agent.status is AgentStatus.ACTIVE:
+                policies += _compile_component(component, documents)
+            else:
+                policies += _compile_inactive(agent, component)
+    return "\n\n".join(policies) + "\n" if policies else ""
+
+
+def compile_entities(documents: DocumentSet) -> str:
+    """The Cedar entities of ``documents`` as JSON text: each agent, and each component as its member."""
+    entities: list[dict[str, object]] = []
+    for agent in documents.agents:
+        uid = {"type": "Hopseal::Agent", "id": agent.name}
+        entities.append({"uid": uid, "attrs": {}, "parents": []})
+        entities += [
+            {
+                "uid": {"type": "Hopseal::Component", "id": str(component.spiffe_id)},
+                "attrs": {
+                    "agent": agent.name,
+                    "name": component.name,
+                    "role": component.role.value,
+                    "team": agent.team,
+                },
+                "parents": [uid],
+            }
+            for component in agent.components
+        ]
+    return json.dumps(entities)
+
+
+def quote(text: str) -> str:
+    """``text`` as a Cedar string literal that means exactly ``text``."""
+    return '"' + "".join("*" if each == "*" else _escape(each) for each in text) + '"'
+
+
+def quote_pattern(pattern: str) -> str:
+    """``pattern`` as a Cedar ``like`` pattern: ``*`` at its end is a wildcard, every other one is itself."""
+    body, wildcard = (pattern[:-1], "*") if pattern.endswith("*") else (pattern, "")
+    return '"' + "".join(r"\*" if each == "*" else _escape(each) for each in body) + wildcard + '"'
+
+
+def _compile_component(component: Component, documents: DocumentSet) -> list[str]:
+    policies = [_compile_call(component, call, documents) for call in component.calls]
+    if component.accept_from is not None:
+        policies += _compile_accept_from(component, component.accept_from)
+    if not component.may_start:
+        policies.append(
+            _policy(
+                "forbid",
+                f"{component.qualified} may not start",
+                f"principal == {_uid(component)}",
+                "resource",
+                "when { context.hop == 0 }",
+            )
+        )
+    return [policy for policy in policies if policy]
+
+
+def _compile_call(caller: Component, call: Call, documents: DocumentSet) -> str:
+    callee = documents.component(call.qualified)
+    # The parser refuses calls to nobody; a set that was built otherwise permits nothing by them.
+    if callee is None:
+        return ""
+    condition = "" if not call.operations else f"when {{ {_compile_operations(call.operations)} }}"
+    return _policy(
+        "permit",
+        f"{caller.qualified} calls {call.qualified}",
+        f"principal == {_uid(caller)}",
+        f"resource == {_uid(callee)}",
+        condition,
+    )
+
+
+def _compile_operations(patterns: tuple[str, ...]) -> str:
+    http = [pattern for pattern in patterns if _HTTP_PATTERN.fullmatch(pattern)]
+    mcp = [pattern for pattern in patterns if not _HTTP_PATTERN.fullmatch(pattern)]
+    terms = [_match("context.http", pattern) for pattern in http]
+    if mcp:
+        named = " || ".join([*(_match("context.operation", pattern) for pattern in mcp), _IMPLIED])
+        terms += [f'(context.protocol == "mcp" && ({named}))', "context.mcp_session"]
+    return " || ".join(terms)
+
+
+def _compile_accept_from(component: Component, accepted: tuple[str, ...]) -> list[str]:
+    listed = " || ".join(_match("context.caller", pattern) for pattern in accepted) or "false"
+    resource = f"resource == {_uid(component)}"
+    return [
+        _policy("forbid", f"{component.qualified} acceptFrom", "principal", resource, f"unless {{ {listed} }}"),
+        _policy(
+            "permit",
+            f"{component.qualified} acceptFrom",
+            "principal",
+            resource,
+            f"when {{ !context.caller_documented && ({listed}) }}",
+        ),
+    ]
+
+
+def _compile_inactive(agent: Agent, component: Component) -> list[str]:
+    name = f"{agent.name} is {agent.status.value}"
+    return [
+        _policy("forbid", name, f"principal == {_uid(component)}", "resource", ""),
+        _policy("forbid", name, "principal", f"resource == {_uid(component)}", ""),
+    ]
+
+
+def _policy(effect: str, name: str, principal: str, resource: str, condition: str) -> str:
+    text = f"@id({quote(name)})\n{effect}({principal}, {_ACTION}, {resource})"
+    return f"{text}\n{condition};" if condition else f"{text};"
+
+
+def _match(attribute: str, pattern: str) -> str:
+    if pattern.endswith("*"):
+        return f"{attribute} like {quote_pattern(pattern)}"
+    return f"{attribute} == {quote(pattern)}"
+
+
+def _uid(component: Component) -> str:
+    return f"Hopseal::Component::{quote(str(component.spiffe_id))}"
+
+
+def _escape(character: str) -> str:
+    return character if _PLAIN.fullmatch(character) else f"\\u{{{ord(character):x}}}"

@@ -1,0 +1,60 @@
+"""The Cedar schema that every policy is checked against. Pure.
+
+Owns: the request's shape. Attributes of components are optional, because a caller without a local
+document is an entity without attributes: a policy that reads one must ask for it first.
+"""
+
+from __future__ import annotations
+
+import cedarpy
+
+from hopseal.errors import InvalidError
+
+SCHEMA = """
+namespace Hopseal {
+  entity Agent;
+  entity Component in [Agent] = {
+    agent?: String,
+    name?: String,
+    role?: String,
+    team?: String,
+  };
+  action call appliesTo {
+    principal: [Component],
+    resource: [Component],
+    context: {
+      caller: String,
+      callee: String,
+      caller_documented: Bool,
+      side: String,
+      protocol: String,
+      http: String,
+      operation: String,
+      method: String,
+      path: String,
+      mcp_session: Bool,
+      hop: Long,
+    },
+  };
+}
+"""
+
+
+def check_policies(text: str, *, name: str) -> None:
+    """Check that ``text`` is Cedar and fits the schema.
+
+    Raises:
+        InvalidError: it does not (``policy_invalid``); ``name`` says whose text it is.
+    """
+    try:
+        result = cedarpy.validate_policies(text, SCHEMA)
+    except ValueError as error:
+        raise _invalid(name, str(error)) from error
+    if not result.validation_passed:
+        raise _invalid(name, "; ".join(map(str, result.errors)))
+
+
+def _invalid(name: str, detail: str) -> InvalidError:
+    return InvalidError(
+        "policy_invalid", f"{name}: {' '.join(detail.split())}", remedy="correct it; the policies in use stay in force"
+    )
