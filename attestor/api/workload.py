@@ -1,0 +1,232 @@
+"""The SPIFFE Workload API, served to the processes of this node.
+
+Owns: the five methods that SPIFFE requires, as messages. Does not own: who gets what
+(``attestor.api.identities``) or the socket's bounds (``attestor.api.server``).
+
+Source: SPIFFE Workload API; SPIFFE Workload Endpoint.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from google.protobuf.json_format import ParseDict
+from google.protobuf.json_format import ParseError as JsonParseError
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from grpclib.server import Stream
+
+from attestor.api.identities import Attestations, Held, Identities, IdentityFeed, IdentityRefusedError
+from attestor.api.jwt_validation import JwtSvidInvalidError, verify_jwt_svid
+from attestor.api.limits import ConnectionLimits
+from attestor.api.rpc import RequestInvalidError, receive_request, send_answer, status_of_errors
+from attestor.api.server import SocketServer
+from attestor.api.transport import Caller, present_caller
+from attestor.upstream.protocol import Upstream
+from attestor.verdict import BROKER_COMPONENT, Match
+from hopseal.bundle import Bundle
+from hopseal.documents.model import SvidMode
+from hopseal.errors import DeniedError
+from hopseal.ids import SpiffeId
+from hopseal.svid import JwtSvid
+from hopseal.wire.gen.spiffe.workload import workload_pb2 as pb
+from hopseal.wire.gen.spiffe.workload.workload_grpc import SpiffeWorkloadAPIBase
+
+SECURITY_HEADER = "workload.spiffe.io"
+MAX_AUDIENCES = 64
+MAX_AUDIENCE_BYTES = 1024
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+class WorkloadServer(SocketServer):
+    """The Workload API on ``sock``; see :class:`attestor.api.server.SocketServer`.
+
+    Args:
+        sock: bound, not yet listening; stays the caller's to close.
+        clock: NumericDate seconds, for the expiry of tokens that are validated.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        attestations: Attestations,
+        upstream: Upstream,
+        limits: ConnectionLimits,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(sock, (WorkloadApi(attestations, upstream, clock),), limits)
+
+
+class WorkloadApi(SpiffeWorkloadAPIBase):
+    """The methods; each serves the process at the other end of its connection and nobody else."""
+
+    def __init__(self, attestations: Attestations, upstream: Upstream, clock: Callable[[], float]) -> None:
+        self._attestations = attestations
+        self._upstream = upstream
+        self._clock = clock
+
+    async def FetchX509SVID(  # noqa: N802 - named by the proto
+        self, stream: Stream[pb.X509SVIDRequest, pb.X509SVIDResponse]
+    ) -> None:
+        """X.509-SVIDs with keys and bundles: now, and at every rotation and bundle change."""
+        async with self._serve(stream) as (_, caller, feed):
+            sent: pb.X509SVIDResponse | None = None
+            async for identities in feed:
+                answer = x509_svids(identities)
+                if answer != sent and await feed.confirm(identities):
+                    await send_answer(stream, caller, answer)
+                    sent = answer
+                    feed.note_sent(identities)
+
+    async def FetchX509Bundles(  # noqa: N802
+        self, stream: Stream[pb.X509BundlesRequest, pb.X509BundlesResponse]
+    ) -> None:
+        """X.509 bundles of the own and the federated trust domains, and at every change."""
+        async with self._serve(stream) as (_, caller, feed):
+            sent: pb.X509BundlesResponse | None = None
+            async for identities in feed:
+                answer = pb.X509BundlesResponse(bundles={b.trust_domain.id: der_of(b) for b in identities.bundles})
+                if answer != sent:
+                    await send_answer(stream, caller, answer)
+                    sent = answer
+
+    async def FetchJWTSVID(  # noqa: N802
+        self, stream: Stream[pb.JWTSVIDRequest, pb.JWTSVIDResponse]
+    ) -> None:
+        """JWT-SVIDs of all the caller's identities, or of the one asked for."""
+        async with self._serve(stream) as (request, caller, feed):
+            audience = parse_audience(request.audience)
+            spiffe_id = SpiffeId.parse(request.spiffe_id) if request.spiffe_id else None
+            async for identities in feed:
+                svids = await fetch_jwt_svids(self._upstream, identities, audience, spiffe_id)
+                if await feed.confirm(identities):
+                    listed = [pb.JWTSVID(spiffe_id=str(s.spiffe_id), svid=s.token, hint=s.hint) for s in svids]
+                    await send_answer(stream, caller, pb.JWTSVIDResponse(svids=listed))
+                    return
+
+    async def FetchJWTBundles(  # noqa: N802
+        self, stream: Stream[pb.JWTBundlesRequest, pb.JWTBundlesResponse]
+    ) -> None:
+        """JWKS documents of the own and the federated trust domains, and at every change."""
+        async with self._serve(stream) as (_, caller, feed):
+            sent: pb.JWTBundlesResponse | None = None
+            async for identities in feed:
+                answer = pb.JWTBundlesResponse(bundles=jwks_of(identities.bundles))
+                if answer != sent:
+                    await send_answer(stream, caller, answer)
+                    sent = answer
+
+    async def ValidateJWTSVID(  # noqa: N802
+        self, stream: Stream[pb.ValidateJWTSVIDRequest, pb.ValidateJWTSVIDResponse]
+    ) -> None:
+        """The subject and claims of a JWT-SVID that somebody gave to the caller."""
+        async with self._serve(stream) as (request, caller, feed):
+            if not request.audience or not request.svid:
+                raise RequestInvalidError("audience and svid must be specified")
+            identities = await anext(feed)
+            valid = verify_jwt_svid(request.svid, request.audience, identities.bundles, self._clock())
+            answer = pb.ValidateJWTSVIDResponse(spiffe_id=str(valid.spiffe_id))
+            try:
+                ParseDict(dict(valid.claims), answer.claims)
+            except (JsonParseError, RecursionError) as error:
+                raise JwtSvidInvalidError("the claims are no plain JSON") from error
+            await send_answer(stream, caller, answer)
+
+    async def FetchWITSVID(  # noqa: N802
+        self, _stream: Stream[pb.WITSVIDRequest, pb.WITSVIDResponse]
+    ) -> None:
+        """Not implemented: no upstream issues WIT-SVIDs."""
+        raise GRPCError(Status.UNIMPLEMENTED, "WIT-SVIDs are not issued here")
+
+    async def FetchWITBundles(  # noqa: N802
+        self, _stream: Stream[pb.WITBundlesRequest, pb.WITBundlesResponse]
+    ) -> None:
+        """Not implemented: no upstream issues WIT-SVIDs."""
+        raise GRPCError(Status.UNIMPLEMENTED, "WIT-SVIDs are not issued here")
+
+    @asynccontextmanager
+    async def _serve(self, stream: Stream[Request, Answer]) -> AsyncIterator[tuple[Request, Caller, IdentityFeed]]:
+        """The checked request, its caller, and the feed of the caller's identities."""
+        with status_of_errors(_describe_denial):
+            request = await receive_request(stream, SECURITY_HEADER)
+            caller = present_caller()
+            async with IdentityFeed(self._attestations, self._upstream, caller.process, _is_served_here) as feed:
+                yield request, caller, feed
+
+
+async def fetch_jwt_svids(
+    upstream: Upstream, identities: Identities, audience: tuple[str, ...], spiffe_id: SpiffeId | None
+) -> list[JwtSvid]:
+    """JWT-SVIDs of those of ``identities`` that were asked for.
+
+    Raises:
+        IdentityRefusedError: there are none.
+    """
+    asked = [held for held in identities.held if spiffe_id in {None, held.match.spiffe_id}]
+    found = [
+        svid
+        for held in asked
+        for svid in await upstream.fetch_jwt_svids(held.match.selectors, audience, held.match.spiffe_id)
+    ]
+    if not found:
+        raise IdentityRefusedError("svid_none", "the upstream issues no such JWT-SVID for it")
+    return found
+
+
+def parse_audience(audience: Iterable[str]) -> tuple[str, ...]:
+    """The audiences of a request, each once.
+
+    Raises:
+        RequestInvalidError: none, too many, or one is empty or too long.
+    """
+    found = tuple(dict.fromkeys(audience))
+    if not found:
+        raise RequestInvalidError("audience must be specified")
+    if len(found) > MAX_AUDIENCES or not all(0 < len(each.encode()) <= MAX_AUDIENCE_BYTES for each in found):
+        raise RequestInvalidError("audience is empty, too long or too many")
+    return found
+
+
+def x509_svids(identities: Identities) -> pb.X509SVIDResponse:
+    """Everything a component needs for mTLS, as one message."""
+    bundles = identities.bundles
+    return pb.X509SVIDResponse(
+        svids=[_x509_svid(held, bundles.own) for held in identities.held],
+        federated_bundles={bundle.trust_domain.id: der_of(bundle) for bundle in bundles.federated},
+    )
+
+
+def der_of(bundle: Bundle) -> bytes:
+    """The X.509 authorities as concatenated DER."""
+    return b"".join(bundle.x509_authorities)
+
+
+def jwks_of(bundles: Iterable[Bundle]) -> dict[str, bytes]:
+    """JWKS documents by the trust domain's SPIFFE ID, of those that have one."""
+    return {bundle.trust_domain.id: bundle.jwt_keys for bundle in bundles if bundle.jwt_keys}
+
+
+def _x509_svid(held: Held, own: Bundle) -> pb.X509SVID:
+    return pb.X509SVID(
+        spiffe_id=str(held.svid.spiffe_id),
+        x509_svid=b"".join(held.svid.chain_der),
+        x509_svid_key=held.svid.key_pkcs8,
+        bundle=der_of(own),
+        hint=held.match.hint or held.svid.hint,
+    )
+
+
+def _is_served_here(match: Match) -> bool:
+    return match.qualified == BROKER_COMPONENT or match.svid in {SvidMode.WORKLOAD_API, SvidMode.BOTH}
+
+
+def _describe_denial(_error: DeniedError) -> str:
+    # SPIRE's words, which clients know; why is for the operator, not for a process that may be an impostor.
+    return "no identity issued"
