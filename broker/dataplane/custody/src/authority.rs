@@ -35,12 +35,12 @@ impl AudiencePattern {
         (is_domain || SpiffeId::parse(prefix).is_some()).then(|| Self::Below(format!("{prefix}/")))
     }
 
-    /// True if `id` is meant; prefixes match on whole path segments.
+    /// True if `aud` (a canonical SPIFFE ID or an origin) is meant; prefixes match on whole path segments.
     #[must_use]
-    pub fn matches(&self, id: &SpiffeId) -> bool {
+    pub fn matches(&self, aud: &str) -> bool {
         match self {
-            Self::Exact(text) => text == id.as_str(),
-            Self::Below(prefix) => id.as_str().starts_with(prefix),
+            Self::Exact(text) => text == aud,
+            Self::Below(prefix) => aud.starts_with(prefix),
         }
     }
 
@@ -187,11 +187,11 @@ impl Authority {
         Ok(Self { scope, exp, hops, aud, ops })
     }
 
-    /// Nothing if a record at `hop` may be used at `now` by `own_id` for one of `operations`.
+    /// Nothing if a record at `hop` may be used at `now` by receiver `aud` for one of `operations`.
     ///
     /// # Errors
     /// `authority`, checked in the order hop, time, receiver, operation (custody-wire §6.13).
-    pub fn allow(&self, hop: i64, now: i64, own_id: &SpiffeId, operations: &[&str]) -> Result<()> {
+    pub fn allow(&self, hop: i64, now: i64, aud: &str, operations: &[&str]) -> Result<()> {
         let refuse = |detail: &str| Err(Rejection::new(Code::Authority, detail));
         if hop > self.hops {
             return refuse("the chain has more hops than its authority allows");
@@ -199,7 +199,7 @@ impl Authority {
         if now >= self.exp {
             return refuse("the authority has expired");
         }
-        if self.aud.as_ref().is_some_and(|aud| !aud.iter().any(|pattern| pattern.matches(own_id))) {
+        if self.aud.as_ref().is_some_and(|allowed| !allowed.iter().any(|pattern| pattern.matches(aud))) {
             return refuse("the authority does not reach this receiver");
         }
         let matches_any = |pattern: &OperationPattern| operations.iter().any(|name| pattern.matches(name));

@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bounded::BoundedMap;
 use crate::cert::Certificate;
-use crate::error::{Code, Rejection, Result};
+use crate::error::Result;
 use crate::hash::{RandomId, StatementHash, Thumbprint};
 use crate::ids::SpiffeId;
-use crate::limits::{AUTHORITY_CACHE_ENTRIES, CERT_CACHE_ENTRIES, PEER_SHARE, PREFIX_CACHE_ENTRIES, SEAL_CACHE_ENTRIES};
+use crate::limits::{AUTHORITY_CACHE_ENTRIES, CHAIN_ENTRIES, CERT_CACHE_ENTRIES, PEER_SHARE, PREFIX_CACHE_ENTRIES, SEAL_CACHE_ENTRIES};
 use crate::merkle::Node;
 use crate::record::Record;
+use crate::roots::RootIssuers;
 use crate::seal::SealHash;
 use crate::trust::{BundleVersion, ValidPath};
 
@@ -39,6 +40,8 @@ pub struct CacheSizes {
     pub certificates: CacheSize,
     pub seals: CacheSize,
     pub prefixes: CacheSize,
+    /// Chains whose root issuer is remembered; new ones are refused beyond that.
+    pub chains: CacheSize,
 }
 
 impl Default for CacheSizes {
@@ -47,6 +50,7 @@ impl Default for CacheSizes {
             certificates: CacheSize::shared(CERT_CACHE_ENTRIES),
             seals: CacheSize::shared(SEAL_CACHE_ENTRIES),
             prefixes: CacheSize::shared(PREFIX_CACHE_ENTRIES),
+            chains: CacheSize::shared(CHAIN_ENTRIES),
         }
     }
 }
@@ -107,7 +111,7 @@ pub(crate) struct Caches {
     seals: Mutex<BoundedMap<SealHash, VerifiedSeal>>,
     prefixes: Mutex<BoundedMap<StatementHash, Arc<VerifiedStatement>>>,
     paths: Mutex<BoundedMap<(Thumbprint, BundleVersion), Arc<ValidPath>>>,
-    roots: Mutex<BoundedMap<RandomId, SpiffeId>>,
+    roots: Mutex<RootIssuers>,
 }
 
 impl Caches {
@@ -118,7 +122,7 @@ impl Caches {
             seals: bounded(sizes.seals),
             prefixes: bounded(sizes.prefixes),
             paths: bounded(sizes.certificates),
-            roots: bounded(sizes.prefixes),
+            roots: Mutex::new(RootIssuers::new(sizes.chains.entries, sizes.chains.per_peer)),
         }
     }
 
@@ -165,25 +169,31 @@ impl Caches {
         lock(&self.paths).insert((leaf, bundle), Arc::clone(path), peer);
     }
 
-    /// Who started the chain `cid`, if a chain of that name was accepted.
-    pub(crate) fn root_issuer(&self, cid: &RandomId) -> Option<SpiffeId> {
-        lock(&self.roots).get(cid).cloned()
+    /// Nothing if the chain `cid` may have been begun by `iss`.
+    ///
+    /// # Errors
+    /// `chain`.
+    pub(crate) fn check_root(&self, cid: &RandomId, iss: &SpiffeId, now: i64) -> Result<()> {
+        lock(&self.roots).check(cid, iss, now)
     }
 
-    /// True if `cid` was nobody's or `iss`'s, and is `iss`'s now; runs `commit` in between.
+    /// Remembers who began `cid` if `commit` succeeds; check, `commit` and insertion are one step.
+    ///
+    /// # Errors
+    /// `chain` or `unavailable`, or the error of `commit`.
     pub(crate) fn claim_root(
         &self,
         cid: RandomId,
         iss: &SpiffeId,
-        peer: &str,
+        peer: &Arc<str>,
+        now: i64,
         commit: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let mut roots = lock(&self.roots);
-        if roots.get(&cid).is_some_and(|known| known != iss) {
-            return Err(Rejection::new(Code::Chain, "the chain was started by another component"));
-        }
+        roots.check(&cid, iss, now)?;
+        roots.check_room(&cid, peer, now)?;
         commit()?;
-        roots.insert(cid, iss.clone(), peer);
+        roots.remember(cid, iss, peer, now);
         Ok(())
     }
 

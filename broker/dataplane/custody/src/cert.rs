@@ -29,9 +29,25 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// The certificate in `der`, or None if it is not exactly one DER certificate.
+    /// What a message calls a certificate; bytes that are none have a thumbprint and nothing else.
     ///
     /// Whether it can be a leaf shows in [`Certificate::identity`]; nothing about it is trusted yet.
+    #[must_use]
+    pub fn read(der: &[u8]) -> Self {
+        Self::parse(der).unwrap_or_else(|| Self {
+            der: der.into(),
+            thumbprint: Thumbprint::of(der),
+            subject: Vec::new(),
+            issuer: Vec::new(),
+            not_before: 0,
+            not_after: 0,
+            may_sign_certificates: false,
+            identity: Err("the leaf is not a certificate"),
+            key: None,
+        })
+    }
+
+    /// The certificate in `der`, or None if it is not exactly one DER certificate.
     #[must_use]
     pub fn parse(der: &[u8]) -> Option<Self> {
         let (rest, parsed) = X509Certificate::from_der(der).ok()?;

@@ -9,7 +9,7 @@ use crate::error::{Code, Rejection, Result};
 use crate::hash::{ClaimHash, RandomId, StatementHash, Thumbprint, encode_base64url};
 use crate::ids::SpiffeId;
 use crate::json::{Value, write_object};
-use crate::limits::MAX_SEALED_BYTES;
+use crate::limits::{DEFAULT_AUTHORITY_S, MAX_SEALED_BYTES};
 use crate::merkle::statement_hash;
 use crate::record::{Continuation, Record, Task};
 
@@ -71,6 +71,8 @@ pub struct Call<'a> {
     pub exp: i64,
     pub jti: RandomId,
     pub rqb: ClaimHash,
+    /// Names of the operation that the callee will derive; the authority must cover one.
+    pub operations: &'a [&'a str],
     /// Thumbprint of the server leaf that TLS authenticated.
     pub srv: Option<Thumbprint>,
     pub by: Option<&'a SpiffeId>,
@@ -95,11 +97,16 @@ pub struct Root {
 /// The payload of a root on nobody's behalf; with the same `root` and a new `jti`, a sibling root.
 ///
 /// # Errors
-/// `malformed` or `too_large` if a value does not fit the wire format.
+/// `authority` if the authority does not cover the call or lasts over an hour; `malformed` or `too_large` if a
+/// value does not fit the wire format.
 pub fn root_payload(call: &Call<'_>, root: &Root) -> Result<Payload> {
+    if root.auth.exp - call.iat > DEFAULT_AUTHORITY_S {
+        return Err(Rejection::new(Code::Authority, "the authority lasts too long"));
+    }
+    root.auth.allow(0, call.iat, call.aud, call.operations)?;
     let mut members = call_members(call, root.cid, 0);
     members.push(member("obo", Value::Null));
-    members.push(member("task", Value::Object(root.task.members.clone())));
+    members.push(member("task", Value::Object(root.task.to_members())));
     members.push(member("auth", Value::Object(authority_members(&root.auth))));
     if let Some(cont) = &root.cont {
         members.push(member("cont", Value::Object(continuation_members(cont))));
@@ -110,17 +117,15 @@ pub fn root_payload(call: &Call<'_>, root: &Root) -> Result<Payload> {
 /// The payload of the record that continues `parent`, with less authority if `att` says so.
 ///
 /// # Errors
-/// `chain` if `parent` was not handed to the caller; `authority` if `att` widens or hop or time exceed what is
-/// left; `malformed` or `too_large` if a value does not fit the wire format.
+/// `chain` if `parent` was not handed to the caller; `authority` if `att` widens or what is left does not cover
+/// the call; `malformed` or `too_large` if a value does not fit the wire format.
 pub fn child_payload(call: &Call<'_>, parent: &Chain, att: Option<&Narrowing>) -> Result<Payload> {
     if parent.newest().record().aud != call.iss.as_str() {
         return Err(Rejection::new(Code::Chain, "the parent was handed to another component"));
     }
     let left = att.map_or_else(|| Ok(parent.authority().clone()), |att| parent.authority().narrow(att))?;
     let hop = parent.hop() + 1;
-    if hop > left.hops || call.iat >= left.exp {
-        return Err(Rejection::new(Code::Authority, "the chain's authority is used up"));
-    }
+    left.allow(hop, call.iat, call.aud, call.operations)?;
     let mut members = call_members(call, parent.cid(), hop);
     members.push(member("prev", Value::Text(parent.hash().to_string())));
     if let Some(att) = att {

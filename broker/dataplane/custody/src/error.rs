@@ -110,6 +110,18 @@ impl Code {
         }
     }
 
+    /// What a caller may do about it; everything but `yes` at most once.
+    #[must_use]
+    pub const fn retry(self) -> &'static str {
+        match self {
+            Self::Missing => "with_record",
+            Self::Unresolved => "with_items",
+            Self::Expired => "new_record",
+            Self::EarlyData | Self::Unavailable => "yes",
+            _ => "no",
+        }
+    }
+
     /// The name of the gRPC status.
     #[must_use]
     pub const fn grpc_status(self) -> &'static str {

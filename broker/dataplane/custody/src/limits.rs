@@ -56,6 +56,8 @@ pub const CERT_CACHE_ENTRIES: usize = 4_096;
 pub const PREFIX_CACHE_ENTRIES: usize = 8_192;
 /// Entries of the verified-seal cache.
 pub const SEAL_CACHE_ENTRIES: usize = 65_536;
+/// Chains whose root issuer is remembered.
+pub const CHAIN_ENTRIES: usize = 262_144;
 /// One peer may fill this part of a cache or of the replay store: one over it.
 pub const PEER_SHARE: usize = 4;
 /// Entries of the certificate cache that may stand between leaf and bundle, kept apart to be found by name.

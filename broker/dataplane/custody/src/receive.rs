@@ -27,6 +27,8 @@ use crate::trust::Bundles;
 mod authenticate;
 mod examine;
 
+pub(crate) use authenticate::fold;
+
 /// The TLS peer of a connection: its certificates, parsed once.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -35,14 +37,20 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The peer with this chain: leaf first, DER; None if the leaf cannot be read.
+    /// The peer with this chain, DER, leaf first; None for an empty chain.
     #[must_use]
-    pub fn parse(chain: &[&[u8]]) -> Option<Self> {
+    pub fn read(chain: &[&[u8]]) -> Option<Self> {
         let (leaf, rest) = chain.split_first()?;
         Some(Self {
-            leaf: Arc::new(Certificate::parse(leaf)?),
-            intermediates: rest.iter().filter_map(|der| Certificate::parse(der)).map(Arc::new).collect(),
+            leaf: Arc::new(Certificate::read(leaf)),
+            intermediates: rest.iter().map(|der| Arc::new(Certificate::read(der))).collect(),
         })
+    }
+
+    /// The peer with certificates that were read before.
+    #[must_use]
+    pub fn new(leaf: Arc<Certificate>, intermediates: Vec<Arc<Certificate>>) -> Self {
+        Self { leaf, intermediates }
     }
 
     #[must_use]
@@ -222,7 +230,7 @@ impl Receiver {
         if now >= record.exp + MAX_SKEW_S || now >= chain.authority().exp {
             return Err(Rejection::new(Code::Expired, "the record or its authority expired before it was accepted"));
         }
-        self.caches.claim_root(cid, &root, &peer, || {
+        self.caches.claim_root(cid, &root, &peer, now, || {
             self.replay.insert(&record.iss, record.jti, record.exp + MAX_SKEW_S, now)
         })?;
         for statement in chain.statements() {
@@ -231,12 +239,38 @@ impl Receiver {
         Ok(chain)
     }
 
-    /// Marks a statement as used that the log shows as accepted (after a restart).
+    /// Marks a statement as used that the log shows as accepted (after a restart); one past its end is skipped.
     ///
     /// # Errors
     /// As [`ReplayStore::insert`].
     pub fn restore_used(&self, iss: &SpiffeId, jti: RandomId, exp: i64, now: i64) -> Result<()> {
+        if exp + MAX_SKEW_S <= now {
+            return Ok(());
+        }
         self.replay.insert(iss, jti, exp + MAX_SKEW_S, now)
+    }
+
+    /// Remembers who began a chain that the log shows as accepted.
+    ///
+    /// # Errors
+    /// `chain` if somebody else is remembered, `unavailable` if there is no room.
+    pub fn restore_root(&self, cid: RandomId, iss: &SpiffeId, now: i64) -> Result<()> {
+        self.caches.claim_root(cid, iss, &iss.as_str().into(), now, || Ok(()))
+    }
+
+    /// Remembers a certificate that the log holds; being known proves nothing about it.
+    pub fn restore_certificate(&self, certificate: &Arc<Certificate>) {
+        self.caches.remember_certificate(certificate, "");
+    }
+
+    /// Remembers a statement that the log shows as accepted, after verifying it again at its `iat`.
+    ///
+    /// # Errors
+    /// The code of the first check that fails; `unresolved` if its leaf was not restored before.
+    pub fn restore_statement(&self, sealed: &str, bundles: &Bundles) -> Result<()> {
+        let statement = authenticate::reverify(&self.caches, sealed, bundles)?;
+        self.caches.remember_statement(&statement, statement.record().iss.as_str());
+        Ok(())
     }
 
     /// Entries held: certificates, verified seals, statements, used ids.

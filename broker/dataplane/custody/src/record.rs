@@ -71,8 +71,6 @@ pub struct Task {
     pub ih: Option<ClaimHash>,
     pub ah: Option<ClaimHash>,
     pub pc: Option<String>,
-    /// The object as it was signed, also with members that are not known here.
-    pub members: Vec<(String, Value)>,
 }
 
 /// One piece of approval evidence; it never widens authority.
@@ -157,8 +155,26 @@ impl Task {
             ih: claims.parsed("ih", ClaimHash::parse)?,
             ah: claims.parsed("ah", ClaimHash::parse)?,
             pc: claims.parsed("pc", |text| bounded(text, 0, MAX_PURPOSE_BYTES))?,
-            members: members.to_vec(),
         })
+    }
+}
+
+impl Task {
+    /// The members of the `task` object that says the same.
+    #[must_use]
+    pub fn to_members(&self) -> Vec<(String, Value)> {
+        let hash = |hash: Option<ClaimHash>| hash.map(|hash| hash.to_string());
+        let optional = [
+            ("iss", self.iss.clone()),
+            ("ih", hash(self.ih)),
+            ("ah", hash(self.ah)),
+            ("pc", self.pc.clone()),
+        ];
+        let present = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        std::iter::once(("id", self.id.clone()))
+            .chain(present)
+            .map(|(name, value)| (name.to_owned(), Value::Text(value)))
+            .collect()
     }
 }
 

@@ -84,6 +84,12 @@ impl UnverifiedStatement {
             .ok_or_else(|| malformed("the payload is not canonical base64url"))
     }
 
+    /// Which leaf of the seal's tree it is.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
     #[must_use]
     pub fn hash(&self) -> StatementHash {
         self.hash

@@ -7,7 +7,7 @@ use crate::authority::{Authority, Narrowing};
 use crate::cache::{Caches, VerifiedSeal, VerifiedStatement};
 use crate::cert::Certificate;
 use crate::chain::Chain;
-use crate::error::{Code, Rejection, Result};
+use crate::error::{Code, Missing, Rejection, Result};
 use crate::limits::MAX_PATH_CANDIDATES;
 use crate::record::{Obo, Record, Task};
 use crate::seal::UnverifiedStatement;
@@ -37,17 +37,34 @@ pub(super) fn authenticate(
     };
     let root = Arc::clone(statements.first().unwrap_or(&newest));
     // 12
-    let (task, ceiling) = check_root(caches, root.record(), policy)?;
+    let (task, ceiling) = check_root(caches, root.record(), policy, now)?;
     // 13
     let atts = statements.iter().chain(std::iter::once(&newest)).map(|statement| statement.record().att.as_ref());
     let authority = fold(&ceiling, atts)?;
-    authority.allow(newest.record().hop, now, &own_id, operations)?;
+    authority.allow(newest.record().hop, now, own_id.as_str(), operations)?;
     // 14, the part that is the same for every broker
     let chain = Chain::new(statements, newest, task, authority);
     if chain.path().any(|id| policy.forbidden_on_path.contains(id)) {
         return Err(Rejection::new(Code::Forbidden, "a component on the path is not wanted"));
     }
     Ok(Verified { root: root.record().iss.clone(), cid: chain.cid(), chain, peer })
+}
+
+/// The statement in `sealed`, proven at its `iat` with certificates that are known already.
+///
+/// # Errors
+/// The code of the first check that fails.
+pub(super) fn reverify(caches: &Caches, sealed: &str, bundles: &Bundles) -> Result<Arc<VerifiedStatement>> {
+    let statement = UnverifiedStatement::parse(sealed)?;
+    let record = Record::parse(&statement.claims()?)?;
+    let x5t = statement.seal().x5t;
+    let Some(leaf) = caches.certificate(&x5t) else {
+        return Err(Rejection::unresolved(vec![Missing::Certificate(x5t)]));
+    };
+    let peer = record.iss.clone();
+    let prover = Prover { caches, bundles, certificates: &[], peer: peer.as_str() };
+    let at = record.iat;
+    prover.check(InlineElement { statement, record, leaf }, at)
 }
 
 /// The authority left after each hop's `att`, oldest first.
@@ -62,10 +79,8 @@ pub(crate) fn fold<'a>(ceiling: &Authority, atts: impl Iterator<Item = Option<&'
     Ok(authority)
 }
 
-fn check_root(caches: &Caches, root: &Record, policy: &Policy) -> Result<(Task, Authority)> {
-    if caches.root_issuer(&root.cid).is_some_and(|known| known != root.iss) {
-        return Err(Rejection::new(Code::Chain, "the chain was started by another component"));
-    }
+fn check_root(caches: &Caches, root: &Record, policy: &Policy, now: i64) -> Result<(Task, Authority)> {
+    caches.check_root(&root.cid, &root.iss, now)?;
     let refuse = |detail: &str| Err(Rejection::new(Code::Authority, detail));
     let (Some(obo), Some(auth), Some(task)) = (&root.obo, &root.auth, &root.task) else {
         return refuse("the root does not say for whom, for what or how far");
@@ -76,7 +91,7 @@ fn check_root(caches: &Caches, root: &Record, policy: &Policy) -> Result<(Task, 
     if *obo != Obo::Autonomous {
         return refuse("user tokens are not verified here");
     }
-    if !policy.autonomous_roots.iter().any(|pattern| pattern.matches(&root.iss)) {
+    if !policy.autonomous_roots.iter().any(|pattern| pattern.matches(root.iss.as_str())) {
         return refuse("the root may not act on nobody's behalf");
     }
     Ok((task.clone(), auth.clone()))

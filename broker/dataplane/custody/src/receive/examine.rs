@@ -68,14 +68,12 @@ fn collect_certificates(caches: &Caches, peer: Option<&Peer>, ders: &[Vec<u8>], 
     let mut known = Known::new();
     for der in ders {
         let thumbprint = Thumbprint::of(der);
-        let certificate = caches.certificate(&thumbprint).or_else(|| {
-            let parsed = Arc::new(Certificate::parse(der)?);
-            caches.remember_certificate(&parsed, name);
-            Some(parsed)
+        let certificate = caches.certificate(&thumbprint).unwrap_or_else(|| {
+            let certificate = Arc::new(Certificate::read(der));
+            caches.remember_certificate(&certificate, name);
+            certificate
         });
-        if let Some(certificate) = certificate {
-            known.insert(thumbprint, certificate);
-        }
+        known.insert(thumbprint, certificate);
     }
     for certificate in peer.iter().flat_map(|peer| std::iter::once(&peer.leaf).chain(&peer.intermediates)) {
         known.insert(certificate.thumbprint(), Arc::clone(certificate));
@@ -182,9 +180,11 @@ fn prepend(caches: &Caches, elements: &mut Vec<Element>, policy: &Policy, now: i
         if front.len() + elements.len() + 1 > policy.hops() {
             return Err(Rejection::new(Code::TooLong, "the chain has too many records"));
         }
-        check_issue_time(known.record(), now)?;
-        check_age(known.record(), now)?;
         front.push(Element::Known(known));
+    }
+    for known in front.iter().map(Element::record) {
+        check_issue_time(known, now)?;
+        check_age(known, now)?;
     }
     elements.splice(0..0, front.into_iter().rev());
     Ok(())
