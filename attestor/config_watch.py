@@ -27,10 +27,11 @@ import struct
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from attestor import syscalls
-from attestor.collectors.config_paths import ConfigUnreadable, Walk
+from attestor.collectors.config_paths import ATOMIC_LINK, ConfigUnreadable, Walk
 from hopseal.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ _MASK: Final = (
     | 0x0800  # IN_MOVE_SELF
     | 0x2000  # IN_UNMOUNT, always reported
 )
+_RESOLVE: Final = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_SYMLINKS
 _MAX_FILES: Final = 1024
 _DEFAULT_TIMEOUT_S: Final = 1.0
 
@@ -78,6 +80,27 @@ class _Subscription:
     watches: set[int] = field(default_factory=set)
 
 
+class _Notices:
+    """An iterator rather than a generator, so that a consumer's deadline on one step leaves it usable."""
+
+    def __init__(self, watches: ConfigWatches, subscription: _Subscription) -> None:
+        self._watches = watches
+        self._subscription = subscription
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> None:
+        changed = self._subscription.changed
+        await changed.wait()
+        changed.clear()
+        try:
+            await self._watches.arm(self._subscription)
+        except BaseException:
+            changed.set()  # the notice was not delivered
+            raise
+
+
 class ConfigWatches:
     """Every watch of the daemon; an async context manager, used from one event loop.
 
@@ -90,7 +113,7 @@ class ConfigWatches:
         self._offload = offload
         self._timeout_s = timeout_s
         self._fd = -1
-        self._subscribers: dict[int, set[_Subscription]] = {}
+        self._subscribers: dict[int, dict[_Subscription, set[bytes | None]]] = {}
 
     async def __aenter__(self) -> Self:
         self._fd = syscalls.inotify_init()
@@ -117,53 +140,50 @@ class ConfigWatches:
         """
         subscription = _Subscription(process, tuple(sorted(set(paths))))
         try:
-            await self._arm(subscription)
-            yield self._notices(subscription)
+            await self.arm(subscription)
+            yield _Notices(self, subscription)
         finally:
             self._drop(subscription, subscription.watches)
 
-    async def _notices(self, subscription: _Subscription) -> AsyncIterator[None]:
-        while True:
-            await subscription.changed.wait()
-            subscription.changed.clear()
-            await self._arm(subscription)
-            yield
+    async def arm(self, subscription: _Subscription) -> None:
+        """Watch what the paths name now, then drop what they no longer name.
 
-    async def _arm(self, subscription: _Subscription) -> None:
-        """Watch what the paths name now, then drop what they no longer name."""
+        Raises:
+            WatchUnavailable: something cannot be watched.
+        """
+        process = subscription.process
         try:
             opened = await self._offload.run(
-                subscription.process.uid,
-                lambda: _open_all(subscription.process.pid, subscription.paths),
-                self._timeout_s,
+                process.uid, partial(_open_all, process.pid, subscription.paths), self._timeout_s, discard=_close_all
             )
         except TimeoutError as error:
             raise WatchUnavailable(f"not opened within {self._timeout_s} s") from error
         except OSError as error:
-            raise WatchUnavailable(f"pid {subscription.process.pid}: {error.strerror}") from error
+            raise WatchUnavailable(f"pid {process.pid}: {error.strerror}") from error
+        before = subscription.watches
+        subscription.watches = set()
         try:
-            current = {self._add(subscription, fd) for fd in opened}
+            for fd, name in opened:
+                self._add(subscription, fd, name)
         finally:
-            for fd in opened:
-                os.close(fd)
-        self._drop(subscription, subscription.watches - current)
+            _close_all(opened)
+            self._drop(subscription, before - subscription.watches)
 
-    def _add(self, subscription: _Subscription, fd: int) -> int:
+    def _add(self, subscription: _Subscription, fd: int, name: bytes | None) -> None:
         try:
             watch = syscalls.inotify_add_watch(self._fd, b"/proc/self/fd/%d" % fd, _MASK)
         except OSError as error:
             raise WatchUnavailable(f"inotify_add_watch: {error.strerror}") from error
-        self._subscribers.setdefault(watch, set()).add(subscription)
+        names = self._subscribers.setdefault(watch, {}).setdefault(subscription, set())
+        names.add(name)
         subscription.watches.add(watch)
-        return watch
 
     def _drop(self, subscription: _Subscription, watches: set[int]) -> None:
         for watch in tuple(watches):
-            subscription.watches.discard(watch)
             users = self._subscribers.get(watch)
             if users is None:
                 continue
-            users.discard(subscription)
+            users.pop(subscription, None)
             if not users:
                 del self._subscribers[watch]
                 self._remove(watch)
@@ -181,70 +201,77 @@ class ConfigWatches:
             data = os.read(self._fd, _READ_BYTES)
         except BlockingIOError:
             return
-        for watch, mask in parse_events(data):
+        for watch, mask, name in parse_events(data):
             if mask & _IN_Q_OVERFLOW:
                 for users in self._subscribers.values():
-                    _notify(users)
+                    _notify(users, None)
                 continue
-            _notify(self._subscribers.get(watch, set()))
+            _notify(self._subscribers.get(watch, {}), name)
             if mask & _IN_IGNORED:
-                for subscription in self._subscribers.pop(watch, set()):
+                for subscription in self._subscribers.pop(watch, {}):
                     subscription.watches.discard(watch)
 
 
-def parse_events(data: bytes) -> list[tuple[int, int]]:
-    """Watch descriptor and mask of each event in one read from inotify."""
+def parse_events(data: bytes) -> list[tuple[int, int, bytes]]:
+    """Watch descriptor, mask and name (empty for the watched inode itself) of each event in one read from inotify."""
     events = []
     offset = 0
     while offset + _EVENT.size <= len(data):
         watch, mask, _, name_bytes = _EVENT.unpack_from(data, offset)
-        events.append((watch, mask))
-        offset += _EVENT.size + name_bytes
+        offset += _EVENT.size
+        events.append((watch, mask, data[offset : offset + name_bytes].rstrip(b"\0")))
+        offset += name_bytes
     return events
 
 
-def _notify(subscriptions: set[_Subscription]) -> None:
-    for subscription in subscriptions:
-        subscription.changed.set()
+def _notify(subscriptions: dict[_Subscription, set[bytes | None]], name: bytes | None) -> None:
+    """Wake who asked for this name, or for all names; events of the inode itself concern everyone."""
+    for subscription, names in subscriptions.items():
+        if not name or None in names or name in names:
+            subscription.changed.set()
 
 
-def _open_all(pid: int, paths: tuple[str, ...]) -> list[int]:
-    """``O_PATH`` descriptors of everything to watch; blocking."""
-    opened: list[int] = []
+def _close_all(opened: list[tuple[int, bytes | None]]) -> None:
+    for fd, _ in opened:
+        os.close(fd)
+
+
+def _open_all(pid: int, paths: tuple[str, ...]) -> list[tuple[int, bytes | None]]:
+    """``O_PATH`` descriptors of everything to watch, each with the one name in it that matters, if so; blocking."""
+    opened: list[tuple[int, bytes | None]] = []
     root_fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         walk = Walk(
-            root_fd, _MAX_FILES, lambda _path, fd: opened.append(os.dup(fd)), lambda fd: opened.append(os.dup(fd))
+            root_fd,
+            _MAX_FILES,
+            lambda _path, fd: opened.append((os.dup(fd), None)),
+            lambda fd: opened.append((os.dup(fd), None)),
         )
         for path in paths:
-            opened.extend(_open_parent(root_fd, path))
+            _open_parent(root_fd, path, opened)
             try:
                 walk.declared(path)
             except ConfigUnreadable:
                 continue  # whoever measures finds out why; until it changes, its folder is watched
     except BaseException:
-        for fd in opened:
-            os.close(fd)
+        _close_all(opened)
         raise
     finally:
         os.close(root_fd)
     return opened
 
 
-def _open_parent(root_fd: int, path: str) -> list[int]:
-    """The folder that holds a declared path, or the nearest one above that exists."""
-    parent = path.rpartition("/")[0]
+def _open_parent(root_fd: int, path: str, opened: list[tuple[int, bytes | None]]) -> None:
+    """Add the folder that holds a declared path, or the nearest one above that exists."""
+    parent, _, name = path.rpartition("/")
     while True:
         try:
-            return [
-                syscalls.openat2(
-                    root_fd,
-                    os.fsencode(parent.lstrip("/") or "."),
-                    os.O_PATH | os.O_DIRECTORY,
-                    syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_SYMLINKS,
-                )
-            ]
+            fd = syscalls.openat2(root_fd, os.fsencode(parent.lstrip("/") or "."), os.O_PATH | os.O_DIRECTORY, _RESOLVE)
         except OSError:
             if not parent:
-                return []
-            parent = parent.rpartition("/")[0]
+                return
+            parent, _, name = parent.rpartition("/")
+            continue
+        opened.append((fd, os.fsencode(name)))
+        opened.append((os.dup(fd), os.fsencode(ATOMIC_LINK)))
+        return

@@ -31,6 +31,7 @@ from attestor.collectors.posture import measure_posture
 from attestor.collectors.process import measure_exe, measure_process, read_exe_identity
 from attestor.digests import DigestCache
 from attestor.facts import ConfigFacts, ContainerFacts, Evidence, ExeIdentity, PostureFacts, ProcessFacts, Unreadable
+from attestor.listeners import ListenersUnreadable, find_listeners
 from attestor.offload import Offload
 from attestor.peer import PeerGone, PinnedProcess, ProcTextInvalid
 from hopseal.errors import DeniedError
@@ -66,6 +67,9 @@ class EvidenceCollector:
         engines: container engines of this node; closed with the collector.
         timeout_s: deadline of each measurement.
         limits: caps on what is read.
+
+    Attributes:
+        offload: the thread pool of every blocking read in the attestor.
     """
 
     def __init__(
@@ -75,7 +79,7 @@ class EvidenceCollector:
         self._timeout_s = timeout_s
         self._limits = limits or EvidenceLimits()
         self._sockets = tuple(engine.socket for engine in self.engines)
-        self._offload = Offload()
+        self.offload = Offload()
         self._digests = DigestCache()
 
     async def __aenter__(self) -> Self:
@@ -84,7 +88,7 @@ class EvidenceCollector:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._offload.close()
+        self.offload.close()
         for engine in self.engines:
             await engine.aclose()
 
@@ -131,17 +135,18 @@ class EvidenceCollector:
         if current != exe:
             raise PeerChanged(f"pid {process.pid} ran inode {exe.ino}, now {current.ino}")
 
-    async def offload(self, key: int, call: Callable[[], Result]) -> Result:
-        """What a blocking ``call`` returns, in the collectors' thread pool and under their deadline.
-
-        Args:
-            key: uid on whose behalf it is made; each has few slots.
-            call: touches nothing of the event loop.
+    async def find_listeners(self, path: str) -> list[PinnedProcess]:
+        """Every process that holds the listening socket at ``path``; the caller closes what it gets.
 
         Raises:
-            TimeoutError: it did not return in time.
+            ListenersUnreadable: the kernel does not say, or not in time.
         """
-        return await self._offload.run(key, call, self._timeout_s)
+        try:
+            return await self.offload.run(
+                "listeners", partial(find_listeners, path), self._timeout_s, discard=_close_all
+            )
+        except TimeoutError as error:
+            raise ListenersUnreadable(f"{path}: not found out within {self._timeout_s} s") from error
 
     def _check(
         self,
@@ -197,13 +202,18 @@ class EvidenceCollector:
         self, process: PinnedProcess, item: str, call: Callable[[], Result | Unreadable]
     ) -> Result | Unreadable:
         try:
-            return await self._offload.run(process.uid, call, self._timeout_s)
+            return await self.offload.run(process.uid, call, self._timeout_s)
         except TimeoutError:
             return Unreadable(f"{item}_timeout", f"not read within {self._timeout_s} s")
         except (ProcTextInvalid, CgroupInvalid) as error:
             return Unreadable(error.code, error.detail)
         except OSError as error:
             return Unreadable(f"{item}_unreadable", f"{error.filename}: {error.strerror}")
+
+
+def _close_all(processes: list[PinnedProcess]) -> None:
+    for process in processes:
+        process.close()
 
 
 def _with_digest(

@@ -35,6 +35,7 @@ class _Job:
     call: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[Any]
+    discard: Callable[[Any], None] | None
     started: bool = field(default=False)
     overdue: bool = field(default=False)
 
@@ -58,8 +59,21 @@ class Offload:
         self._in_flight = 0
         self._stuck = 0
 
-    async def run(self, key: Hashable, call: Callable[[], Result], timeout_s: float) -> Result:
+    async def run(
+        self,
+        key: Hashable,
+        call: Callable[[], Result],
+        timeout_s: float,
+        *,
+        discard: Callable[[Result], None] | None = None,
+    ) -> Result:
         """What ``call()`` returns, run in a thread.
+
+        Args:
+            key: on whose behalf; each has few slots.
+            call: touches nothing of the event loop.
+            timeout_s: for waiting and running together.
+            discard: gets a result that nobody waits for any more, for instance to close descriptors in it.
 
         Raises:
             TimeoutError: no slot came free, or the call did not return, within ``timeout_s``; its result is dropped.
@@ -72,7 +86,7 @@ class Offload:
             except BaseException:
                 self._leave(key)
                 raise
-            job = self._submit(key, call)
+            job = self._submit(key, call, discard)
             try:
                 return cast("Result", await job.answer)
             except asyncio.CancelledError:
@@ -85,9 +99,9 @@ class Offload:
             self._queue.put(None)
         self._threads = 0
 
-    def _submit(self, key: Hashable, call: Callable[[], Any]) -> _Job:
+    def _submit(self, key: Hashable, call: Callable[[], Any], discard: Callable[[Any], None] | None) -> _Job:
         loop = asyncio.get_running_loop()
-        job = _Job(key, call, loop, loop.create_future())
+        job = _Job(key, call, loop, loop.create_future(), discard)
         self._queue.put(job)
         self._in_flight += 1
         self._start_threads()
@@ -95,7 +109,10 @@ class Offload:
 
     def _give_up(self, job: _Job) -> None:
         """The waiter left: a job inside its call holds a thread that somebody else may need."""
-        if job.started and not job.overdue:
+        if job.answer.done() and not job.answer.cancelled():  # the answer came while the waiter was being cancelled
+            if job.answer.exception() is None and job.discard is not None:
+                job.discard(job.answer.result())
+        elif job.started and not job.overdue:
             job.overdue = True
             self._stuck += 1
             self._start_threads()
@@ -124,11 +141,13 @@ class Offload:
         self._in_flight -= 1
         if job.overdue:
             self._stuck -= 1
-        if not job.answer.done():
-            if error is None:
-                job.answer.set_result(result)
-            else:
-                job.answer.set_exception(error)
+        if job.answer.done():
+            if job.started and error is None and job.discard is not None:
+                job.discard(result)
+        elif error is None:
+            job.answer.set_result(result)
+        else:
+            job.answer.set_exception(error)
         self._slots[job.key].free.release()
         self._leave(job.key)
 

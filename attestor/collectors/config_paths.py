@@ -34,7 +34,7 @@ from attestor.digests import Stamp
 from hopseal.errors import UnavailableError
 
 MAX_DEPTH: Final = 32
-_ATOMIC_LINK: Final = "..data"
+ATOMIC_LINK: Final = "..data"
 _ATOMIC_OTHERS: Final = re.compile(r"\.\.data_tmp|\.\.\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d\.\d+")
 _ATOMIC_TARGET: Final = re.compile(r"\.\.[^/]+")
 _KERNEL_FILESYSTEMS: Final = frozenset(
@@ -130,7 +130,7 @@ class Walk:
     def _folder(self, folder: int, path: str, depth: int) -> None:
         self.on_folder(folder)
         names = self._names(folder, path)
-        content = self._open_atomic(folder, path) if _ATOMIC_LINK in names else None
+        content = self._open_atomic(folder, path) if ATOMIC_LINK in names else None
         try:
             for name in names:
                 if not name.startswith(".."):
@@ -144,7 +144,7 @@ class Walk:
                 os.close(content)
 
     def _entry(self, folder: int, content: int | None, name: str, path: str, depth: int) -> None:
-        links = content is not None and _read_link(folder, name) == f"{_ATOMIC_LINK}/{name}"
+        links = content is not None and _read_link(folder, name) == f"{ATOMIC_LINK}/{name}"
         base = content if links and content is not None else folder
         try:
             fd = self._open(base, name, os.O_PATH, _INSIDE, path)
@@ -175,7 +175,7 @@ class Walk:
         parent, _, name = path.rpartition("/")
         folder = self._open(self.root_fd, parent.lstrip("/") or ".", _FOLDER, _DECLARED, path)
         try:
-            if _read_link(folder, name) != f"{_ATOMIC_LINK}/{name}" or _read_link(folder, _ATOMIC_LINK) is None:
+            if _read_link(folder, name) != f"{ATOMIC_LINK}/{name}" or _read_link(folder, ATOMIC_LINK) is None:
                 return False
             content = self._open_atomic(folder, parent or "/")
             try:
@@ -187,15 +187,15 @@ class Walk:
         return True
 
     def _open_atomic(self, folder: int, path: str) -> int:
-        target = _read_link(folder, _ATOMIC_LINK)
-        if target is None or _ATOMIC_TARGET.fullmatch(target) is None or target == _ATOMIC_LINK:
+        target = _read_link(folder, ATOMIC_LINK)
+        if target is None or _ATOMIC_TARGET.fullmatch(target) is None or target == ATOMIC_LINK:
             raise ConfigUnreadable(
                 "config_symlink_refused", "..data does not link to a sibling folder", detail=f"{path}: {target!r}"
             )
-        return self._open(folder, target, _FOLDER, _INSIDE, _join(path, _ATOMIC_LINK))
+        return self._open(folder, target, _FOLDER, _INSIDE, _join(path, ATOMIC_LINK))
 
     def _belongs_to_atomic(self, folder: int, name: str) -> bool:
-        return name in {_ATOMIC_LINK, _read_link(folder, _ATOMIC_LINK)} or _ATOMIC_OTHERS.fullmatch(name) is not None
+        return name in {ATOMIC_LINK, _read_link(folder, ATOMIC_LINK)} or _ATOMIC_OTHERS.fullmatch(name) is not None
 
     def _open(self, base: int, name: str, flags: int, resolve: int, path: str) -> int:
         try:
