@@ -1,0 +1,162 @@
+"""``hopseal call``: one brokered call from a shell, which is a component like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import httpx
+
+from hopseal.cli.document_draft import draft_caller
+from hopseal.cli.lazy import EXIT_NO, EXIT_UNAVAILABLE
+from hopseal.cli.options import out_socket_option
+from hopseal.cli.output import json_option, print_json
+from hopseal.errors import InvalidError, UnavailableError
+from hopseal.sdk.handle import HANDLE_HEADER
+
+PROBLEM_TYPE = "application/problem+json"
+_NEEDS_DOCUMENT = frozenset({"identity_none", "may_not_start", "policy_denied"})
+_REMEDIES = {
+    "identity_ambiguous": "this process matches several components: give them different uid, exe, unit or image",
+    "attestor_unavailable": "the attestor is away: hopseal status",
+    "unknown_peer": "no document names that peer: hopseal agents list",
+    "handle_unknown": "the task is gone (the broker was restarted, or it is another component's): start a new one",
+    "callee_unavailable": "the peer has no identity now: hopseal status, hopseal explain AGENT/COMPONENT",
+    "peer_unreachable": "no route answers: see routes in broker.yaml",
+    "peer_untrusted": "the peer's identity is not the one that the document names: hopseal status on its node",
+    "body_too_large": "the body is larger than the broker accepts (limits.body_bytes in broker.yaml)",
+    "log_unavailable": "the broker cannot write its custody log: is the disk full?",
+}
+
+
+@click.command()
+@click.argument("url")
+@click.option("-X", "--request", "method", help="HTTP method; default GET, or POST with -d.")
+@click.option(
+    "-d", "--data", help="Request body, or @FILE, or @- for standard input; sent as JSON unless -H says else."
+)
+@click.option("-H", "--header", "headers", multiple=True, help="'Name: value'; may be given several times.")
+@click.option("--task", "handle", help="Custody-Handle of the task that this call belongs to; without it, a new task.")
+@click.option("-i", "--include", is_flag=True, help="Print status and headers before the body.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 3600), default=60.0, show_default=True)
+@json_option
+@out_socket_option
+@click.pass_context
+def call(
+    context: click.Context,
+    url: str,
+    method: str | None,
+    data: str | None,
+    headers: tuple[str, ...],
+    handle: str | None,
+    timeout_s: float,
+    out_socket: Path,
+    *,
+    include: bool,
+    as_json: bool,
+) -> None:
+    """Call URL (http://COMPONENT.AGENT/path) through this node's broker.
+
+    It acts as the calling process: refused unless a document describes it. Prints the answer's body;
+    the handle of the task, for further calls, goes to standard error. Exits 1 when refused or not answered with success.
+
+    \b
+    Example:
+      hopseal call http://reasoner.crm-assistant/v1/chat/completions -d '{"model": "rules", "messages": []}'
+      hopseal call http://orchestrator.crm-assistant/task -d @task.json --task HANDLE
+    """
+    body = _read_body(data)
+    fields = _parse_headers(headers)
+    if body is not None and "content-type" not in fields:
+        fields["content-type"] = "application/json"
+    if handle:
+        fields[HANDLE_HEADER] = handle
+    response = _send(out_socket, method or ("GET" if body is None else "POST"), url, fields, body, timeout_s)
+    if as_json:
+        print_json(_as_json(response))
+    else:
+        _print(response, include=include)
+    if response.headers.get("content-type") == PROBLEM_TYPE:
+        _explain_refusal(response, url)
+        context.exit(EXIT_UNAVAILABLE if response.status_code == httpx.codes.SERVICE_UNAVAILABLE else EXIT_NO)
+    if not response.is_success:
+        context.exit(EXIT_NO)
+
+
+def _send(
+    out_socket: Path, method: str, url: str, headers: httpx.Headers, body: bytes | None, timeout_s: float
+) -> httpx.Response:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise InvalidError("url_invalid", f"{url!r} is no URL", remedy="write http://COMPONENT.AGENT/path") from error
+    if parsed.scheme != "http" or not parsed.host:
+        raise InvalidError(
+            "url_invalid",
+            f"{url!r} does not name a component",
+            remedy="write http://COMPONENT.AGENT/path: the broker adds mutual TLS itself",
+        )
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(out_socket)), timeout=timeout_s) as client:
+            return client.request(method, parsed, headers=headers, content=body)
+    except httpx.ConnectError as error:
+        raise UnavailableError(
+            "broker_unreachable",
+            f"no broker answers on {out_socket}",
+            remedy="start it (hopseal up, or hopseal broker run), or name its socket with --out-socket",
+        ) from error
+    except httpx.HTTPError as error:
+        raise UnavailableError("call_failed", f"the call was not answered: {error}", remedy="hopseal logs") from error
+
+
+def _read_body(data: str | None) -> bytes | None:
+    if data is None or not data.startswith("@"):
+        return None if data is None else data.encode()
+    try:
+        with click.open_file(data[1:], "rb") as file:
+            found: bytes = file.read()
+    except OSError as error:
+        raise InvalidError("body_unreadable", f"cannot read {data[1:]}: {error.strerror}") from error
+    return found
+
+
+def _parse_headers(texts: tuple[str, ...]) -> httpx.Headers:
+    fields = httpx.Headers()
+    for text in texts:
+        name, colon, value = text.partition(":")
+        if not colon or not name.strip():
+            raise InvalidError("header_invalid", f"{text!r} is no header", remedy="write -H 'Name: value'")
+        fields[name.strip()] = value.strip()
+    return fields
+
+
+def _as_json(response: httpx.Response) -> dict[str, object]:
+    return {
+        "status": response.status_code,
+        "headers": dict(response.headers.items()),
+        "body": response.text,
+        "task": response.headers.get(HANDLE_HEADER),
+    }
+
+
+def _print(response: httpx.Response, *, include: bool) -> None:
+    if include:
+        click.echo(f"{response.status_code} {response.reason_phrase}")
+        for name, value in response.headers.multi_items():
+            click.echo(f"{name}: {value}")
+        click.echo()
+    click.echo(response.text)
+    if handle := response.headers.get(HANDLE_HEADER):
+        click.secho(f"task: {handle}", dim=True, err=True)
+
+
+def _explain_refusal(response: httpx.Response, url: str) -> None:
+    try:
+        code = str(response.json().get("code"))
+    except (ValueError, AttributeError):
+        return
+    if remedy := _REMEDIES.get(code):
+        click.secho(f"  → {remedy}", fg="cyan", err=True)
+    if code in _NEEDS_DOCUMENT:
+        click.secho(f"  → {code}: this process needs a component like this in an Agent document:", fg="cyan", err=True)
+        click.echo(draft_caller(url, response.request.method), err=True)

@@ -1,0 +1,99 @@
+"""Drafts of documents, from what was measured, for a human to complete and review.
+
+Owns: the text. Does not own: measuring other processes (the attestor) or accepting a document
+(``hopseal.documents``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+_OWN_EXECUTABLE = Path("/proc/self/exe")
+
+
+class _Indented(yaml.SafeDumper):
+    """Lists indented under their key, as documents are written by hand."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002 - PyYAML's signature
+        super().increase_indent(flow, indentless=False)
+
+
+def dump_yaml(data: object) -> str:
+    """``data`` as block YAML in the order of its keys."""
+    return yaml.dump(data, Dumper=_Indented, sort_keys=False, allow_unicode=True, width=110)
+
+
+def draft_caller(url: str, method: str) -> str:
+    """The component that this very process would have to be to make a call to ``url``."""
+    parts = urlsplit(url)
+    component, _, agent = (parts.hostname or "").partition(".")
+    target = f"{component}.{agent}" if agent else component
+    with _OWN_EXECUTABLE.open("rb") as executable:
+        digest = hashlib.file_digest(executable, "sha256").hexdigest()
+    draft = {
+        "name": "shell",
+        "role": "environment",
+        "mayStart": True,
+        "attest": {"uid": os.geteuid(), "exe": [f"sha256:{digest}"]},
+        "calls": [{"to": target, "operations": [f"{method} {parts.path or '/'}"]}],
+    }
+    return dump_yaml([draft]).rstrip()
+
+
+def draft_agent(name: str, components: Mapping[str, Mapping[str, Any]], owner: str) -> str:
+    """A whole document.
+
+    Args:
+        components: component name to what the attestor measured of its process.
+        owner: the person who answers for the agent.
+    """
+    document = {
+        "apiVersion": "hopseal.dev/v1alpha1",
+        "kind": "Agent",
+        "metadata": {"name": name},
+        "spec": {
+            "version": "0.1.0",
+            "description": f"What {name} does, in one sentence",
+            "owner": owner,
+            "status": "active",
+            "components": [_component(each, measured) for each, measured in components.items()],
+        },
+    }
+    return (
+        f"# Drafted from what runs now; review it, set each role, list who calls whom, then: hopseal agents check\n"
+        f"{dump_yaml(document)}"
+    )
+
+
+def _component(name: str, measured: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": name, "role": "environment", "attest": draft_attest(measured)}
+
+
+def draft_attest(measured: Mapping[str, Any], files: Sequence[str] = ()) -> dict[str, Any]:
+    """The ``attest`` block that describes exactly what was measured.
+
+    Args:
+        measured: what the attestor answered, see its admin socket.
+        files: the configuration files that were measured with it.
+    """
+    block: dict[str, Any] = {}
+    if measured.get("image"):
+        block["image"] = list(measured["image"][:1])
+    else:
+        block["uid"] = measured["uid"]
+        block["exe"] = [measured["exe"]]
+        if measured.get("unit"):
+            block["unit"] = measured["unit"]
+    config = measured.get("config")
+    if config and files:
+        block["config"] = {"files": list(files), "digest": [config["digest"]]}
+    if measured.get("posture"):
+        block["posture"] = measured["posture"]
+    return block

@@ -1,0 +1,90 @@
+"""Printing: one JSON shape, or a table: with colour on a terminal, plain text in a pipe."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+STATE_COLOURS = {
+    "attested": "green", "yes": "green", "healthy": "green", "accepted": "green", "verified": "green",
+    "active": "green",
+    "drifted": "red", "refused": "red", "unhealthy": "red", "no": "red", "not verified": "red",
+    "suspended": "yellow", "retired": "yellow", "unreadable": "yellow", "unknown": "yellow", "absent": "yellow",
+    "gone": "bright_black",
+}  # fmt: skip
+
+
+def json_option(function: _F) -> _F:
+    """``--json``, passed as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")(function)
+
+
+def print_json(data: object) -> None:
+    """``data`` as indented JSON."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table; in a pipe its columns are as wide as their widest cell, so that grep and awk can read it."""
+    cells = [[_text(cell) for cell in row] for row in rows]
+    if is_terminal():
+        _print_rich(columns, cells)
+        return
+    lines = [[name.upper() for name in columns], *cells]
+    widths = [max(len(row[index]) for row in lines) for index in range(len(columns))]
+    for row in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich import box  # noqa: PLC0415 - only a terminal pays for it
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(*[name.upper() for name in columns], box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for row in cells:
+        table.add_row(*[Text(cell, style=STATE_COLOURS.get(cell, "")) for cell in row])
+    Console().print(table)
+
+
+def paint_state(state: str) -> str:
+    """The state in its colour; click removes colours where standard output is no terminal."""
+    return click.style(state, fg=STATE_COLOURS.get(state), bold=True)
+
+
+def format_age(seconds: float) -> str:
+    """A duration in its largest fitting unit: 12s, 5m, 3h, 2d."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if abs(seconds) >= size:
+            return f"{int(seconds / size)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def format_since(at: float | None, *, now: float | None = None) -> str:
+    """How long ago ``at`` (epoch seconds) was; a dash if unknown."""
+    return "-" if not at else format_age((time.time() if now is None else now) - at)
+
+
+def format_until(at: float | None, *, now: float | None = None) -> str:
+    """How long until ``at`` (epoch seconds); a dash if unknown."""
+    if not at:
+        return "-"
+    left = at - (time.time() if now is None else now)
+    return format_age(left) if left > 0 else "expired"
+
+
+def is_terminal() -> bool:
+    """Whether a person reads standard output."""
+    return sys.stdout.isatty()
+
+
+def _text(cell: object) -> str:
+    return "-" if cell is None or not str(cell) else str(cell)
