@@ -10,7 +10,6 @@ import asyncio
 from socket import socket
 from types import TracebackType
 from typing import Self
-from weakref import WeakSet
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -35,7 +34,7 @@ class AdminServer:
         self._sock = sock
         self._max_connections = max_connections
         self._first_request_timeout_s = first_request_timeout_s
-        self._asked: WeakSet[asyncio.BaseProtocol] = WeakSet()
+        self._silent: set[asyncio.BaseProtocol] = set()
         app.middlewares.append(self._note_request())
         self._runner = web.AppRunner(
             app, access_log=None, keepalive_timeout=KEEPALIVE_TIMEOUT_S, shutdown_timeout=SHUTDOWN_TIMEOUT_S
@@ -60,17 +59,19 @@ class AdminServer:
         if server is None or len(server.connections) >= self._max_connections:
             return _TurnedAway()
         protocol = server()
+        self._silent.add(protocol)
         asyncio.get_running_loop().call_later(self._first_request_timeout_s, self._cut_silent, protocol)
         return protocol
 
     def _cut_silent(self, protocol: web.RequestHandler) -> None:
-        if protocol not in self._asked:
+        if protocol in self._silent:
+            self._silent.discard(protocol)
             protocol.force_close()
 
     def _note_request(self) -> Middleware:
         @web.middleware
         async def note_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self._asked.add(request.protocol)
+            self._silent.discard(request.protocol)
             return await handler(request)
 
         return note_request

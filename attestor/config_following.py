@@ -39,6 +39,7 @@ class ConfigFollower:
         self._on_change = on_change
         self._paths: frozenset[str] = frozenset()
         self._task: asyncio.Task[None] | None = None
+        self._has_warned = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -53,11 +54,12 @@ class ConfigFollower:
         if paths == self._paths:
             return
         await self._stop()
-        if paths:
-            standing = asyncio.Event()
-            self._task = asyncio.create_task(self._follow(paths, standing))
-            await standing.wait()
+        if not paths:
+            return
         self._paths = paths
+        standing = asyncio.Event()
+        self._task = asyncio.create_task(self._follow(paths, standing))
+        await standing.wait()
 
     async def _follow(self, paths: frozenset[str], standing: asyncio.Event) -> None:
         try:
@@ -66,7 +68,12 @@ class ConfigFollower:
                 async for _ in changes:
                     self._on_change()
         except HopsealError as error:
-            _log.warning("config_watch_unavailable", pid=self._process.pid, code=error.code, detail=error.detail)
+            self._paths = frozenset()  # the next measurement tries again
+            if not self._has_warned:
+                self._has_warned = True
+                _log.warning("config_watch_unavailable", pid=self._process.pid, code=error.code, detail=error.detail)
+            if standing.is_set():
+                self._on_change()
         finally:
             standing.set()
 

@@ -25,7 +25,7 @@ def set_up_logs(settings: LogSettings) -> None:
         structlog.processors.format_exc_info,
     ]
     render: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         if settings.format == "console"
         else structlog.processors.JSONRenderer(default=str)
     )
