@@ -127,16 +127,25 @@ def build_child(call: Call, parent: Accepted, narrowing: Narrowing | None = None
 
 
 def seal_records(records: Sequence[Record], signer: Signer, now: int) -> tuple[str, ...]:
-    """The sealed text of each of ``records``, batched under seals of at most 32; all must be of the signer's SVID.
+    """The sealed text of each of ``records``, in their order; all must be of the signer's SVID.
+
+    One seal covers at most 32 of them and never receivers of different trust domains: neighbours would learn of each
+    other's load and statement hashes.
 
     Raises:
         UnavailableError: ``svid_expired``, the leaf is too close to its end (or not begun) at ``now``.
     """
     check_signing_time(signer.leaf_der, now)
-    payloads = [encode_record(record) for record in records]
-    starts = range(0, len(payloads), MAX_STATEMENTS_SEALED)
-    batches = (payloads[start : start + MAX_STATEMENTS_SEALED] for start in starts)
-    return tuple(text for batch in batches for text in seal_statements(batch, signer))
+    groups: dict[str, list[int]] = {}
+    for position, record in enumerate(records):
+        groups.setdefault(_receiver_domain(record.aud), []).append(position)
+    texts: dict[int, str] = {}
+    for group in groups.values():
+        for start in range(0, len(group), MAX_STATEMENTS_SEALED):
+            batch = group[start : start + MAX_STATEMENTS_SEALED]
+            sealed = seal_statements([encode_record(records[position]) for position in batch], signer)
+            texts.update(zip(batch, sealed, strict=True))
+    return tuple(texts[position] for position in range(len(records)))
 
 
 def check_signing_time(leaf_der: bytes, now: int) -> None:
@@ -152,6 +161,11 @@ def check_signing_time(leaf_der: bytes, now: int) -> None:
     moment = dt.datetime.fromtimestamp(now, dt.UTC)
     if not leaf.not_valid_before_utc <= moment <= leaf.not_valid_after_utc - margin:
         raise UnavailableError("svid_expired", "the SVID is about to expire", detail=f"now {moment}")
+
+
+def _receiver_domain(aud: str) -> str:
+    """The trust domain of a SPIFFE ID with its scheme, or a whole origin."""
+    return aud.split("/", 3)[2] if aud.startswith("spiffe://") else aud
 
 
 def _base(call: Call, cid: str, hop: int) -> Record:

@@ -1,0 +1,187 @@
+"""The Python codec behind the JSON requests of tests/vectors: one request in, one answer out."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+from hopseal.bundle import Bundle
+from hopseal.custody.authority import Authority, fold, parse_authority, parse_narrowing
+from hopseal.custody.binding import bind_request, binding_base
+from hopseal.custody.cache import ReplayStore, RootIssuers
+from hopseal.custody.encoding import decode_b64url, encode_b64url
+from hopseal.custody.errors import RULES, Code, CustodyError, refusal
+from hopseal.custody.merkle import build_tree
+from hopseal.custody.patterns import id_matches
+from hopseal.custody.receiver import Receiver, ReceiverState, Request, verify_request
+from hopseal.custody.record import encode_record, parse_record, parse_sealed_record
+from hopseal.custody.seal import (
+    Signer,
+    format_path,
+    hash_statement,
+    parse_sealed,
+    seal_statements,
+    thumbprint,
+    verify_inclusion,
+    verify_signature,
+)
+from hopseal.custody.verification import VerifiedRecord
+from hopseal.ids import SpiffeId, TrustDomain
+from hopseal.verify import parse_certificate
+
+Json = dict[str, Any]
+PEER = "an earlier peer"
+
+
+def answer(request: Json) -> Json:
+    """What ``custody_verify`` says to ``request``."""
+    try:
+        return {"result": "ok", **KINDS[request["kind"]](request["input"])}
+    except CustodyError as error:
+        return {"result": "error", "code": error.code, "missing": list(error.missing)}
+
+
+def sign(request: Json) -> Json:
+    """What ``custody_sign`` says to ``request``."""
+    try:
+        records = [parse_record(json.dumps(claims).encode()) for claims in request["claims"]]
+    except CustodyError as error:
+        return {"result": "error", "code": error.code, "missing": list(error.missing)}
+    key = load_der_private_key(unbase64(request["key_pkcs8"]), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signer = Signer(unbase64(request["leaf"]), key)
+    return {"sealed": list(seal_statements([encode_record(record) for record in records], signer))}
+
+
+def unbase64(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def authority_json(authority: Authority) -> Json:
+    return {
+        "scope": None if authority.scope is None else sorted(authority.scope),
+        "exp": authority.exp,
+        "hops": authority.hops,
+        "aud": None if authority.aud is None else list(authority.aud),
+        "ops": None if authority.ops is None else list(authority.ops),
+    }
+
+
+def _base64url(given: Json) -> Json:
+    return {"bytes": base64.b64encode(decode_b64url(given["text"])).decode()}
+
+
+def _claims(given: Json) -> Json:
+    parse_record(unbase64(given["payload"]))
+    return {}
+
+
+def _seal(given: Json) -> Json:
+    statement = parse_sealed(given["sealed"])
+    leaf = unbase64(given["leaf"])
+    if statement.seal.x5t != thumbprint(leaf):
+        raise refusal(Code.UNRESOLVED, missing=(f"cert:{statement.seal.x5t}",))
+    verify_inclusion(statement)
+    verify_signature(statement.seal, parse_certificate(leaf).public_key())
+    return {"hash": statement.hash, "n": statement.seal.n, "index": statement.index}
+
+
+def _seal_batch(given: Json) -> Json:
+    texts = [
+        f"{payload}.{path}.{given['jws']}" for payload, path in zip(given["payloads"], given["paths"], strict=True)
+    ]
+    answers = [_seal({"sealed": text, "leaf": given["leaf"]}) for text in texts]
+    assert [each["index"] for each in answers] == list(range(len(texts)))
+    x5t = thumbprint(unbase64(given["leaf"]))
+    root, paths = build_tree([hash_statement(x5t, payload) for payload in given["payloads"]])
+    assert [format_path(index, path) for index, path in enumerate(paths)] == given["paths"]
+    return {"hashes": [each["hash"] for each in answers], "root": encode_b64url(root)}
+
+
+def _binding(given: Json) -> Json:
+    headers = [(name, value) for name, value in given["headers"]]
+    rqb = bind_request(given["method"], given["target_uri"], headers, unbase64(given["body"]))
+    return {"base": binding_base(given["method"], given["target_uri"], headers), "rqb": rqb}
+
+
+def _folding(given: Json) -> Json:
+    narrowings = [None if att is None else parse_narrowing(att, "att") for att in given["atts"]]
+    authority = fold(parse_authority(given["auth"], "auth"), narrowings)
+    authority.check_call(hop=given["hop"], now=given["now"], callee=given["own_id"], operations=given["operations"])
+    return {"authority": authority_json(authority)}
+
+
+def _receive(given: Json) -> Json:
+    accepted = verify_request(read_request(given), read_receiver(given), read_state(given["state"]), given["now"])
+    assert accepted.task is not None
+    return {
+        "cid": accepted.newest.record.cid,
+        "hop": accepted.newest.record.hop,
+        "path": [str(each) for each in accepted.path],
+        "authority": authority_json(accepted.authority),
+        "record": accepted.newest.hash,
+        "task": accepted.task.to_json(),
+    }
+
+
+def _errors(given: Json) -> Json:
+    rule = RULES[Code(given["code"])]
+    return {"http": rule.http, "grpc": rule.grpc, "retry": rule.retry.value}
+
+
+def read_request(given: Json) -> Request:
+    return Request(
+        headers=[(name, value) for name, value in given["headers"]],
+        body=unbase64(given["body"]),
+        method=given["method"],
+        target_uri=given["target_uri"],
+        operations=tuple(given["operations"]),
+        peer_chain=tuple(map(unbase64, given["tls_peer"] or ())),
+    )
+
+
+def read_receiver(given: Json) -> Receiver:
+    bundles = {
+        TrustDomain.parse(name): Bundle(TrustDomain.parse(name), tuple(map(unbase64, ders)))
+        for name, ders in given["bundles"].items()
+    }
+    allowed, forbidden = given["policy"]["autonomous_roots"], set(given["policy"]["forbidden_on_path"])
+    return Receiver(
+        own_id=SpiffeId.parse(given["own_id"]),
+        own_leaves=frozenset(thumbprint(unbase64(der)) for der in given["own_leaves"]),
+        bundles=bundles,
+        accept_autonomous=lambda root: any(id_matches(pattern, str(root)) for pattern in allowed),
+        accept_path=lambda path: not any(str(each) in forbidden for each in path),
+        unsafe_allow_no_peer=given["allow_no_peer"],
+    )
+
+
+def read_state(given: Json) -> ReceiverState:
+    state = ReceiverState(replay=ReplayStore(given["replay_capacity"]), roots=RootIssuers())
+    for der in given["certs"]:
+        state.certificates.add(unbase64(der), PEER)
+    for text in given["prefix"]:
+        sealed = parse_sealed_record(text)
+        state.prefixes.put(sealed.hash, VerifiedRecord(sealed), PEER)
+    for iss, jti, expires_at in given["replay"]:
+        state.replay.use(SpiffeId.parse(iss), jti, expires_at, now=0)
+    for cid, iss in given["roots"].items():
+        state.roots.remember(cid, SpiffeId.parse(iss), now=2**40)
+    return state
+
+
+KINDS: dict[str, Callable[[Json], Json]] = {
+    "base64url": _base64url,
+    "claims": _claims,
+    "seal": _seal,
+    "seal_batch": _seal_batch,
+    "binding": _binding,
+    "folding": _folding,
+    "receive": _receive,
+    "errors": _errors,
+}

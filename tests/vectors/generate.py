@@ -1,0 +1,47 @@
+"""Write the vectors, or say which committed file differs from them.
+
+Deterministic: keys from fixed seeds, nonces by RFC 6979. Run as ``PYTHONPATH=.:tests python -m vectors.generate``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vectors import cases_chain, cases_folding, cases_receive, cases_seal, cases_small, scene
+
+FOLDER = Path(__file__).parent
+Cases = Callable[[], Iterator[dict[str, Any]]]
+FILES: dict[str, tuple[str, dict[str, Any], Cases]] = {
+    "base64url": ("base64url", {}, cases_small.base64url_cases),
+    "claims": ("claims", {}, cases_small.claims_cases),
+    "errors": ("errors", {}, cases_small.errors_cases),
+    "folding": ("folding", cases_folding.DEFAULTS, cases_folding.folding_cases),
+    "seal": ("seal", {}, cases_seal.seal_cases),
+    "seal_batch": ("seal_batch", {}, cases_seal.seal_batch_cases),
+    "binding": ("binding", cases_seal.BINDING_DEFAULTS, cases_seal.binding_cases),
+    "receive_ok": ("receive", scene.DEFAULTS, cases_receive.ok_cases),
+    "receive_format": ("receive", scene.DEFAULTS, cases_receive.format_cases),
+    "receive_context": ("receive", scene.DEFAULTS, cases_receive.context_cases),
+    "receive_chain": ("receive", scene.DEFAULTS, cases_chain.chain_cases),
+    "receive_trust": ("receive", scene.DEFAULTS, cases_chain.trust_cases),
+    "receive_authority": ("receive", scene.DEFAULTS, cases_chain.authority_cases),
+}
+
+
+def render(name: str) -> str:
+    """The text of one file."""
+    kind, defaults, cases = FILES[name]
+    document = {"kind": kind, "defaults": defaults, "cases": list(cases())}
+    return json.dumps(document, indent=1, ensure_ascii=True) + "\n"
+
+
+def main() -> None:
+    for name in FILES:
+        (FOLDER / f"{name}.json").write_text(render(name), encoding="ascii")
+
+
+if __name__ == "__main__":
+    main()
