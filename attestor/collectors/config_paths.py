@@ -210,9 +210,8 @@ def check_declared(path: str) -> None:
     Raises:
         ConfigUnreadable: with code ``config_path_invalid``.
     """
-    parts = path.split("/")
-    bad = parts[0] or "\0" in path or (path != "/" and not {"", ".", ".."}.isdisjoint(parts[1:]))
-    if bad:
+    parts = path.split("/")[1:]
+    if not path.startswith("/") or "\0" in path or (path != "/" and not {"", ".", ".."}.isdisjoint(parts)):
         raise ConfigUnreadable(
             "config_path_invalid",
             "a declared path must be absolute, without empty, '.' or '..' parts",
