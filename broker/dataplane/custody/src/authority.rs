@@ -123,7 +123,7 @@ pub struct Narrowing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
     pub scope: Option<BTreeSet<String>>,
-    /// NumericDate seconds; nothing is allowed from then on.
+    /// `NumericDate` seconds; nothing is allowed from then on.
     pub exp: i64,
     /// The highest `hop` allowed.
     pub hops: i64,
@@ -160,9 +160,7 @@ impl Authority {
     pub fn parse(members: &[(String, Value)]) -> Result<Self> {
         let limits = Narrowing::parse(members)?;
         match (limits.exp, limits.hops) {
-            (Some(exp), Some(hops)) => {
-                Ok(Self { scope: limits.scope, exp, hops, aud: limits.aud, ops: limits.ops })
-            }
+            (Some(exp), Some(hops)) => Ok(Self { scope: limits.scope, exp, hops, aud: limits.aud, ops: limits.ops }),
             _ => Err(malformed("an authority lacks exp or hops")),
         }
     }

@@ -105,10 +105,11 @@ pub fn request_binding(method: &str, target_uri: &str, headers: &[HeaderLine<'_>
 
 /// `value` without SP and HTAB at its ends.
 pub(crate) fn trim(value: &[u8]) -> &[u8] {
-    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let start = value.iter().position(|byte| !is_space(byte)).unwrap_or(value.len());
-    let end = value.iter().rposition(|byte| !is_space(byte)).map_or(start, |last| last + 1);
-    &value[start..end]
+    let mut rest = value;
+    while let [b' ' | b'\t', inner @ ..] | [inner @ .., b' ' | b'\t'] = rest {
+        rest = inner;
+    }
+    rest
 }
 
 /// All lines of field `name`, trimmed and joined (RFC 9421 §2.1); None if there is none.

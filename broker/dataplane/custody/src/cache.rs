@@ -12,7 +12,9 @@ use crate::cert::Certificate;
 use crate::error::Result;
 use crate::hash::{RandomId, StatementHash, Thumbprint};
 use crate::ids::SpiffeId;
-use crate::limits::{AUTHORITY_CACHE_ENTRIES, CHAIN_ENTRIES, CERT_CACHE_ENTRIES, PEER_SHARE, PREFIX_CACHE_ENTRIES, SEAL_CACHE_ENTRIES};
+use crate::limits::{
+    AUTHORITY_CACHE_ENTRIES, CERT_CACHE_ENTRIES, CHAIN_ENTRIES, PEER_SHARE, PREFIX_CACHE_ENTRIES, SEAL_CACHE_ENTRIES,
+};
 use crate::merkle::Node;
 use crate::record::Record;
 use crate::roots::RootIssuers;

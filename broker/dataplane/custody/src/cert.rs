@@ -77,13 +77,13 @@ impl Certificate {
         self.thumbprint
     }
 
-    /// NumericDate seconds.
+    /// `NumericDate` seconds.
     #[must_use]
     pub fn not_before(&self) -> i64 {
         self.not_before
     }
 
-    /// NumericDate seconds, inclusive.
+    /// `NumericDate` seconds, inclusive.
     #[must_use]
     pub fn not_after(&self) -> i64 {
         self.not_after

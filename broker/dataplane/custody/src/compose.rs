@@ -66,7 +66,7 @@ pub struct Call<'a> {
     pub iss: &'a SpiffeId,
     /// A SPIFFE ID or an origin.
     pub aud: &'a str,
-    /// NumericDate seconds.
+    /// `NumericDate` seconds.
     pub iat: i64,
     pub exp: i64,
     pub jti: RandomId,
@@ -138,7 +138,7 @@ fn member(name: &str, value: Value) -> (String, Value) {
     (name.to_owned(), value)
 }
 
-fn text(value: impl ToString) -> Value {
+fn text<T: ToString + ?Sized>(value: &T) -> Value {
     Value::Text(value.to_string())
 }
 
@@ -150,12 +150,12 @@ fn call_members(call: &Call<'_>, cid: RandomId, hop: i64) -> Vec<(String, Value)
         member("aud", text(call.aud)),
         member("iat", Value::Integer(call.iat)),
         member("exp", Value::Integer(call.exp)),
-        member("jti", text(call.jti)),
-        member("cid", text(cid)),
+        member("jti", text(&call.jti)),
+        member("cid", text(&cid)),
         member("hop", Value::Integer(hop)),
-        member("rqb", text(call.rqb)),
+        member("rqb", text(&call.rqb)),
     ];
-    members.extend(call.srv.map(|srv| member("srv", text(srv))));
+    members.extend(call.srv.map(|srv| member("srv", text(&srv))));
     members.extend(call.by.map(|by| member("by", text(by))));
     members.extend(call.op.map(|op| member("op", text(op))));
     members.extend(call.tid.map(|tid| member("tid", text(tid))));
@@ -182,19 +182,19 @@ fn narrowing_members(limits: &Narrowing) -> Vec<(String, Value)> {
     let mut members = Vec::new();
     if let Some(scope) = &limits.scope {
         let tokens: Vec<&str> = scope.iter().map(String::as_str).collect();
-        members.push(member("scope", text(tokens.join(" "))));
+        members.push(member("scope", text(&tokens.join(" "))));
     }
     members.extend(limits.exp.map(|exp| member("exp", Value::Integer(exp))));
     members.extend(limits.hops.map(|hops| member("hops", Value::Integer(hops))));
     if let Some(aud) = &limits.aud {
-        members.push(member("aud", Value::Array(aud.iter().map(|pattern| text(pattern.text())).collect())));
+        members.push(member("aud", Value::Array(aud.iter().map(|pattern| text(&pattern.text())).collect())));
     }
     if let Some(ops) = &limits.ops {
-        members.push(member("ops", Value::Array(ops.iter().map(|pattern| text(pattern.text())).collect())));
+        members.push(member("ops", Value::Array(ops.iter().map(|pattern| text(&pattern.text())).collect())));
     }
     members
 }
 
 fn continuation_members(cont: &Continuation) -> Vec<(String, Value)> {
-    vec![member("rec", text(cont.rec)), member("cid", text(cont.cid)), member("why", text(&cont.why))]
+    vec![member("rec", text(&cont.rec)), member("cid", text(&cont.cid)), member("why", text(&cont.why))]
 }

@@ -5,7 +5,9 @@
 use crate::binding::{HeaderLine, trim};
 use crate::error::{Code, Rejection, Result, malformed};
 use crate::hash::decode_base64;
-use crate::limits::{MAX_CERT_DER_BYTES, MAX_CERTS, MAX_CERTS_BYTES, MAX_CHAIN_BYTES, MAX_FIELDS_BYTES, MAX_SEALED_BYTES};
+use crate::limits::{
+    MAX_CERT_DER_BYTES, MAX_CERTS, MAX_CERTS_BYTES, MAX_CHAIN_BYTES, MAX_FIELDS_BYTES, MAX_SEALED_BYTES,
+};
 
 /// Request field with the newest record.
 pub const RECORD: &str = "custody-record";
@@ -98,7 +100,7 @@ fn check_names(headers: &[HeaderLine<'_>]) -> Result<()> {
     let custody: Vec<&str> = headers.iter().map(|(name, _)| *name).filter(|name| has_prefix(name, PREFIX)).collect();
     let mut names: Vec<String> = custody.iter().map(|name| name.to_ascii_lowercase()).collect();
     names.sort_unstable();
-    if names.windows(2).any(|pair| pair[0] == pair[1]) {
+    if names.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
         return Err(Rejection::new(Code::Duplicate, "a Custody field has two lines"));
     }
     Ok(())

@@ -45,10 +45,7 @@ impl ForwardedFields {
     /// `too_large`.
     pub fn check_with_record(&self, sealed: &str) -> Result<()> {
         let field = |name: &str, value: Option<&String>| value.map_or(0, |value| name.len() + value.len());
-        let total = RECORD.len()
-            + sealed.len()
-            + field(CHAIN, self.chain.as_ref())
-            + field(CERTS, self.certs.as_ref());
+        let total = RECORD.len() + sealed.len() + field(CHAIN, self.chain.as_ref()) + field(CERTS, self.certs.as_ref());
         if sealed.len() > MAX_SEALED_BYTES || total > MAX_FIELDS_BYTES {
             return Err(Rejection::new(Code::TooLarge, "the Custody fields would be too large"));
         }

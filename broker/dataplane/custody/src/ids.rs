@@ -55,7 +55,7 @@ impl SpiffeId {
     /// The trust domain's name.
     #[must_use]
     pub fn trust_domain(&self) -> &str {
-        &self.text[SCHEME.len()..self.path_at]
+        self.text.get(SCHEME.len()..self.path_at).unwrap_or_default()
     }
 }
 
@@ -119,8 +119,6 @@ fn is_host(text: &str) -> bool {
 /// `:` and one to five digits without leading zero.
 fn is_port(text: &str) -> bool {
     text.strip_prefix(':').is_some_and(|digits| {
-        (1..=5).contains(&digits.len())
-            && !digits.starts_with('0')
-            && digits.bytes().all(|byte| byte.is_ascii_digit())
+        (1..=5).contains(&digits.len()) && !digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit())
     })
 }

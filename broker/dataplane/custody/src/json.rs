@@ -118,7 +118,7 @@ fn has_twins(members: &[(String, Value)]) -> bool {
     // Sorted first: comparing each with each would let one payload of tiny members cost milliseconds.
     let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
-    names.windows(2).any(|pair| pair[0] == pair[1])
+    names.windows(2).any(|pair| matches!(pair, [one, other] if one == other))
 }
 
 /// Appends `value` to `out` without white space.
@@ -162,7 +162,11 @@ fn write_text(text: &str, out: &mut String) {
         match character {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
-            '\u{0}'..='\u{1f}' => out.push_str(&format!("\\u{:04x}", u32::from(character))),
+            '\u{0}'..='\u{1f}' => {
+                let code = u32::from(character);
+                out.push_str("\\u00");
+                out.extend([code >> 4, code & 15].into_iter().filter_map(|digit| char::from_digit(digit, 16)));
+            }
             _ => out.push(character),
         }
     }

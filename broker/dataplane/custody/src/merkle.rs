@@ -42,11 +42,16 @@ fn fill(leaves: &[StatementHash], paths: &mut [Vec<Node>]) -> Option<Node> {
         return None;
     }
     let middle = split(leaves.len());
-    let (left_paths, right_paths) = paths.split_at_mut(middle);
-    let left = fill(&leaves[..middle], left_paths)?;
-    let right = fill(&leaves[middle..], right_paths)?;
-    left_paths.iter_mut().for_each(|path| path.push(right));
-    right_paths.iter_mut().for_each(|path| path.push(left));
+    let (left_paths, right_paths) = paths.split_at_mut_checked(middle)?;
+    let (left_leaves, right_leaves) = leaves.split_at_checked(middle)?;
+    let left = fill(left_leaves, left_paths)?;
+    let right = fill(right_leaves, right_paths)?;
+    for path in left_paths {
+        path.push(right);
+    }
+    for path in right_paths {
+        path.push(left);
+    }
     Some(parent(&left, &right))
 }
 

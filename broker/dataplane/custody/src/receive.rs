@@ -16,7 +16,7 @@ use crate::cache::{CacheSizes, Caches, VerifiedStatement};
 use crate::cert::Certificate;
 use crate::chain::Chain;
 use crate::error::{Code, Rejection, Result};
-use crate::hash::{RandomId, Thumbprint};
+use crate::hash::{RandomId, StatementHash, Thumbprint};
 use crate::ids::SpiffeId;
 use crate::limits::{DEFAULT_AUTHORITY_S, DEFAULT_HOPS, MAX_AUTHORITY_S, MAX_HOPS, MAX_SKEW_S};
 use crate::record::Record;
@@ -113,31 +113,32 @@ impl Policy {
     }
 }
 
-/// A record of an examined request: inline and not yet authenticated, or known from before.
+/// A record that came with the message, not yet authenticated.
 #[derive(Debug)]
-enum Element {
-    Inline(Box<InlineElement>),
-    Known(Arc<VerifiedStatement>),
-}
-
-#[derive(Debug)]
-struct InlineElement {
+struct Inline {
     statement: UnverifiedStatement,
     record: Record,
     leaf: Arc<Certificate>,
 }
 
-impl Element {
+/// An ancestor: inline, or left out by the sender and known from before.
+#[derive(Debug)]
+enum Ancestor {
+    Inline(Box<Inline>),
+    Known(Arc<VerifiedStatement>),
+}
+
+impl Ancestor {
     fn record(&self) -> &Record {
         match self {
-            Self::Inline(element) => &element.record,
+            Self::Inline(inline) => &inline.record,
             Self::Known(statement) => statement.record(),
         }
     }
 
-    fn hash(&self) -> crate::hash::StatementHash {
+    fn hash(&self) -> StatementHash {
         match self {
-            Self::Inline(element) => element.statement.hash(),
+            Self::Inline(inline) => inline.statement.hash(),
             Self::Known(statement) => statement.hash(),
         }
     }
@@ -146,8 +147,9 @@ impl Element {
 /// A request that passed every check that costs no signature; nothing in it is proven.
 #[derive(Debug)]
 pub struct Examined {
-    /// Oldest first; the newest is always inline.
-    elements: Vec<Element>,
+    /// Oldest first.
+    ancestors: Vec<Ancestor>,
+    newest: Box<Inline>,
     /// Certificates that came with the message or its connection.
     certificates: Vec<Arc<Certificate>>,
     own_id: SpiffeId,
@@ -158,8 +160,7 @@ impl Examined {
     /// The newest record's claims, unverified; for logs only.
     #[must_use]
     pub fn unverified_newest(&self) -> &Record {
-        // `examine` puts the newest record last and there is always one.
-        self.elements.last().map(Element::record).expect("an examined request has a record")
+        &self.newest.record
     }
 }
 
@@ -265,10 +266,17 @@ impl Receiver {
 
     /// Remembers a statement that the log shows as accepted, after verifying it again at its `iat`.
     ///
+    /// `certificates` hold its leaf and what may stand between that and the bundle.
+    ///
     /// # Errors
-    /// The code of the first check that fails; `unresolved` if its leaf was not restored before.
-    pub fn restore_statement(&self, sealed: &str, bundles: &Bundles) -> Result<()> {
-        let statement = authenticate::reverify(&self.caches, sealed, bundles)?;
+    /// The code of the first check that fails; `unresolved` if its leaf is not among `certificates`.
+    pub fn restore_statement(
+        &self,
+        sealed: &str,
+        certificates: &[Arc<Certificate>],
+        bundles: &Bundles,
+    ) -> Result<()> {
+        let statement = authenticate::reverify(&self.caches, sealed, certificates, bundles)?;
         self.caches.remember_statement(&statement, statement.record().iss.as_str());
         Ok(())
     }
@@ -286,6 +294,6 @@ impl Receiver {
 pub fn peek_unverified(headers: &[HeaderLine<'_>]) -> Option<(String, Record)> {
     let fields = crate::fields::CustodyFields::read(headers, MAX_HOPS).ok()?;
     let statement = UnverifiedStatement::parse(fields.record).ok()?;
-    let record = Record::parse(&statement.claims().ok()?).ok()?;
+    let record = Record::parse(statement.claims()).ok()?;
     Some((statement.text().to_owned(), record))
 }

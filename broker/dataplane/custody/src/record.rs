@@ -104,15 +104,15 @@ impl Record {
             return Err(malformed("the statement is not a record of version 1"));
         }
         Ok(Self {
-            iss: claims.required("iss", claims.parsed("iss", SpiffeId::parse)?)?,
-            aud: claims.required("aud", claims.parsed("aud", parse_audience)?)?,
-            iat: claims.required("iat", claims.integer("iat")?)?,
-            exp: claims.required("exp", claims.integer("exp")?)?,
-            jti: claims.required("jti", claims.parsed("jti", RandomId::parse)?)?,
-            cid: claims.required("cid", claims.parsed("cid", RandomId::parse)?)?,
-            hop: claims.required("hop", claims.integer("hop")?)?,
+            iss: required("iss", claims.parsed("iss", SpiffeId::parse)?)?,
+            aud: required("aud", claims.parsed("aud", parse_audience)?)?,
+            iat: required("iat", claims.integer("iat")?)?,
+            exp: required("exp", claims.integer("exp")?)?,
+            jti: required("jti", claims.parsed("jti", RandomId::parse)?)?,
+            cid: required("cid", claims.parsed("cid", RandomId::parse)?)?,
+            hop: required("hop", claims.integer("hop")?)?,
             prev: claims.parsed("prev", StatementHash::parse)?,
-            rqb: claims.required("rqb", claims.parsed("rqb", ClaimHash::parse)?)?,
+            rqb: required("rqb", claims.parsed("rqb", ClaimHash::parse)?)?,
             streams: claims.parsed("bm", |text| (text == "stream").then_some(()))?.is_some(),
             srv: claims.parsed("srv", Thumbprint::parse)?,
             by: claims.parsed("by", SpiffeId::parse)?,
@@ -150,7 +150,7 @@ impl Task {
     pub fn parse(members: &[(String, Value)]) -> Result<Self> {
         let claims = Claims(members);
         Ok(Self {
-            id: claims.required("task.id", claims.parsed("id", |text| bounded(text, 1, MAX_TASK_ID_BYTES))?)?,
+            id: required("task.id", claims.parsed("id", |text| bounded(text, 1, MAX_TASK_ID_BYTES))?)?,
             iss: claims.text("iss")?.map(str::to_owned),
             ih: claims.parsed("ih", ClaimHash::parse)?,
             ah: claims.parsed("ah", ClaimHash::parse)?,
@@ -164,12 +164,8 @@ impl Task {
     #[must_use]
     pub fn to_members(&self) -> Vec<(String, Value)> {
         let hash = |hash: Option<ClaimHash>| hash.map(|hash| hash.to_string());
-        let optional = [
-            ("iss", self.iss.clone()),
-            ("ih", hash(self.ih)),
-            ("ah", hash(self.ah)),
-            ("pc", self.pc.clone()),
-        ];
+        let optional =
+            [("iss", self.iss.clone()), ("ih", hash(self.ih)), ("ah", hash(self.ah)), ("pc", self.pc.clone())];
         let present = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
         std::iter::once(("id", self.id.clone()))
             .chain(present)
@@ -184,9 +180,9 @@ impl Continuation {
         claims.only(&["rec", "cid", "why"])?;
         let known = |text: &str| matches!(text, "boundary" | "resume" | "queue").then(|| text.to_owned());
         Ok(Self {
-            rec: claims.required("cont.rec", claims.parsed("rec", StatementHash::parse)?)?,
-            cid: claims.required("cont.cid", claims.parsed("cid", RandomId::parse)?)?,
-            why: claims.required("cont.why", claims.parsed("why", known)?)?,
+            rec: required("cont.rec", claims.parsed("rec", StatementHash::parse)?)?,
+            cid: required("cont.cid", claims.parsed("cid", RandomId::parse)?)?,
+            why: required("cont.why", claims.parsed("why", known)?)?,
         })
     }
 }
@@ -196,11 +192,11 @@ impl Approval {
         let claims = Claims(members);
         let known = |text: &str| APPROVAL_TYPES.contains(&text).then(|| text.to_owned());
         Ok(Self {
-            typ: claims.required("apv.typ", claims.parsed("typ", known)?)?,
-            id: claims.required("apv.id", claims.text("id")?)?.to_owned(),
-            h: claims.required("apv.h", claims.parsed("h", ClaimHash::parse)?)?,
-            by: claims.required("apv.by", claims.text("by")?)?.to_owned(),
-            at: claims.required("apv.at", claims.integer("at")?)?,
+            typ: required("apv.typ", claims.parsed("typ", known)?)?,
+            id: required("apv.id", claims.text("id")?)?.to_owned(),
+            h: required("apv.h", claims.parsed("h", ClaimHash::parse)?)?,
+            by: required("apv.by", claims.text("by")?)?.to_owned(),
+            at: required("apv.at", claims.integer("at")?)?,
         })
     }
 }
@@ -211,12 +207,12 @@ impl User {
         claims.only(&["iss", "sub", "typ", "th", "txn", "exp"])?;
         let known = |text: &str| matches!(text, "txn" | "at" | "idjag").then(|| text.to_owned());
         Ok(Self {
-            iss: claims.required("obo.iss", claims.text("iss")?)?.to_owned(),
-            sub: claims.required("obo.sub", claims.text("sub")?)?.to_owned(),
-            typ: claims.required("obo.typ", claims.parsed("typ", known)?)?,
-            th: claims.required("obo.th", claims.parsed("th", ClaimHash::parse)?)?,
+            iss: required("obo.iss", claims.text("iss")?)?.to_owned(),
+            sub: required("obo.sub", claims.text("sub")?)?.to_owned(),
+            typ: required("obo.typ", claims.parsed("typ", known)?)?,
+            th: required("obo.th", claims.parsed("th", ClaimHash::parse)?)?,
             txn: claims.text("txn")?.map(str::to_owned),
-            exp: claims.required("obo.exp", claims.integer("exp")?)?,
+            exp: required("obo.exp", claims.integer("exp")?)?,
         })
     }
 }
@@ -227,10 +223,6 @@ struct Claims<'a>(&'a [(String, Value)]);
 impl<'a> Claims<'a> {
     fn get(&self, name: &str) -> Option<&'a Value> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
-    }
-
-    fn required<T>(&self, name: &str, value: Option<T>) -> Result<T> {
-        value.ok_or_else(|| malformed(format!("{name} is absent")))
     }
 
     fn text(&self, name: &str) -> Result<Option<&'a str>> {
@@ -284,6 +276,10 @@ impl<'a> Claims<'a> {
         }
         Err(malformed("an object has a member that is not understood"))
     }
+}
+
+fn required<T>(name: &str, value: Option<T>) -> Result<T> {
+    value.ok_or_else(|| malformed(format!("{name} is absent")))
 }
 
 fn bounded(text: &str, least: usize, most: usize) -> Option<String> {

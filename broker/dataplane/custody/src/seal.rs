@@ -18,9 +18,7 @@ const SIGNATURE_BYTES: usize = 64;
 #[derive(Clone, Debug)]
 pub struct UnverifiedStatement {
     text: String,
-    payload_end: usize,
-    seal_at: usize,
-    signature_at: usize,
+    claims: Vec<u8>,
     seal: UnverifiedSeal,
     index: u32,
     path: Vec<Node>,
@@ -52,21 +50,12 @@ impl UnverifiedStatement {
             return Err(malformed("a sealed statement does not have five parts"));
         };
         let seal = parse_seal(header, body, signature)?;
-        if payload.is_empty() {
-            return Err(malformed("the payload is empty"));
-        }
-        let (index, nodes) = parse_path(path, seal.count)?;
-        let seal_at = payload.len() + path.len() + 2;
-        Ok(Self {
-            payload_end: payload.len(),
-            seal_at,
-            signature_at: seal_at + header.len() + body.len() + 2,
-            index,
-            path: nodes,
-            hash: statement_hash(&seal.x5t, payload),
-            seal,
-            text: text.to_owned(),
-        })
+        let claims = decode_base64url(payload)
+            .filter(|claims| !claims.is_empty())
+            .ok_or_else(|| malformed("the payload is not canonical base64url of claims"))?;
+        let (index, path) = parse_path(path, seal.count)?;
+        let hash = statement_hash(&seal.x5t, payload);
+        Ok(Self { text: text.to_owned(), claims, seal, index, path, hash })
     }
 
     /// The whole sealed text.
@@ -75,13 +64,10 @@ impl UnverifiedStatement {
         &self.text
     }
 
-    /// The claims as bytes.
-    ///
-    /// # Errors
-    /// `malformed` if the payload is not canonical base64url.
-    pub fn claims(&self) -> Result<Vec<u8>> {
-        decode_base64url(&self.text[..self.payload_end])
-            .ok_or_else(|| malformed("the payload is not canonical base64url"))
+    /// The claims as bytes; whether they are JSON is not checked.
+    #[must_use]
+    pub fn claims(&self) -> &[u8] {
+        &self.claims
     }
 
     /// Which leaf of the seal's tree it is.
@@ -103,7 +89,7 @@ impl UnverifiedStatement {
     /// SHA-256 of the seal's ASCII.
     #[must_use]
     pub fn seal_hash(&self) -> SealHash {
-        sha256(&self.text.as_bytes()[self.seal_at..])
+        sha256(self.seal_text().as_bytes())
     }
 
     /// True if the inclusion path leads from the statement hash to the seal's root.
@@ -115,8 +101,12 @@ impl UnverifiedStatement {
     /// True if the seal's signature is by `leaf`'s key.
     #[must_use]
     pub fn signature_holds(&self, leaf: &Certificate) -> bool {
-        let signing_input = &self.text.as_bytes()[self.seal_at..self.signature_at - 1];
-        leaf.verify_signature(signing_input, &self.seal.signature)
+        let (signing_input, _) = self.seal_text().rsplit_once('.').unwrap_or_default();
+        leaf.verify_signature(signing_input.as_bytes(), &self.seal.signature)
+    }
+
+    fn seal_text(&self) -> &str {
+        self.text.splitn(3, '.').nth(2).unwrap_or_default()
     }
 }
 
@@ -140,7 +130,9 @@ pub fn path_text(index: u8, nodes: &[Node]) -> String {
     }
     let mut bytes = Vec::with_capacity(1 + nodes.len() * 32);
     bytes.push(index);
-    nodes.iter().for_each(|node| bytes.extend_from_slice(node));
+    for node in nodes {
+        bytes.extend_from_slice(node);
+    }
     encode_base64url(&bytes)
 }
 

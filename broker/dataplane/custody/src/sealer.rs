@@ -68,8 +68,7 @@ impl Sealer {
     /// # Errors
     /// `Key` or `Leaf`.
     pub fn new(key_pkcs8: &[u8], leaf: Arc<Certificate>) -> Result<Self, SealError> {
-        let key =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key_pkcs8).map_err(|_| SealError::Key)?;
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key_pkcs8).map_err(|_| SealError::Key)?;
         if leaf.identity().is_err() || leaf.public_key() != Some(key.public_key().as_ref()) {
             return Err(SealError::Leaf);
         }

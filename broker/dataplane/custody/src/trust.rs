@@ -45,7 +45,7 @@ impl std::fmt::Display for BundleError {
 impl std::error::Error for BundleError {}
 
 struct Anchor {
-    anchor: TrustAnchor<'static>,
+    trusted: TrustAnchor<'static>,
     not_before: i64,
     not_after: i64,
 }
@@ -64,13 +64,9 @@ impl TrustBundle {
         for der in authorities {
             let certificate = Certificate::parse(der).ok_or_else(refused)?;
             let wrapped = CertificateDer::from(der.as_slice());
-            let anchor = anchor_from_trusted_cert(&wrapped).map_err(|_| refused())?.to_owned();
+            let trusted = anchor_from_trusted_cert(&wrapped).map_err(|_| refused())?.to_owned();
             parts.push(certificate.thumbprint().0);
-            anchors.push(Anchor {
-                anchor,
-                not_before: certificate.not_before(),
-                not_after: certificate.not_after(),
-            });
+            anchors.push(Anchor { trusted, not_before: certificate.not_before(), not_after: certificate.not_after() });
         }
         parts.sort_unstable();
         let parts: Vec<&[u8]> = parts.iter().map(<[u8; 32]>::as_slice).collect();
@@ -82,7 +78,7 @@ impl TrustBundle {
         self.version
     }
 
-    /// The path from `leaf` to an authority of this bundle that holds at `at`, NumericDate seconds.
+    /// The path from `leaf` to an authority of this bundle that holds at `at`, `NumericDate` seconds.
     ///
     /// `intermediates` are candidates only; those that the path used come back.
     ///
@@ -99,7 +95,7 @@ impl TrustBundle {
         ));
         let current: Vec<&Anchor> =
             self.anchors.iter().filter(|anchor| anchor.not_before <= at && at <= anchor.not_after).collect();
-        let anchors: Vec<TrustAnchor<'_>> = current.iter().map(|anchor| anchor.anchor.clone()).collect();
+        let anchors: Vec<TrustAnchor<'_>> = current.iter().map(|anchor| anchor.trusted.clone()).collect();
         let usable: Vec<&Arc<Certificate>> =
             intermediates.iter().filter(|certificate| certificate.may_sign_certificates()).collect();
         let candidates: Vec<CertificateDer<'_>> =
@@ -110,15 +106,14 @@ impl TrustBundle {
         let path = end_entity
             .verify_for_usage(CERTIFICATE_ALGORITHMS, &anchors, &candidates, time, usage, None, None)
             .map_err(|error| error.to_string())?;
-        let mut valid =
-            ValidPath { from: leaf.not_before(), until: leaf.not_after(), intermediates: Vec::new() };
+        let mut valid = ValidPath { from: leaf.not_before(), until: leaf.not_after(), intermediates: Vec::new() };
         for used in path.intermediate_certificates() {
             if let Some(known) = usable.iter().find(|known| known.der() == used.der().as_ref()) {
                 valid.narrow(known.not_before(), known.not_after());
                 valid.intermediates.push(Arc::clone(known));
             }
         }
-        for anchor in current.iter().filter(|anchor| anchor.anchor == *path.anchor()) {
+        for anchor in current.iter().filter(|anchor| anchor.trusted == *path.anchor()) {
             valid.narrow(anchor.not_before, anchor.not_after);
         }
         Ok(valid)

@@ -41,10 +41,10 @@ pub(super) fn verify(input: &Input<'_>) -> Answer {
     let operations = input.texts("operations")?;
     let examined = receiver.examine(&request, &policy, now)?;
     let verified = receiver.authenticate(examined, &bundles, &policy, &operations, now)?;
-    describe(&receiver.commit(verified, now)?)
+    Ok(describe(&receiver.commit(verified, now)?))
 }
 
-fn describe(chain: &Chain) -> Answer {
+fn describe(chain: &Chain) -> Map<String, Json> {
     let path: Vec<&str> = chain.path().map(SpiffeId::as_str).collect();
     facts([
         ("cid", chain.cid().to_string().into()),
@@ -88,9 +88,8 @@ fn parse_bundles(object: &Map<String, Json>) -> Result<Bundles, Failure> {
 
 fn parse_policy(input: &Input<'_>) -> Result<Policy, Failure> {
     let policy = Input(input.get("policy")?);
-    let pattern = |text: &str| {
-        AudiencePattern::parse(text).ok_or_else(|| Failure::Shape(format!("{text} is not a pattern")))
-    };
+    let pattern =
+        |text: &str| AudiencePattern::parse(text).ok_or_else(|| Failure::Shape(format!("{text} is not a pattern")));
     Ok(Policy {
         autonomous_roots: policy.texts("autonomous_roots")?.into_iter().map(pattern).collect::<Result<_, _>>()?,
         forbidden_on_path: policy.texts("forbidden_on_path")?.into_iter().map(spiffe_id).collect::<Result<_, _>>()?,
@@ -107,8 +106,10 @@ fn parse_state(state: &Input<'_>, bundles: &Bundles, now: i64) -> Result<Receive
     for der in state.many_bytes("certs")? {
         receiver.restore_certificate(&Arc::new(Certificate::read(&der)));
     }
+    let of_prefix = state.many_bytes("prefix_certs")?;
+    let of_prefix: Vec<Arc<Certificate>> = of_prefix.iter().map(|der| Arc::new(Certificate::read(der))).collect();
     for sealed in state.texts("prefix")? {
-        receiver.restore_statement(sealed, bundles)?;
+        receiver.restore_statement(sealed, &of_prefix, bundles)?;
     }
     for used in state.array("replay")? {
         let shape = || Failure::Shape("a used statement is not [iss, jti, expires_at]".into());

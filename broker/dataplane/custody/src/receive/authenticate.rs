@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Element, Examined, InlineElement, Policy, Verified};
+use super::{Ancestor, Examined, Inline, Policy, Verified};
 use crate::authority::{Authority, Narrowing};
 use crate::cache::{Caches, VerifiedSeal, VerifiedStatement};
 use crate::cert::Certificate;
@@ -21,50 +21,49 @@ pub(super) fn authenticate(
     operations: &[&str],
     now: i64,
 ) -> Result<Verified> {
-    let Examined { elements, certificates, own_id, peer } = examined;
+    let Examined { ancestors, newest, certificates, own_id, peer } = examined;
     if bundles.is_empty() {
         return Err(Rejection::new(Code::Unavailable, "no bundle is known"));
     }
     // 5
     let prover = Prover { caches, bundles, certificates: &certificates, peer: &peer };
-    let last = elements.len().saturating_sub(1);
-    let mut statements = Vec::with_capacity(elements.len());
-    for (position, element) in elements.into_iter().enumerate() {
-        statements.push(prover.prove(element, (position == last).then_some(now))?);
-    }
-    let Some(newest) = statements.pop() else {
-        return Err(Rejection::new(Code::Missing, "the request has no record"));
-    };
-    let root = Arc::clone(statements.first().unwrap_or(&newest));
+    let ancestors = ancestors.into_iter().map(|ancestor| prover.prove(ancestor)).collect::<Result<Vec<_>>>()?;
+    let newest = prover.check(*newest, now)?;
+    let root = Arc::clone(ancestors.first().unwrap_or(&newest));
     // 12
     let (task, ceiling) = check_root(caches, root.record(), policy, now)?;
     // 13
-    let atts = statements.iter().chain(std::iter::once(&newest)).map(|statement| statement.record().att.as_ref());
+    let atts = ancestors.iter().chain([&newest]).map(|statement| statement.record().att.as_ref());
     let authority = fold(&ceiling, atts)?;
     authority.allow(newest.record().hop, now, own_id.as_str(), operations)?;
     // 14, the part that is the same for every broker
-    let chain = Chain::new(statements, newest, task, authority);
+    let chain = Chain::new(ancestors, newest, task, authority);
     if chain.path().any(|id| policy.forbidden_on_path.contains(id)) {
         return Err(Rejection::new(Code::Forbidden, "a component on the path is not wanted"));
     }
     Ok(Verified { root: root.record().iss.clone(), cid: chain.cid(), chain, peer })
 }
 
-/// The statement in `sealed`, proven at its `iat` with certificates that are known already.
+/// The statement in `sealed`, proven at its `iat` with one of `certificates` as its leaf.
 ///
 /// # Errors
 /// The code of the first check that fails.
-pub(super) fn reverify(caches: &Caches, sealed: &str, bundles: &Bundles) -> Result<Arc<VerifiedStatement>> {
+pub(super) fn reverify(
+    caches: &Caches,
+    sealed: &str,
+    certificates: &[Arc<Certificate>],
+    bundles: &Bundles,
+) -> Result<Arc<VerifiedStatement>> {
     let statement = UnverifiedStatement::parse(sealed)?;
-    let record = Record::parse(&statement.claims()?)?;
+    let record = Record::parse(statement.claims())?;
     let x5t = statement.seal().x5t;
-    let Some(leaf) = caches.certificate(&x5t) else {
+    let Some(leaf) = certificates.iter().find(|known| known.thumbprint() == x5t).cloned() else {
         return Err(Rejection::unresolved(vec![Missing::Certificate(x5t)]));
     };
     let peer = record.iss.clone();
-    let prover = Prover { caches, bundles, certificates: &[], peer: peer.as_str() };
+    let prover = Prover { caches, bundles, certificates, peer: peer.as_str() };
     let at = record.iat;
-    prover.check(InlineElement { statement, record, leaf }, at)
+    prover.check(Inline { statement, record, leaf }, at)
 }
 
 /// The authority left after each hop's `att`, oldest first.
@@ -106,28 +105,30 @@ struct Prover<'a> {
 }
 
 impl Prover<'_> {
-    /// The proven statement; `now` is given for the newest record, which is never skipped.
-    fn prove(&self, element: Element, now: Option<i64>) -> Result<Arc<VerifiedStatement>> {
-        match (element, now) {
-            (Element::Known(known), _) if self.is_current(&known) => Ok(known),
-            (Element::Known(known), _) => {
-                let statement = UnverifiedStatement::parse(known.sealed())?;
-                let (record, leaf) = (known.record().clone(), Arc::clone(known.leaf()));
-                let at = record.iat;
-                self.check(InlineElement { statement, record, leaf }, at)
-            }
-            (Element::Inline(element), Some(now)) => self.check(*element, now),
-            (Element::Inline(element), None) => {
-                let cached = self.caches.statement(&element.statement.hash());
-                match cached.filter(|known| known.sealed() == element.statement.text()) {
+    /// The proven ancestor; nothing is done again for a text that was proven with this bundle.
+    fn prove(&self, ancestor: Ancestor) -> Result<Arc<VerifiedStatement>> {
+        match ancestor {
+            Ancestor::Known(known) if self.is_current(&known) => Ok(known),
+            Ancestor::Known(known) => self.check_again(&known),
+            Ancestor::Inline(inline) => {
+                let cached = self.caches.statement(&inline.statement.hash());
+                match cached.filter(|known| known.sealed() == inline.statement.text()) {
                     Some(known) if self.is_current(&known) => Ok(known),
                     _ => {
-                        let at = element.record.iat;
-                        self.check(*element, at)
+                        let at = inline.record.iat;
+                        self.check(*inline, at)
                     }
                 }
             }
         }
+    }
+
+    /// `known` proven again, because the bundle of its trust domain has changed since.
+    fn check_again(&self, known: &VerifiedStatement) -> Result<Arc<VerifiedStatement>> {
+        let statement = UnverifiedStatement::parse(known.sealed())?;
+        let (record, leaf) = (known.record().clone(), Arc::clone(known.leaf()));
+        let at = record.iat;
+        self.check(Inline { statement, record, leaf }, at)
     }
 
     /// True while the bundle is still the one that `known` was proven with.
@@ -136,8 +137,8 @@ impl Prover<'_> {
         bundle.is_some_and(|bundle| bundle.version() == known.bundle)
     }
 
-    fn check(&self, element: InlineElement, at: i64) -> Result<Arc<VerifiedStatement>> {
-        let InlineElement { statement, record, leaf } = element;
+    fn check(&self, element: Inline, at: i64) -> Result<Arc<VerifiedStatement>> {
+        let Inline { statement, record, leaf } = element;
         // (a)
         let id = leaf.identity().map_err(|reason| Rejection::new(Code::Untrusted, reason))?;
         // (b)
@@ -179,7 +180,8 @@ impl Prover<'_> {
         let mut found: Vec<Arc<Certificate>> = Vec::new();
         let mut wanted: Vec<Vec<u8>> = vec![leaf.issuer().to_vec()];
         while let Some(subject) = wanted.pop() {
-            let here = self.certificates.iter().filter(|known| known.may_sign_certificates() && known.subject() == subject);
+            let here =
+                self.certificates.iter().filter(|known| known.may_sign_certificates() && known.subject() == subject);
             for authority in here.cloned().chain(self.caches.authorities_named(&subject)) {
                 if found.len() >= MAX_PATH_CANDIDATES {
                     return found;

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Element, Examined, InlineElement, Peer, Policy, Request};
+use super::{Ancestor, Examined, Inline, Peer, Policy, Request};
 use crate::binding::{request_binding, verify_content_digest};
 use crate::cache::Caches;
 use crate::cert::Certificate;
 use crate::error::{Code, Missing, Rejection, Result};
 use crate::fields::CustodyFields;
-use crate::hash::Thumbprint;
+use crate::hash::{StatementHash, Thumbprint};
 use crate::limits::{MAX_CHAIN_AGE_S, MAX_LIFETIME_S, MAX_SKEW_S};
 use crate::record::Record;
 use crate::seal::UnverifiedStatement;
@@ -20,38 +20,33 @@ pub(super) fn examine(caches: &Caches, request: &Request<'_>, policy: &Policy, n
     // 1, 2
     let fields = CustodyFields::read(request.headers, policy.hops())?;
     // 3
-    let texts: Vec<&str> = fields.chain.iter().copied().chain(std::iter::once(fields.record)).collect();
-    let statements = texts.into_iter().map(parse_statement).collect::<Result<Vec<_>>>()?;
+    let parsed = fields.chain.iter().map(|text| parse_statement(text)).collect::<Result<Vec<_>>>()?;
+    let newest = parse_statement(fields.record)?;
     let ders = fields.certificates()?;
     // 4
     let peer_name = peer_name(request.peer);
     let known = collect_certificates(caches, request.peer, &ders, &peer_name);
-    let mut elements = resolve(caches, &known, statements)?;
-    let Some(newest) = elements.last() else {
-        return Err(Rejection::new(Code::Missing, "the request has no record"));
-    };
+    let (mut ancestors, newest) = resolve(caches, &known, parsed, newest)?;
     // 6, 7
-    check_peer(request, policy, newest)?;
-    check_audience(request, newest.record())?;
+    check_peer(request, policy, &newest)?;
+    check_audience(request, &newest.record)?;
     // 8
-    check_times(&elements, now)?;
+    check_times(&ancestors, &newest.record, now)?;
     // 9
-    check_binding(request, newest.record())?;
+    check_binding(request, &newest.record)?;
     // 10
-    prepend(caches, &mut elements, policy, now)?;
+    prepend(caches, &mut ancestors, &newest.record, policy, now)?;
     // 11
-    check_sequence(&elements)?;
-    Ok(Examined {
-        elements,
-        certificates: known.into_values().collect(),
-        own_id: request.own_id.clone(),
-        peer: peer_name,
-    })
+    check_sequence(&ancestors, &newest)?;
+    let certificates = known.into_values().collect();
+    Ok(Examined { ancestors, newest, certificates, own_id: request.own_id.clone(), peer: peer_name })
 }
 
-fn parse_statement(text: &str) -> Result<(UnverifiedStatement, Record)> {
+type Parsed = (UnverifiedStatement, Record);
+
+fn parse_statement(text: &str) -> Result<Parsed> {
     let statement = UnverifiedStatement::parse(text)?;
-    let record = Record::parse(&statement.claims()?)?;
+    let record = Record::parse(statement.claims())?;
     Ok((statement, record))
 }
 
@@ -82,25 +77,31 @@ fn collect_certificates(caches: &Caches, peer: Option<&Peer>, ders: &[Vec<u8>], 
     known
 }
 
-fn resolve(caches: &Caches, known: &Known, statements: Vec<(UnverifiedStatement, Record)>) -> Result<Vec<Element>> {
+fn resolve(
+    caches: &Caches,
+    known: &Known,
+    ancestors: Vec<Parsed>,
+    newest: Parsed,
+) -> Result<(Vec<Ancestor>, Box<Inline>)> {
     let mut missing: Vec<Missing> = Vec::new();
-    let mut elements = Vec::with_capacity(statements.len());
-    for (statement, record) in statements {
+    let mut resolve_one = |(statement, record): Parsed| {
         let x5t = statement.seal().x5t;
-        match known.get(&x5t).cloned().or_else(|| caches.certificate(&x5t)) {
-            Some(leaf) => elements.push(Element::Inline(Box::new(InlineElement { statement, record, leaf }))),
-            None if missing.contains(&Missing::Certificate(x5t)) => {}
-            None => missing.push(Missing::Certificate(x5t)),
+        let leaf = known.get(&x5t).cloned().or_else(|| caches.certificate(&x5t));
+        if leaf.is_none() && !missing.contains(&Missing::Certificate(x5t)) {
+            missing.push(Missing::Certificate(x5t));
         }
+        leaf.map(|leaf| Box::new(Inline { statement, record, leaf }))
+    };
+    let resolved: Vec<Option<Box<Inline>>> = ancestors.into_iter().map(&mut resolve_one).collect();
+    let newest = resolve_one(newest);
+    match (resolved.into_iter().collect::<Option<Vec<_>>>(), newest) {
+        (Some(ancestors), Some(newest)) => Ok((ancestors.into_iter().map(Ancestor::Inline).collect(), newest)),
+        _ => Err(Rejection::unresolved(missing)),
     }
-    if missing.is_empty() { Ok(elements) } else { Err(Rejection::unresolved(missing)) }
 }
 
-fn check_peer(request: &Request<'_>, policy: &Policy, newest: &Element) -> Result<()> {
+fn check_peer(request: &Request<'_>, policy: &Policy, newest: &Inline) -> Result<()> {
     let refuse = |detail: &str| Err(Rejection::new(Code::Identity, detail));
-    let Element::Inline(newest) = newest else {
-        return refuse("the newest record is not in the message");
-    };
     match request.peer {
         Some(peer) if peer.leaf.thumbprint() == newest.statement.seal().x5t => Ok(()),
         Some(_) => refuse("the record is sealed by another leaf than the connection's"),
@@ -123,19 +124,17 @@ fn expired(detail: &str) -> Rejection {
     Rejection::new(Code::Expired, detail)
 }
 
-fn check_times(elements: &[Element], now: i64) -> Result<()> {
-    if let Some(newest) = elements.last().map(Element::record) {
-        if newest.iat - MAX_SKEW_S > now || now >= newest.exp + MAX_SKEW_S {
-            return Err(expired("the record is not valid now"));
-        }
+fn check_times(ancestors: &[Ancestor], newest: &Record, now: i64) -> Result<()> {
+    if newest.iat - MAX_SKEW_S > now || now >= newest.exp + MAX_SKEW_S {
+        return Err(expired("the record is not valid now"));
     }
-    for record in elements.iter().map(Element::record) {
+    for record in ancestors.iter().map(Ancestor::record).chain([newest]) {
         if record.exp - record.iat > MAX_LIFETIME_S {
             return Err(expired("a record lives too long"));
         }
         check_issue_time(record, now)?;
     }
-    elements.first().map_or(Ok(()), |first| check_age(first.record(), now))
+    check_age(ancestors.first().map_or(newest, Ancestor::record), now)
 }
 
 fn check_issue_time(record: &Record, now: i64) -> Result<()> {
@@ -164,10 +163,10 @@ fn check_binding(request: &Request<'_>, newest: &Record) -> Result<()> {
 }
 
 /// Puts known ancestors in front that the sender left out.
-fn prepend(caches: &Caches, elements: &mut Vec<Element>, policy: &Policy, now: i64) -> Result<()> {
-    let mut front: Vec<Element> = Vec::new();
+fn prepend(caches: &Caches, ancestors: &mut Vec<Ancestor>, newest: &Record, policy: &Policy, now: i64) -> Result<()> {
+    let mut front: Vec<Ancestor> = Vec::new();
     loop {
-        let Some(first) = front.last().or_else(|| elements.first()).map(Element::record) else { return Ok(()) };
+        let first = front.last().or_else(|| ancestors.first()).map_or(newest, Ancestor::record);
         if first.hop == 0 {
             break;
         }
@@ -177,48 +176,58 @@ fn prepend(caches: &Caches, elements: &mut Vec<Element>, policy: &Policy, now: i
         let Some(known) = caches.statement(&prev) else {
             return Err(Rejection::unresolved(vec![Missing::Record(prev)]));
         };
-        if front.len() + elements.len() + 1 > policy.hops() {
+        front.push(Ancestor::Known(known));
+        if front.len() + ancestors.len() + 1 > policy.hops() {
             return Err(Rejection::new(Code::TooLong, "the chain has too many records"));
         }
-        front.push(Element::Known(known));
     }
-    for known in front.iter().map(Element::record) {
+    for known in front.iter().map(Ancestor::record) {
         check_issue_time(known, now)?;
         check_age(known, now)?;
     }
-    elements.splice(0..0, front.into_iter().rev());
+    ancestors.splice(0..0, front.into_iter().rev());
     Ok(())
 }
 
-fn check_sequence(elements: &[Element]) -> Result<()> {
-    let refuse = |detail: &str| Err(Rejection::new(Code::Chain, detail));
-    let mut parent: Option<&Element> = None;
-    for (position, element) in elements.iter().enumerate() {
-        let record = element.record();
+fn check_sequence(ancestors: &[Ancestor], newest: &Inline) -> Result<()> {
+    let tail = (&newest.record, newest.statement.hash());
+    let elements = ancestors.iter().map(|ancestor| (ancestor.record(), ancestor.hash())).chain([tail]);
+    let mut parent: Option<(&Record, StatementHash)> = None;
+    for (position, (record, hash)) in elements.enumerate() {
         if usize::try_from(record.hop) != Ok(position) {
-            return refuse("a hop number is not the record's position");
+            return Err(broken("a hop number is not the record's position"));
         }
-        let Some(before) = parent.replace(element) else {
-            if record.prev.is_some() || record.att.is_some() {
-                return refuse("a root has a parent or narrows nothing");
+        match parent.replace((record, hash)) {
+            Some((before, before_hash)) => check_link(before, before_hash, record)?,
+            None if record.prev.is_some() || record.att.is_some() => {
+                return Err(broken("a root has a parent or narrows what it grants itself"));
             }
-            continue;
-        };
-        if record.prev != Some(before.hash()) {
-            return refuse("a record does not continue the one before it");
-        }
-        if record.cid != before.record().cid {
-            return refuse("a record belongs to another chain");
-        }
-        if before.record().aud != record.iss.as_str() {
-            return refuse("a record is continued by somebody it was not handed to");
-        }
-        if record.iat < before.record().iat - MAX_SKEW_S {
-            return refuse("a record is older than its parent");
-        }
-        if record.has_root_claims() {
-            return refuse("a claim of a root stands in a later record");
+            None => {}
         }
     }
     Ok(())
+}
+
+/// Nothing if `after` continues exactly `before`.
+fn check_link(before: &Record, before_hash: StatementHash, after: &Record) -> Result<()> {
+    if after.prev != Some(before_hash) {
+        return Err(broken("a record does not continue the one before it"));
+    }
+    if after.cid != before.cid {
+        return Err(broken("a record belongs to another chain"));
+    }
+    if before.aud != after.iss.as_str() {
+        return Err(broken("a record is continued by somebody it was not handed to"));
+    }
+    if after.iat < before.iat - MAX_SKEW_S {
+        return Err(broken("a record is older than its parent"));
+    }
+    if after.has_root_claims() {
+        return Err(broken("a claim of a root stands in a later record"));
+    }
+    Ok(())
+}
+
+fn broken(detail: &str) -> Rejection {
+    Rejection::new(Code::Chain, detail)
 }

@@ -1,0 +1,109 @@
+//! The shared vectors: every case must give exactly the answer that the Python implementation gives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use hopseal_custody::error::Code;
+use hopseal_custody::interop::{custody_sign, custody_verify};
+use serde_json::{Map, Value, json};
+
+struct Case {
+    name: String,
+    kind: String,
+    input: Map<String, Value>,
+    expect: Value,
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../tests/vectors")
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for entry in std::fs::read_dir(folder()).expect("the vectors' folder").map(|entry| entry.expect("entry").path()) {
+        if entry.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let file: Value = serde_json::from_slice(&std::fs::read(&entry).expect("a file")).expect("JSON");
+        for case in file["cases"].as_array().expect("cases") {
+            let mut input = file["defaults"].as_object().cloned().unwrap_or_default();
+            input.extend(case["input"].as_object().expect("input").clone());
+            cases.push(Case {
+                name: format!("{}: {}", entry.file_name().unwrap_or_default().display(), case["name"]),
+                kind: file["kind"].as_str().expect("kind").to_owned(),
+                input,
+                expect: case["expect"].clone(),
+            });
+        }
+    }
+    cases
+}
+
+fn answer(kind: &str, input: &Map<String, Value>) -> Value {
+    serde_json::from_str(&custody_verify(&json!({"kind": kind, "input": input}).to_string())).expect("an answer")
+}
+
+#[test]
+fn every_vector_gives_the_expected_answer() {
+    let wrong: Vec<String> = cases()
+        .iter()
+        .filter_map(|case| {
+            let got = answer(&case.kind, &case.input);
+            (got != case.expect).then(|| format!("{}\n  expected {}\n  got      {got}", case.name, case.expect))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{} cases differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn every_kind_has_good_cases_and_every_reachable_code_has_a_bad_one() {
+    let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for case in cases() {
+        let result = case.expect.get("code").or(case.expect.get("result")).and_then(Value::as_str);
+        seen.entry(case.kind).or_default().insert(result.expect("a result").to_owned());
+    }
+    for kind in ["base64url", "claims", "seal", "seal_batch", "binding", "folding", "receive", "errors"] {
+        assert!(seen.get(kind).is_some_and(|results| results.contains("ok")), "no good case of kind {kind}");
+    }
+    // A verifier of requests has no receipts to refuse.
+    let reachable = Code::ALL.into_iter().filter(|code| *code != Code::ReceiptUnavailable);
+    let missing: Vec<&str> = reachable.map(Code::as_str).filter(|code| !seen["receive"].contains(*code)).collect();
+    assert!(missing.is_empty(), "no message is refused with {missing:?}");
+}
+
+#[test]
+fn no_statement_of_a_batch_verifies_under_another_index() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let batches: Vec<Case> =
+        cases().into_iter().filter(|case| case.kind == "seal_batch" && case.expect["result"] == "ok").collect();
+    assert!(!batches.is_empty());
+    for case in batches {
+        let texts = |name: &str| case.input[name].as_array().expect(name).clone();
+        let (payloads, paths) = (texts("payloads"), texts("paths"));
+        for (position, (payload, path)) in payloads.iter().zip(&paths).enumerate() {
+            let path = URL_SAFE_NO_PAD.decode(path.as_str().expect("path")).expect("base64url");
+            let Some((_, nodes)) = path.split_first() else { continue };
+            for index in (0..=u8::MAX).filter(|index| usize::from(*index) != position) {
+                let moved = URL_SAFE_NO_PAD.encode([&[index], nodes].concat());
+                let sealed = format!(
+                    "{}.{moved}.{}",
+                    payload.as_str().expect("payload"),
+                    case.input["jws"].as_str().expect("jws")
+                );
+                let input = json!({"sealed": sealed, "leaf": case.input["leaf"]});
+                let got = answer("seal", input.as_object().expect("object"));
+                assert_eq!(got["result"], "error", "{}: statement {position} verifies as {index}", case.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_signed_here_verifies_here() {
+    let cases = cases();
+    let payload_of = |case: &&Case| case.kind == "claims" && case.expect["result"] == "ok";
+    assert!(cases.iter().any(|case| payload_of(&case)));
+    let answer: Value = serde_json::from_str(&custody_sign("{}")).expect("an answer");
+    assert_eq!(answer["result"], "error");
+}
