@@ -8,8 +8,8 @@ from collections.abc import Callable
 from attestor.upstream.embedded.upstream import EmbeddedUpstream
 from attestor.upstream.protocol import EntrySource, Upstream
 from attestor.upstream.settings import EmbeddedSettings, UpstreamSettings
+from attestor.upstream.spire.upstream import SpireUpstream
 from hopseal.entries import attestor_id
-from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
 
 
@@ -31,6 +31,6 @@ def build_upstream(
         clock: NumericDate seconds.
     """
     own_id = attestor_id(trust_domain, node)
-    if not isinstance(settings, EmbeddedSettings):
-        raise InvalidError("upstream_unsupported", "SPIRE comes next")
-    return EmbeddedUpstream(settings, own_id, entries, clock=clock)
+    if isinstance(settings, EmbeddedSettings):
+        return EmbeddedUpstream(settings, own_id, entries, clock=clock)
+    return SpireUpstream(settings, own_id, clock=clock)

@@ -7,8 +7,8 @@ below a method, and the task's cancellation count. Does not own: what any method
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
@@ -60,7 +60,8 @@ async def subscription(
     try:
         with rpc_errors():
             await stream.send_message(request, end=True)
-        yield _answers(stream)
+        async with aclosing(_answers(stream)) as answers:
+            yield answers
     finally:
         # As after an error: a normal exit would wait for trailers that an endless stream never sends.
         await stream.__aexit__(asyncio.CancelledError, asyncio.CancelledError(), None)
@@ -95,7 +96,7 @@ def rpc_errors() -> Iterator[None]:
         raise UnavailableError("rpc_unavailable", "the server cannot be reached", detail=detail) from error
 
 
-async def _answers(stream: Stream[Request, Answer]) -> AsyncIterator[Answer]:
+async def _answers(stream: Stream[Request, Answer]) -> AsyncGenerator[Answer, None]:
     while True:
         with rpc_errors():
             answer = await stream.recv_message()
