@@ -93,15 +93,23 @@ class Authority:
         Raises:
             CustodyError: [authority].
         """
+        self.check_reach(hop=hop, now=now, callee=callee)
+        names = tuple(operations)
+        if self.ops is not None and not any(operation_matches(each, name) for each in self.ops for name in names):
+            raise _exceeded("the authority does not cover this operation")
+
+    def check_reach(self, *, hop: int, now: int, callee: str) -> None:
+        """Return if this allows a call to ``callee`` at all: what a record alone can show.
+
+        Raises:
+            CustodyError: [authority].
+        """
         if hop > self.hops:
             raise _exceeded("the chain may not reach this hop")
         if now >= self.exp:
             raise _exceeded("the authority has expired")
         if self.aud is not None and not any(id_matches(pattern, callee) for pattern in self.aud):
             raise _exceeded("the authority does not reach this receiver")
-        names = tuple(operations)
-        if self.ops is not None and not any(operation_matches(each, name) for each in self.ops for name in names):
-            raise _exceeded("the authority does not cover this operation")
 
 
 def parse_authority(value: object, where: str) -> Authority:

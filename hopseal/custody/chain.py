@@ -1,16 +1,17 @@
-"""How records relate: resolving ancestors, links between neighbours, and age.
+"""How records relate: resolving ancestors, links between neighbours, age, and what a root grants.
 
-Owns: steps 8, 10 and 11 of the receiver. Does not own: signatures, which are checked on records that link.
-Source: custody-wire §6.8, §6.10 and §6.11.
+Owns: steps 8, 10, 11 and the part of 12 without policy. Does not own: signatures, checked on records that link.
+Source: custody-wire §6.8 and §6.10 to §6.12.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from hopseal.custody.authority import Authority
 from hopseal.custody.errors import Code, CustodyError, refusal
 from hopseal.custody.record import Record, SealedRecord
-from hopseal.limits import CHAIN_AGE_S, CLOCK_SKEW_S, MAX_RECORDS, RECORD_LIFETIME_S
+from hopseal.limits import AUTHORITY_LIFETIME_S, CHAIN_AGE_S, CLOCK_SKEW_S, MAX_RECORDS, RECORD_LIFETIME_S
 
 Records = tuple[SealedRecord, ...]
 
@@ -111,6 +112,23 @@ def check_link(parent: SealedRecord, child: SealedRecord) -> None:
         raise _broken("a record is older than the one before it")
     if after.root_claims:
         raise _broken("a record beyond the root has a claim of roots only")
+
+
+def root_authority(root: Record) -> Authority:
+    """What the root grants: the part of step 12 that needs no policy.
+
+    User tokens are not verified by this version, so only roots on nobody's behalf can pass.
+
+    Raises:
+        CustodyError: [authority].
+    """
+    if root.auth is None or root.task is None or "obo" not in root.root_claims:
+        raise refusal(Code.AUTHORITY, "the root lacks obo, task or auth")
+    if root.auth.exp - root.iat > AUTHORITY_LIFETIME_S:
+        raise refusal(Code.AUTHORITY, "the root's authority lasts too long")
+    if root.obo is not None:
+        raise refusal(Code.AUTHORITY, "user tokens cannot be verified here")
+    return root.auth
 
 
 def _expired(detail: str) -> CustodyError:

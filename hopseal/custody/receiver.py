@@ -16,7 +16,7 @@ from hopseal.custody.authority import Authority, fold
 from hopseal.custody.binding import Header, bind_request
 from hopseal.custody.cache import BoundedCache, ReplayStore, RootIssuers
 from hopseal.custody.certs import CertificateCache, KnownCertificates
-from hopseal.custody.chain import Records, assemble, check_links, check_times
+from hopseal.custody.chain import Records, assemble, check_links, check_times, root_authority
 from hopseal.custody.delegation import Task
 from hopseal.custody.errors import Code, refusal
 from hopseal.custody.headers import parse_certificate_element, read_custody_fields
@@ -24,7 +24,7 @@ from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
 from hopseal.custody.seal import thumbprint
 from hopseal.custody.verification import Bundles, RecordVerifier, VerifiedRecord
 from hopseal.ids import SpiffeId, TrustDomain
-from hopseal.limits import AUTHORITY_LIFETIME_S, CLOCK_SKEW_S, PREFIX_CACHE_ENTRIES, PREFIXES_PER_PEER
+from hopseal.limits import CLOCK_SKEW_S, PREFIX_CACHE_ENTRIES, PREFIXES_PER_PEER
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +199,8 @@ def _verify_records(
 
 
 def _root_authority(root: Record, receiver: Receiver) -> Authority:
-    """Step 12. User tokens are not verified by this version, so only roots on nobody's behalf can pass."""
-    if root.auth is None or root.task is None or "obo" not in root.root_claims:
-        raise refusal(Code.AUTHORITY, "the root lacks obo, task or auth")
-    if root.auth.exp - root.iat > AUTHORITY_LIFETIME_S:
-        raise refusal(Code.AUTHORITY, "the root's authority lasts too long")
-    if root.obo is not None:
-        raise refusal(Code.AUTHORITY, "user tokens cannot be verified here")
+    """Step 12."""
+    authority = root_authority(root)
     if not receiver.accept_autonomous(root.iss):
         raise refusal(Code.AUTHORITY, "this component may not begin a chain on nobody's behalf")
-    return root.auth
+    return authority

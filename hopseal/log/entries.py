@@ -1,0 +1,180 @@
+"""Entries of the custody log as values: records, certificates, bundles, starts.
+
+Owns: one line and its CRC. Line: CRC-32 of the JSON in eight hex digits, a space, compact JSON, a newline.
+Does not own: the file as a whole (``reader``).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hopseal.bundle import Bundle
+from hopseal.custody.encoding import decode_base64, parse_json_object
+from hopseal.custody.errors import CustodyError
+from hopseal.custody.members import Members, list_of, one_of, read_hash, read_integer, read_text
+from hopseal.custody.seal import thumbprint
+from hopseal.errors import InvalidError
+from hopseal.ids import IdentityError, TrustDomain
+from hopseal.limits import MAX_RECORDS
+
+_CRC_CHARACTERS = 8
+_MAX_AUTHORITIES = 1_024
+_read_texts = list_of(read_text, MAX_RECORDS)
+_read_ders = list_of(read_text, _MAX_AUTHORITIES)
+
+
+class LogError(InvalidError):
+    """A line is not an entry (code ``log_damaged``)."""
+
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        super().__init__("log_damaged", message, detail=detail)
+
+
+class Direction(StrEnum):
+    """Whose record an entry holds: of a call made here, or of one that came in."""
+
+    SENT = "sent"
+    RECEIVED = "received"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEntry:
+    """One record, accepted or refused.
+
+    Args:
+        n: position in the log.
+        at_ms: when it was written, milliseconds since 1970.
+        code: reason code of the refusal; None if accepted.
+        detail: for the operator.
+        sealed: sealed text; None if the message had no readable record.
+        ancestors: sealed texts, oldest first; only of received records.
+        iss, aud, jti, exp, cid, hop, op: claims as the writer read them; unverified in a refused entry.
+    """
+
+    n: int
+    at_ms: int
+    direction: Direction
+    accepted: bool
+    code: str | None
+    detail: str | None
+    sealed: str | None
+    ancestors: tuple[str, ...]
+    iss: str | None
+    aud: str | None
+    jti: str | None
+    exp: int | None
+    cid: str | None
+    hop: int | None
+    op: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateEntry:
+    """A leaf or intermediate that records in this log are sealed with."""
+
+    n: int
+    at_ms: int
+    x5t: str
+    der: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BundleEntry:
+    """A trust bundle from the moment it was first used."""
+
+    n: int
+    at_ms: int
+    bundle: Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class StartEntry:
+    """A broker began to write this log."""
+
+    n: int
+    at_ms: int
+    node: str
+    version: str
+
+
+LogEntry = RecordEntry | CertificateEntry | BundleEntry | StartEntry
+
+
+def parse_line(line: bytes) -> LogEntry:
+    """The entry in one line, given without its newline.
+
+    Raises:
+        LogError: the CRC does not fit, or the JSON is no entry.
+    """
+    checksum, space, payload = line[:_CRC_CHARACTERS], line[_CRC_CHARACTERS : _CRC_CHARACTERS + 1], line[9:]
+    if space != b" " or checksum != f"{zlib.crc32(payload):08x}".encode("ascii"):
+        raise LogError("the checksum of a line does not fit")
+    try:
+        members = Members(parse_json_object(payload), "entry")
+        kind = members.required("type", one_of(*_PARSERS))
+        return _PARSERS[kind](members, members.required("n", read_integer), members.required("at_ms", read_integer))
+    except (CustodyError, IdentityError) as error:
+        raise LogError("a line with a right checksum is no entry", detail=error.detail) from error
+
+
+def format_line(payload: bytes) -> bytes:
+    """The whole line, newline included, that holds the JSON text ``payload``."""
+    return f"{zlib.crc32(payload):08x} ".encode("ascii") + payload + b"\n"
+
+
+def _record(members: Members, n: int, at_ms: int) -> RecordEntry:
+    return RecordEntry(
+        n=n,
+        at_ms=at_ms,
+        direction=Direction(members.required("dir", one_of(*Direction))),
+        accepted=members.required("verdict", one_of("accepted", "refused")) == "accepted",
+        code=_nullable_text(members, "code"),
+        detail=_nullable_text(members, "detail"),
+        sealed=_nullable_text(members, "sealed"),
+        ancestors=members.optional("ancestors", _read_texts) or (),
+        iss=_nullable_text(members, "iss"),
+        aud=_nullable_text(members, "aud"),
+        jti=_nullable_text(members, "jti"),
+        exp=_nullable_integer(members, "exp"),
+        cid=_nullable_text(members, "cid"),
+        hop=_nullable_integer(members, "hop"),
+        op=_nullable_text(members, "op"),
+    )
+
+
+def _certificate(members: Members, n: int, at_ms: int) -> CertificateEntry:
+    der = decode_base64(members.required("der", read_text))
+    x5t = members.required("x5t", read_hash)
+    if thumbprint(der) != x5t:
+        raise LogError("a certificate is not the one that its thumbprint names")
+    return CertificateEntry(n, at_ms, x5t, der)
+
+
+def _bundle(members: Members, n: int, at_ms: int) -> BundleEntry:
+    authorities = tuple(map(decode_base64, members.required("x509", _read_ders)))
+    trust_domain = TrustDomain.parse(members.required("td", read_text))
+    sequence = members.required("sequence", read_integer)
+    return BundleEntry(n, at_ms, Bundle(trust_domain, authorities, sequence=sequence))
+
+
+def _start(members: Members, n: int, at_ms: int) -> StartEntry:
+    return StartEntry(n, at_ms, members.required("node", read_text), members.required("version", read_text))
+
+
+def _nullable_text(members: Members, name: str) -> str | None:
+    return None if members.values.get(name) is None else members.required(name, read_text)
+
+
+def _nullable_integer(members: Members, name: str) -> int | None:
+    return None if members.values.get(name) is None else members.required(name, read_integer)
+
+
+_PARSERS: dict[str, Callable[[Members, int, int], LogEntry]] = {
+    "rec": _record,
+    "cert": _certificate,
+    "bundle": _bundle,
+    "start": _start,
+}
