@@ -44,21 +44,23 @@ _REMEDIES = {
 @click.pass_context
 def call(
     context: click.Context,
+    /,
     url: str,
+    *,
     method: str | None,
     data: str | None,
     headers: tuple[str, ...],
     handle: str | None,
     timeout_s: float,
     out_socket: Path,
-    *,
     include: bool,
     as_json: bool,
 ) -> None:
     """Call URL (http://COMPONENT.AGENT/path) through this node's broker.
 
     It acts as the calling process: refused unless a document describes it. Prints the answer's body;
-    the handle of the task, for further calls, goes to standard error. Exits 1 when refused or not answered with success.
+    the handle of the task, for further calls, goes to standard error. Exits 1 when refused or not
+    answered with success.
 
     \b
     Example:

@@ -30,18 +30,22 @@ def dump_yaml(data: object) -> str:
     return yaml.dump(data, Dumper=_Indented, sort_keys=False, allow_unicode=True, width=110)
 
 
+def file_digest(path: Path) -> str:
+    """``sha256:<hex>`` of the file's content."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
 def draft_caller(url: str, method: str) -> str:
     """The component that this very process would have to be to make a call to ``url``."""
     parts = urlsplit(url)
     component, _, agent = (parts.hostname or "").partition(".")
     target = f"{component}.{agent}" if agent else component
-    with _OWN_EXECUTABLE.open("rb") as executable:
-        digest = hashlib.file_digest(executable, "sha256").hexdigest()
     draft = {
         "name": "shell",
         "role": "environment",
         "mayStart": True,
-        "attest": {"uid": os.geteuid(), "exe": [f"sha256:{digest}"]},
+        "attest": {"uid": os.geteuid(), "exe": [file_digest(_OWN_EXECUTABLE)]},
         "calls": [{"to": target, "operations": [f"{method} {parts.path or '/'}"]}],
     }
     return dump_yaml([draft]).rstrip()
@@ -51,6 +55,7 @@ def draft_agent(name: str, components: Mapping[str, Mapping[str, Any]], owner: s
     """A whole document.
 
     Args:
+        name: of the agent, a DNS label.
         components: component name to what the attestor measured of its process.
         owner: the person who answers for the agent.
     """

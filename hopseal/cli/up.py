@@ -1,0 +1,91 @@
+"""``hopseal up``: a whole node in the foreground."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from hopseal.cli.engines import find_engines
+from hopseal.cli.local_node import LocalNode, NodePlan, choose_broker_user
+from hopseal.cli.options import trust_domain_option
+from hopseal.documents.load import load_documents
+from hopseal.ids import TrustDomain
+
+SYSTEM_FOLDER = Path("/run/hopseal")  # where every command looks for sockets by itself
+
+
+@click.command()
+@click.option(
+    "--documents",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="Folder of Agent documents; reloaded when they change.",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for sockets, keys and logs. Default: /run/hopseal for root, else one of your own.",
+)
+@trust_domain_option
+def up(documents: Path, state: Path | None, trust_domain: str) -> None:
+    """Run a whole node in the foreground, on the embedded authority, for trying it out.
+
+    Starts an attestor and a broker, prints their sockets and stops both on Ctrl-C. Needs root only
+    where components run as several users.
+
+    \b
+    Example:
+      hopseal up --documents ./agents
+      hopseal up --documents ./agents --state /tmp/try --trust-domain test.example.org
+    """
+    found = load_documents(documents, TrustDomain.parse(trust_domain))
+    folder = (state or _default_folder()).resolve()
+    user = choose_broker_user(folder, documents.resolve())
+    engines = find_engines()
+    plan = NodePlan(
+        folder, documents.resolve(), trust_domain, broker_user=user, docker=engines.docker, podman=engines.podman
+    )
+    click.echo(f"Node {plan.node} of {trust_domain} in {folder}, {len(found.agents)} agents in {documents}")
+    if user is None and os.geteuid() == 0:
+        click.echo("  note: the broker runs as root too, because other users cannot read this installation")
+    signal.signal(signal.SIGTERM, _interrupt)
+    with LocalNode(plan, _progress) as node:
+        node.start()
+        _print_how_to(plan)
+        try:
+            node.wait()
+        except KeyboardInterrupt:
+            click.echo("\nStopping.")
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _default_folder() -> Path:
+    if os.geteuid() == 0:
+        return SYSTEM_FOLDER
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/hopseal-{os.geteuid()}") / "hopseal"  # noqa: S108 - own uid
+
+
+def _progress(name: str, seconds: float) -> None:
+    click.echo(f"  {click.style('✓', fg='green')} {name} is ready after {seconds:.1f} s")
+
+
+def _print_how_to(plan: NodePlan) -> None:
+    click.echo("\nComponents find it by:")
+    for name in ("SPIFFE_ENDPOINT_SOCKET", "HOPSEAL_OUT_SOCKET"):
+        click.echo(f"  {name}={plan.environment[name]}")
+    click.echo("\nTry it in another shell:")
+    if plan.folder != SYSTEM_FOLDER:
+        click.echo("  export " + " ".join(f"{key}={shlex.quote(value)}" for key, value in plan.environment.items()))
+    else:
+        click.echo(f"  export HOPSEAL_LOG={plan.custody_log} HOPSEAL_DOCUMENTS={shlex.quote(str(plan.documents))}")
+    for command in ("hopseal status", "hopseal agents list", "hopseal chain show --last"):
+        click.echo(f"  {command}")
+    click.echo("\nCtrl-C stops both.")
