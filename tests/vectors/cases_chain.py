@@ -28,6 +28,7 @@ from vectors.scene import (
     seal,
     some_hash,
     unb64u,
+    with_prefix,
 )
 
 CHAIN = error("chain")
@@ -102,13 +103,13 @@ def _assembly() -> Iterator[Json]:
     yield case(
         "one ancestor cached, its parent not",
         "the next one is asked for",
-        scene.input(middle, state=STATE | {"prefix": texts[1:2]}),
+        scene.input(middle, state=with_prefix(texts[1:2])),
         error("unresolved", f"rec:{first}"),
     )
     orphan = Scene(hop=hop_claims(prev=ABSENT))
     yield case("hop 1 alone without prev", "no way to its parent", orphan.input(orphan.custody(chain=[])), CHAIN)
     long, _ = build_chain(9)
-    given = scene.input(scene.custody(record=long[8], chain=long[5:8]), state=STATE | {"prefix": long[:5]})
+    given = scene.input(scene.custody(record=long[8], chain=long[5:8]), state=with_prefix(long[:5]))
     yield case("nine records, five from the prefix cache", "eight at most in all", given, error("too_long"))
 
 
@@ -360,7 +361,7 @@ def _signatures() -> Iterator[Json]:
         spliced.input(spliced.custody(chain=[moved.text])),
         error("signature"),
     )
-    cached = STATE | {"prefix": [ancestor.text]}
+    cached = with_prefix([ancestor.text])
     front, _, signature = ancestor.text.rpartition(".")
     junk = f"{front}.{'A' * len(signature)}"
     yield case(

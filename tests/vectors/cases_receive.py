@@ -28,6 +28,7 @@ from vectors.scene import (
     seal,
     some_hash,
     twin,
+    with_prefix,
 )
 
 Edit = Callable[[Headers], Headers]
@@ -112,7 +113,7 @@ def _caches(scene: Scene) -> Iterator[Json]:
     cached = STATE | {"certs": [b64(pki.ORCHESTRATOR.der)]}
     bare = Scene(certs=[])
     yield case("certificate from the cache", "acknowledged before", bare.input(state=cached), bare.facts())
-    prefix = STATE | {"prefix": [scene.ancestor().text]}
+    prefix = with_prefix([scene.ancestor().text])
     given = bare.input(bare.custody(chain=[]), state=prefix)
     yield case("ancestor from the prefix cache", "found by prev", given, bare.facts())
     yield case("inline ancestor equal to the cached text", "skipped", scene.input(state=prefix), scene.facts())
@@ -163,7 +164,7 @@ def _long_chains() -> Iterator[Json]:
     scene = Scene()
     texts, facts = build_chain(8)
     yield case("eight records", "the limit", scene.input(scene.custody(record=texts[-1], chain=texts[:-1])), facts)
-    state = STATE | {"prefix": texts[:5]}
+    state = with_prefix(texts[:5])
     given = scene.input(scene.custody(record=texts[-1], chain=texts[5:-1]), state=state)
     yield case("eight records, five from the prefix cache", "prepended one by one", given, facts)
 
@@ -329,7 +330,7 @@ def _grammar() -> Iterator[Json]:
 
 
 def _certificates() -> Iterator[Json]:
-    record, chain, certs = Scene().custody()
+    record, chain, _ = Scene().custody()
     der = b64(pki.ORCHESTRATOR.der)
     for name, value in {
         "certs empty": "", "no colons": der, "one colon": f":{der}", "empty certificate": "::", "only a colon": ":", "base64url": ":__79:", "without padding": ":AA:",
@@ -431,7 +432,7 @@ def _times() -> Iterator[Json]:
         )
         expect = old.facts() if code is None else error(code)
         yield case(f"root {age} s old", "900 s and the skew; its SVID has expired since", old.input(), expect)
-        prefix = STATE | {"prefix": [old.ancestor().text]}
+        prefix = with_prefix([old.ancestor().text], old_leaf)
         yield case(
             f"root {age} s old, from the prefix cache",
             "the same",

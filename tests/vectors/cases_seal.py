@@ -171,8 +171,10 @@ def _signatures(text: str) -> Iterator[Json]:
            "one bit": bytes([raw[0] ^ 1]) + raw[1:], "r and s exchanged": raw[32:] + raw[:32]}  # fmt: skip
     for name, value in bad.items():
         yield _seal(f"signature: {name}", "wrong signature", f"{front}.{b64u(value)}", SIGNATURE)
-    stolen = jws(seal_header(SIGNER), unb64u(front.split(".")[3]), pki.ORCHESTRATOR.key)
-    yield _seal("signature by another key", "key of the certificate", f"{text.split('.')[0]}..{stolen}", SIGNATURE)
+    stolen = jws(seal_header(SIGNER), unb64u(front.rpartition(".")[2]), pki.ORCHESTRATOR.key)
+    yield _seal(
+        "signature by another key", "key of the certificate", f"{text.split('.', maxsplit=1)[0]}..{stolen}", SIGNATURE
+    )
 
 
 def binding_cases() -> Iterator[Json]:

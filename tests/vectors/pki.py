@@ -105,6 +105,7 @@ def authority(
     return Party(certificate.public_bytes(Encoding.DER), key)
 
 
+SIGNATURE_ONLY = usage(signature=True)
 CLIENT_AND_SERVER = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
@@ -115,7 +116,7 @@ def svid(
     seed: str | None = None,
     valid_from: int = LEAF_FROM,
     valid_until: int = LEAF_UNTIL,
-    key_usage: x509.KeyUsage | None = usage(signature=True),
+    key_usage: x509.KeyUsage | None = SIGNATURE_ONLY,
     ca: bool = False,
     purposes: tuple[x509.ObjectIdentifier, ...] = CLIENT_AND_SERVER,
     public_key: CertificatePublicKeyTypes | None = None,

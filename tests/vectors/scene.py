@@ -23,8 +23,10 @@ Headers = list[list[str]]
 
 BODY = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"crm.lookup","arguments":{"account":"4711"}}}'
 TARGET = "https://crm-connector.crm-assistant/mcp?tenant=7"
-COVERED = """content-type content-encoding content-digest authorization txn-token workload-identity-token idempotency-key
- mcp-protocol-version mcp-method mcp-name a2a-version a2a-extensions upgrade sec-websocket-protocol""".split()
+COVERED = """
+    content-type content-encoding content-digest authorization txn-token workload-identity-token idempotency-key
+    mcp-protocol-version mcp-method mcp-name a2a-version a2a-extensions upgrade sec-websocket-protocol
+""".split()  # noqa: SIM905 - one field a line says no more
 CURVE_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
@@ -125,7 +127,7 @@ def seal(
 
 
 def twin(text: str) -> str:
-    """The same sealed text with the other valid form of its ECDSA signature, (r, n − s)."""
+    """The same sealed text with the other valid form of its ECDSA signature, (r, n - s)."""
     front, _, signature = text.rpartition(".")
     raw = unb64u(signature)
     return f"{front}.{b64u(raw[:32] + (CURVE_ORDER - int.from_bytes(raw[32:])).to_bytes(32))}"
@@ -268,7 +270,15 @@ class Scene:
         } | changes
 
 
-STATE: Json = {"certs": [], "prefix": [], "replay": [], "replay_capacity": 65_536, "roots": {}}
+STATE: Json = {"certs": [], "prefix": [], "prefix_certs": [], "replay": [], "replay_capacity": 65_536, "roots": {}}
+
+
+def with_prefix(texts: list[str], *parties: Party) -> Json:
+    """A state in which ``texts`` were verified before, with what verified them."""
+    certs = [b64(party.der) for party in (pki.ORCHESTRATOR, pki.REASONER, *parties)]
+    return STATE | {"prefix": texts, "prefix_certs": certs}
+
+
 POLICY: Json = {"autonomous_roots": [f"spiffe://{pki.PROD}/*"], "forbidden_on_path": []}
 DEFAULTS: Json = {
     "body": b64(BODY),
