@@ -189,7 +189,8 @@ class Case:
             return
         if isinstance(verdict, Refused):
             self._bench.observer.verdict_reached(verdict.state, verdict.code)
-            _log.info("process_refused", pid=self._pid, uid=self._uid, state=verdict.state, code=verdict.code)
+            if verdict.state is not State.GONE:
+                _log.info("process_refused", pid=self._pid, uid=self._uid, state=verdict.state, code=verdict.code)
             self.verdicts.set(verdict, final=True)
             return
         self._bench.observer.verdict_reached("attested", "attested")

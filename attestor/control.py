@@ -76,7 +76,7 @@ def _parse(path: Path, data: bytes) -> dict[str, AgentStatus]:
             decisions = {name: AgentStatus(status) for name, status in document["agents"].items()}
             if all(map(_AGENT_NAME.fullmatch, decisions)):
                 return decisions
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise _invalid(path) from error
     raise _invalid(path)
 

@@ -51,11 +51,11 @@ def set_up_logs(settings: LogSettings) -> None:
 
 
 def _name_foreign(
-    logger: logging.Logger | None, _method: str, event: MutableMapping[str, Any]
+    _logger: logging.Logger | None, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """Give a library's record an event name of its own and keep its sentence as detail."""
-    name = logger.name if logger is not None else "python"
+    record: logging.LogRecord = event["_record"]
     event["detail"] = event["event"]
     event["event"] = "library"
-    event["logger"] = name
+    event["logger"] = record.name
     return event

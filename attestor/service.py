@@ -45,7 +45,6 @@ from attestor.entered import EnteredContainers
 from attestor.evidence import EvidenceCollector, EvidenceLimits
 from attestor.latest import Latest
 from attestor.metrics import Metrics
-from attestor.offload import Offload
 from attestor.peer import PinnedProcess, pin_pid
 from attestor.registry import Registry
 from attestor.tracking import Surroundings
@@ -95,8 +94,7 @@ class AttestorService:
         self._upstream = build_upstream(
             config.upstream, config.trust_domain, config.node, self._entries.follow, clock=clock
         )
-        self._offload = Offload()
-        self._watches = ConfigWatches(self._offload)
+        self._watches = ConfigWatches(self._collector.offload)
         self._attestations = self._build_attestations()
         self._sockets: dict[str, BoundSocket] = {}
 
@@ -106,7 +104,6 @@ class AttestorService:
             await self._follower.load()
             self._approve(self._follower.current.documents)
             self._bind_sockets(stack)
-            stack.callback(self._offload.close)
             for part in (self._collector, self._watches, self._upstream):
                 await stack.enter_async_context(part)
             try:

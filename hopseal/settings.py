@@ -242,7 +242,7 @@ class Section:
     def _take(self, key: str, *, required: bool) -> yaml.Node | None:
         self._known.add(key)
         node = self._values.get(key)
-        if node is None and required and (self.is_present or not self._prefix):
+        if node is None and required and self.is_present:
             self._settings.add(self.line, f"{self._prefix}{key}: missing", "add it")
         return node
 
