@@ -56,16 +56,20 @@ class AgentSocket:
     ) -> AsyncGenerator[Answer, None]:
         """Answers without end; each failure is reported, waited out and dialled anew."""
         backoff = Backoff()
+        works = True
         while True:
             try:
                 async with self._gate.opening() as opened, subscription(method, request, metadata=metadata) as answers:
                     async for answer in answers:
                         opened()
                         backoff.reset()
+                        works = True
                         yield answer
             except HopsealError as error:
                 on_failure(error)
-                _log.info("stream %s on %s ended: %s", method.name, self.path, error)
+                # Once for each outage: every stream of the node fails with the agent, again and again.
+                _log.log(logging.INFO if works else logging.DEBUG, "%s on %s ended: %s", method.name, self.path, error)
+                works = False
             await asyncio.sleep(backoff.next_s())
 
     async def probe(self, method: UnaryStreamMethod[Request, Answer], request: Request, timeout_s: float) -> None:

@@ -3,7 +3,8 @@
 Owns: the debounce of removals, the choice among SVIDs, expiry. Does not own: streams or the clock.
 
 SPIRE Agent announces an entry that it knows but has not signed yet with a message without SVIDs, which
-looks like a removal. So a message without SVIDs counts only when no other follows it for a while.
+looks like a removal. So a message without SVIDs counts only when no other follows it for a while. SVIDs
+and bundles come by different streams; they are published together once they fit.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from attestor.upstream.spire.parsing import choose_svids
+from attestor.upstream.spire.parsing import choose_svids, is_anchored
 from attestor.upstream.watch import Watch
 from hopseal.bundle import BundleSet
 from hopseal.errors import UnavailableError
@@ -44,7 +45,7 @@ class KnownIdentities:
         self._removal_delay_s = removal_delay_s
         self._svids: tuple[X509Svid, ...] | None = None
         self._federates_with: frozenset[TrustDomain] = frozenset()
-        self._may_serve = False
+        self._may_serve = self._fits = False
         self._bundles: BundleSet | None = None
         self._removal: asyncio.TimerHandle | None = None
 
@@ -60,6 +61,7 @@ class KnownIdentities:
     def take_bundles(self, bundles: BundleSet | None) -> None:
         """These are the bundles now."""
         self._bundles = bundles
+        self._check()
         self.publish()
 
     def lose(self, error: UnavailableError) -> None:
@@ -71,7 +73,7 @@ class KnownIdentities:
 
     def publish(self) -> None:
         """Give followers what may be served now."""
-        if not self._may_serve or self._svids is None or self._bundles is None:
+        if not self._may_serve or not self._fits or self._svids is None or self._bundles is None:
             return
         now = self._clock()
         valid = tuple(svid for svid in self._svids if svid.expires_at > now)
@@ -95,7 +97,15 @@ class KnownIdentities:
     def _adopt(self, svids: tuple[X509Svid, ...], federates_with: frozenset[TrustDomain]) -> None:
         self._removal = None
         self._svids, self._federates_with, self._may_serve = svids, federates_with, True
+        self._check()
         self.publish()
+
+    def _check(self) -> None:
+        """An SVID of a new authority may come before the bundle that holds it; what was published stays meanwhile."""
+        bundles = self._bundles
+        self._fits = bundles is not None and all(
+            is_anchored(svid, bundles.own.x509_authorities) for svid in self._svids or ()
+        )
 
     def _cancel_removal(self) -> None:
         if self._removal is not None:

@@ -15,7 +15,7 @@ from attestor.upstream.spire.parsing import (
 )
 from attestor.upstream.watch import Watch
 from hopseal.bundle import Bundle, BundleSet
-from hopseal.errors import DeniedError, UnavailableError
+from hopseal.errors import DeniedError, HopsealError, UnavailableError
 from hopseal.ids import SpiffeId
 from hopseal.snapshot import IdentitySnapshot
 from hopseal.wire.gen.spiffe.workload import workload_pb2 as pb
@@ -41,9 +41,7 @@ class OwnIdentity:
 
     async def follow(self) -> None:
         """Keeps the SVID fresh until cancelled."""
-        stream = self._socket.follow(
-            self._stub.FetchX509SVID, pb.X509SVIDRequest(), self._link.down, metadata=_METADATA
-        )
+        stream = self._socket.follow(self._stub.FetchX509SVID, pb.X509SVIDRequest(), self._lose, metadata=_METADATA)
         async with aclosing(stream) as answers:
             async for answer in answers:
                 try:
@@ -61,18 +59,27 @@ class OwnIdentity:
             self._link.down(error)
             self.watch.fail(error)
 
+    def _lose(self, error: HopsealError) -> None:
+        self._link.down(_missing(error.detail) if isinstance(error, DeniedError) else error)
+        if self.watch.current is None:
+            self.watch.fail(UnavailableError("upstream_unavailable", "the attestor has no SVID", detail=str(error)))
+
     def _parse(self, answer: pb.X509SVIDResponse) -> IdentitySnapshot:
         found = next((svid for svid in answer.svids if svid.spiffe_id == str(self._own_id)), None)
         if found is None:
-            raise DeniedError(
-                "own_identity_missing",
-                "SPIRE Agent does not know this process as the attestor",
-                detail=f"it gives {[svid.spiffe_id for svid in answer.svids]}, not {self._own_id}",
-                remedy="create the entry with `hopseal entries bootstrap`",
-            )
+            raise _missing(f"it gives {[svid.spiffe_id for svid in answer.svids]}, not {self._own_id}")
         svid = parse_x509_svid(found.spiffe_id, split_certificates(found.x509_svid), found.x509_svid_key, found.hint)
         federated = tuple(
             Bundle(parse_trust_domain(name), split_certificates(der)) for name, der in answer.federated_bundles.items()
         )
         own = Bundle(self._own_id.trust_domain, split_certificates(found.bundle))
         return IdentitySnapshot((svid,), BundleSet(own, federated))
+
+
+def _missing(detail: str) -> DeniedError:
+    return DeniedError(
+        "own_identity_missing",
+        "SPIRE Agent does not know this process as the attestor",
+        detail=detail,
+        remedy="create the entry with `hopseal entries bootstrap`",
+    )

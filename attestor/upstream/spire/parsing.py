@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 
 from hopseal.errors import InvalidError
@@ -76,6 +77,15 @@ def parse_x509_svid(spiffe_id: str, chain_der: Iterable[bytes], key_pkcs8: bytes
     return X509Svid(parsed_id, chain, key_pkcs8, int(leaf.not_valid_after_utc.timestamp()), hint)
 
 
+def is_anchored(svid: X509Svid, authorities: Iterable[bytes]) -> bool:
+    """Whether the top of the SVID's chain was issued by one of ``authorities``, or is one of them."""
+    listed = tuple(authorities)
+    top = x509.load_der_x509_certificate(svid.chain_der[-1])
+    return svid.chain_der[-1] in listed or any(
+        _is_issued_by(top, x509.load_der_x509_certificate(der)) for der in listed
+    )
+
+
 def choose_svids(svids: Iterable[X509Svid]) -> tuple[X509Svid, ...]:
     """Of each SPIFFE ID and hint the SVID that lasts longest, in the order of first appearance."""
     chosen: dict[tuple[SpiffeId, str], X509Svid] = {}
@@ -102,6 +112,14 @@ def _split(data: bytes) -> Iterator[bytes]:
             raise AnswerMalformedError("a certificate is cut short")
         yield data[start:end]
         start = end
+
+
+def _is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
 
 
 def _encode(key: object) -> bytes:
