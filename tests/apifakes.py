@@ -134,8 +134,7 @@ async def running(*parts: object) -> AsyncIterator[None]:
     """Enters each part, runs it beside the body, and stops it."""
     tasks: list[asyncio.Task[None]] = []
     async with _entered(list(parts)):
-        for part in parts:
-            tasks.append(asyncio.create_task(part.run()))  # type: ignore[attr-defined]
+        tasks.extend(asyncio.create_task(part.run()) for part in parts)  # type: ignore[attr-defined]
         try:
             yield
         finally:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from waiting import wait_until
 
 VERSION = "1.15.3"

@@ -61,8 +61,6 @@ class OwnIdentity:
 
     def _lose(self, error: HopsealError) -> None:
         self._link.down(_missing(error.detail) if isinstance(error, DeniedError) else error)
-        if self.watch.current is None:
-            self.watch.fail(UnavailableError("upstream_unavailable", "the attestor has no SVID", detail=str(error)))
 
     def _parse(self, answer: pb.X509SVIDResponse) -> IdentitySnapshot:
         found = next((svid for svid in answer.svids if svid.spiffe_id == str(self._own_id)), None)
