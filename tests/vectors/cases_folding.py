@@ -81,16 +81,37 @@ def _patterns(kind: str) -> Iterator[Json]:
         else ("tools/call", "tools/call crm.lookup")
     )
     if kind == "aud":
-        covered = [("exact", mine, mine), ("prefix", f"{base}/*", mine), ("narrower prefix", f"{base}/*", f"{base}/crm-assistant/*"),
-                   ("same prefix", f"{base}/*", f"{base}/*"), ("whole trust domain", "spiffe://prod.example.org/*", f"{base}/*")]  # fmt: skip
-        wider = [("other ID", mine, spiffe("other")), ("prefix under exact", mine, f"{mine}/*"), ("prefix is not itself", f"{mine}/*", mine),
-                 ("wider prefix", f"{base}/crm-assistant/*", f"{base}/*"), ("half a segment", f"{base}/crm/*", mine),
-                 ("other trust domain", "spiffe://prod.example.org/*", "spiffe://prod.example.org.evil/*")]  # fmt: skip
+        covered = [
+            ("exact", mine, mine),
+            ("prefix", f"{base}/*", mine),
+            ("narrower prefix", f"{base}/*", f"{base}/crm-assistant/*"),
+            ("same prefix", f"{base}/*", f"{base}/*"),
+            ("whole trust domain", "spiffe://prod.example.org/*", f"{base}/*"),
+        ]
+        wider = [
+            ("other ID", mine, spiffe("other")),
+            ("prefix under exact", mine, f"{mine}/*"),
+            ("prefix is not itself", f"{mine}/*", mine),
+            ("wider prefix", f"{base}/crm-assistant/*", f"{base}/*"),
+            ("half a segment", f"{base}/crm/*", mine),
+            ("other trust domain", "spiffe://prod.example.org/*", "spiffe://prod.example.org.evil/*"),
+        ]
     else:
-        covered = [("exact", mine, mine), ("prefix", f"{base} *", mine), ("narrower prefix", f"{base} *", f"{base} crm.*"), ("same prefix", f"{base} *", f"{base} *"),
-                   ("everything", "*", f"{base} crm.l*"), ("prefix itself", f"{mine}*", mine)]  # fmt: skip
-        wider = [("other operation", mine, f"{base} crm.update"), ("prefix under exact", mine, f"{mine}*"), ("wider prefix", f"{base} crm.*", f"{base} *"),
-                 ("everything", f"{base} *", "*"), ("star inside is no wildcard", "tools/*/x", "tools/call/x")]  # fmt: skip
+        covered = [
+            ("exact", mine, mine),
+            ("prefix", f"{base} *", mine),
+            ("narrower prefix", f"{base} *", f"{base} crm.*"),
+            ("same prefix", f"{base} *", f"{base} *"),
+            ("everything", "*", f"{base} crm.l*"),
+            ("prefix itself", f"{mine}*", mine),
+        ]
+        wider = [
+            ("other operation", mine, f"{base} crm.update"),
+            ("prefix under exact", mine, f"{mine}*"),
+            ("wider prefix", f"{base} crm.*", f"{base} *"),
+            ("everything", f"{base} *", "*"),
+            ("star inside is no wildcard", "tools/*/x", "tools/call/x"),
+        ]
     for name, parent, child in covered:
         given = {"auth": AUTH | {kind: [parent]}, "atts": [{kind: [child]}]}
         yield case(f"{kind} covered: {name}", "a parent pattern covers it", given, _left(**{kind: [child]}))

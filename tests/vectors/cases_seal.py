@@ -1,4 +1,4 @@
-"""Vectors of seals, trees and bindings."""
+"""Vectors of seals and trees."""
 
 from __future__ import annotations
 
@@ -7,18 +7,12 @@ from typing import Any
 
 from vectors import pki
 from vectors.scene import (
-    BODY,
-    TARGET,
-    Headers,
     Json,
     b64,
     b64u,
-    binding_base,
     case,
-    digest,
     error,
     jws,
-    plain_headers,
     seal,
     seal_body,
     seal_header,
@@ -128,19 +122,42 @@ def _headers_and_bodies() -> Iterator[Json]:
     x5t, r = b64u(SIGNER.x5t_raw), b64u(root)
     good_header, good_body = seal_header(SIGNER), seal_body(1, root)
     headers = {
-        "alg none": seal_header(SIGNER, alg="none"), "alg HS256": seal_header(SIGNER, alg="HS256"), "alg ES384": seal_header(SIGNER, alg="ES384"), "alg PS256": seal_header(SIGNER, alg="PS256"),
-        "alg EdDSA": seal_header(SIGNER, alg="EdDSA"), "typ JWT": seal_header(SIGNER, typ="JWT"), "typ in upper case": seal_header(SIGNER, typ="CUSTODY-SEAL+JWT"),
-        "header with white space": good_header.replace(b",", b", "), "header in another order": f'{{"typ":"custody-seal+jwt","alg":"ES256","x5t#S256":"{x5t}"}}'.encode(),
-        "header with jwk": good_header[:-1] + b',"jwk":{}}', "header with kid": good_header[:-1] + b',"kid":"1"}', "header with crit": good_header[:-1] + b',"crit":["b64"]}',
-        "header with a duplicate": good_header[:-1] + b',"alg":"none"}', "header without x5t": b'{"alg":"ES256","typ":"custody-seal+jwt"}', "header with an escape": good_header.replace(b"ES256", b"ES\\u003256"),
-        "x5t not canonical": good_header.replace(x5t.encode(), (x5t[:-1] + "_").encode()), "x5t short": good_header.replace(x5t.encode(), x5t[:-1].encode()), "header with a newline": good_header + b"\n",
-    }  # fmt: skip
+        "alg none": seal_header(SIGNER, alg="none"),
+        "alg HS256": seal_header(SIGNER, alg="HS256"),
+        "alg ES384": seal_header(SIGNER, alg="ES384"),
+        "alg PS256": seal_header(SIGNER, alg="PS256"),
+        "alg EdDSA": seal_header(SIGNER, alg="EdDSA"),
+        "typ JWT": seal_header(SIGNER, typ="JWT"),
+        "typ in upper case": seal_header(SIGNER, typ="CUSTODY-SEAL+JWT"),
+        "header with white space": good_header.replace(b",", b", "),
+        "header in another order": f'{{"typ":"custody-seal+jwt","alg":"ES256","x5t#S256":"{x5t}"}}'.encode(),
+        "header with jwk": good_header[:-1] + b',"jwk":{}}',
+        "header with kid": good_header[:-1] + b',"kid":"1"}',
+        "header with crit": good_header[:-1] + b',"crit":["b64"]}',
+        "header with a duplicate": good_header[:-1] + b',"alg":"none"}',
+        "header without x5t": b'{"alg":"ES256","typ":"custody-seal+jwt"}',
+        "header with an escape": good_header.replace(b"ES256", b"ES\\u003256"),
+        "x5t not canonical": good_header.replace(x5t.encode(), (x5t[:-1] + "_").encode()),
+        "x5t short": good_header.replace(x5t.encode(), x5t[:-1].encode()),
+        "header with a newline": good_header + b"\n",
+    }
     bodies = {
-        "N zero": seal_body(0, root), "N with a leading zero": f'{{"v":1,"n":01,"root":"{r}"}}'.encode(), "N as text": f'{{"v":1,"n":"1","root":"{r}"}}'.encode(), "N 257": seal_body(257, root),
-        "N 1000": seal_body(1000, root), "N negative": seal_body(-1, root), "N float": f'{{"v":1,"n":1.0,"root":"{r}"}}'.encode(), "v 2": good_body.replace(b'"v":1', b'"v":2'),
-        "body with white space": good_body.replace(b",", b", "), "body in another order": f'{{"n":1,"v":1,"root":"{r}"}}'.encode(), "body with a further member": good_body[:-1] + b',"x":1}',
-        "root not canonical": good_body.replace(r.encode(), (r[:-1] + "_").encode()), "root short": good_body.replace(r.encode(), r[:-1].encode()), "body empty": b"{}", "body with a newline": good_body + b"\n",
-    }  # fmt: skip
+        "N zero": seal_body(0, root),
+        "N with a leading zero": f'{{"v":1,"n":01,"root":"{r}"}}'.encode(),
+        "N as text": f'{{"v":1,"n":"1","root":"{r}"}}'.encode(),
+        "N 257": seal_body(257, root),
+        "N 1000": seal_body(1000, root),
+        "N negative": seal_body(-1, root),
+        "N float": f'{{"v":1,"n":1.0,"root":"{r}"}}'.encode(),
+        "v 2": good_body.replace(b'"v":1', b'"v":2'),
+        "body with white space": good_body.replace(b",", b", "),
+        "body in another order": f'{{"n":1,"v":1,"root":"{r}"}}'.encode(),
+        "body with a further member": good_body[:-1] + b',"x":1}',
+        "root not canonical": good_body.replace(r.encode(), (r[:-1] + "_").encode()),
+        "root short": good_body.replace(r.encode(), r[:-1].encode()),
+        "body empty": b"{}",
+        "body with a newline": good_body + b"\n",
+    }
     for name, header in headers.items():
         yield _seal(name, "byte for byte of the one form", seal(_payloads(1), SIGNER, header=header)[0].text, MALFORMED)
     for name, body in bodies.items():
@@ -151,14 +168,26 @@ def _headers_and_bodies() -> Iterator[Json]:
 
 def _texts(text: str) -> Iterator[Json]:
     payload, path, head, body, signature = text.split(".")
+    raw = unb64u(signature)
+    der = bytes([0x30, 0x44, 2, 0x20]) + raw[:32] + bytes([2, 0x20]) + raw[32:]
+    other = "B" if signature[-1] != "B" else "C"
     bad = {
-        "four parts": f"{payload}.{head}.{body}.{signature}", "six parts": f"{text}.", "empty": "", "only dots": "....", "payload empty": f".{path}.{head}.{body}.{signature}",
-        "payload padded": f"{payload}=.{path}.{head}.{body}.{signature}", "payload not canonical": f"{b64u(b'{}')[:-1]}1.{path}.{head}.{body}.{signature}", "space inside": f"{payload}. .{head}.{body}.{signature}",
-        "header empty": f"{payload}.{path}..{body}.{signature}", "body empty text": f"{payload}.{path}.{head}..{signature}", "signature empty": f"{payload}.{path}.{head}.{body}.",
-        "signature of 63 bytes": f"{payload}.{path}.{head}.{body}.{b64u(unb64u(signature)[:-1])}", "signature of 65 bytes": f"{payload}.{path}.{head}.{body}.{b64u(unb64u(signature) + bytes(1))}",
-        "signature as DER": f"{payload}.{path}.{head}.{body}.{b64u(bytes([0x30, 0x44, 2, 0x20]) + unb64u(signature)[:32] + bytes([2, 0x20]) + unb64u(signature)[32:])}",
-        "signature not canonical": f"{payload}.{path}.{head}.{body}.{signature[:-1]}{'B' if signature[-1] != 'B' else 'C'}",
-    }  # fmt: skip
+        "four parts": f"{payload}.{head}.{body}.{signature}",
+        "six parts": f"{text}.",
+        "empty": "",
+        "only dots": "....",
+        "payload empty": f".{path}.{head}.{body}.{signature}",
+        "payload padded": f"{payload}=.{path}.{head}.{body}.{signature}",
+        "payload not canonical": f"{b64u(b'{}')[:-1]}1.{path}.{head}.{body}.{signature}",
+        "space inside": f"{payload}. .{head}.{body}.{signature}",
+        "header empty": f"{payload}.{path}..{body}.{signature}",
+        "body empty text": f"{payload}.{path}.{head}..{signature}",
+        "signature empty": f"{payload}.{path}.{head}.{body}.",
+        "signature of 63 bytes": f"{payload}.{path}.{head}.{body}.{b64u(unb64u(signature)[:-1])}",
+        "signature of 65 bytes": f"{payload}.{path}.{head}.{body}.{b64u(unb64u(signature) + bytes(1))}",
+        "signature as DER": f"{payload}.{path}.{head}.{body}.{b64u(der)}",
+        "signature not canonical": f"{payload}.{path}.{head}.{body}.{signature[:-1]}{other}",
+    }
     for name, value in bad.items():
         yield _seal(name, "five parts of canonical base64url", value, MALFORMED)
 
@@ -167,84 +196,18 @@ def _signatures(text: str) -> Iterator[Json]:
     front, _, signature = text.rpartition(".")
     raw = unb64u(signature)
     order = bytes.fromhex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551")
-    bad = {"zeros": bytes(64), "r zero": bytes(32) + raw[32:], "s zero": raw[:32] + bytes(32), "s is the order": raw[:32] + order, "r above the order": b"\xff" * 32 + raw[32:],
-           "one bit": bytes([raw[0] ^ 1]) + raw[1:], "r and s exchanged": raw[32:] + raw[:32]}  # fmt: skip
+    bad = {
+        "zeros": bytes(64),
+        "r zero": bytes(32) + raw[32:],
+        "s zero": raw[:32] + bytes(32),
+        "s is the order": raw[:32] + order,
+        "r above the order": b"\xff" * 32 + raw[32:],
+        "one bit": bytes([raw[0] ^ 1]) + raw[1:],
+        "r and s exchanged": raw[32:] + raw[:32],
+    }
     for name, value in bad.items():
         yield _seal(f"signature: {name}", "wrong signature", f"{front}.{b64u(value)}", SIGNATURE)
     stolen = jws(seal_header(SIGNER), unb64u(front.rpartition(".")[2]), pki.ORCHESTRATOR.key)
     yield _seal(
         "signature by another key", "key of the certificate", f"{text.split('.', maxsplit=1)[0]}..{stolen}", SIGNATURE
     )
-
-
-def binding_cases() -> Iterator[Json]:
-    yield _bound("example", "fixed order, whatever the order of the message", plain_headers())
-    yield _bound("reversed header order", "same hash", plain_headers()[::-1])
-    yield _bound("names in any case", "lower-cased", [[name.upper(), value] for name, value in plain_headers()])
-    yield _bound("no body, no digest", "GET", plain_headers(b""), body=b"", method="GET")
-    yield _bound("no covered field at all", "absent ones are skipped", [["Accept", "*/*"]], body=b"", method="DELETE")
-    yield _bound(
-        "several lines of one field",
-        "joined with a comma",
-        [*plain_headers(), ["Authorization", "a"], ["authorization", "\t b "]],
-    )
-    yield _bound("empty field", "present", [*plain_headers(), ["Idempotency-Key", " "]])
-    every = [
-        "content-encoding",
-        "authorization",
-        "txn-token",
-        "workload-identity-token",
-        "idempotency-key",
-        "a2a-version",
-        "a2a-extensions",
-        "upgrade",
-        "sec-websocket-protocol",
-    ]
-    yield _bound(
-        "every covered field",
-        "all in order",
-        [*plain_headers(), *[[name, f"value of {name}"] for name in reversed(every)]],
-    )
-    yield _bound("inner white space", "kept", [*plain_headers(), ["authorization", "a  b\tc"]])
-    yield _bound("binary body", "bytes on the wire", plain_headers(bytes(range(256))), body=bytes(range(256)))
-    yield _bound("uncovered fields", "do not count", [*plain_headers(), ["X-Anything", "\xff"], ["content_type", "x"]])
-    unbound = {
-        "body without digest": [each for each in plain_headers() if each[0] != "Content-Digest"],
-        "digest twice in one line": _digests(f"{digest(BODY)}, {digest(BODY)}"),
-        "digest in two lines": [*plain_headers(), ["Content-Digest", digest(BODY)]],
-        "digest with a second algorithm": _digests(f"{digest(BODY)}, sha-512=:AA==:"),
-        "digest with a parameter": _digests(f"{digest(BODY)};x=1"),
-        "digest by another algorithm": _digests("sha-512=:AA==:"),
-        "digest name in upper case": _digests(digest(BODY).replace("sha", "SHA")),
-        "digest of another body": _digests(digest(b"x")),
-        "digest empty": _digests(""),
-        "digest without padding": _digests(digest(BODY).replace("=:", ":").replace("256:", "256=:")),
-        "byte outside ASCII": [*plain_headers(), ["authorization", "caf\xe9"]],
-        "line feed in a value": [*plain_headers(), ["authorization", "a\n b"]],
-        "NUL in a value": [*plain_headers(), ["authorization", "a\x00"]],
-        "DEL in a value": [*plain_headers(), ["authorization", "a\x7f"]],
-    }
-    for name, headers in unbound.items():
-        yield case(name, "refused", {"headers": headers}, error("binding"))
-    yield case("digest without body", "refused", {"headers": plain_headers(), "body": ""}, error("binding"))
-    empty = [*plain_headers(b""), ["Content-Digest", digest(b"")]]
-    yield case("digest of the empty body", "a digest with no body", {"headers": empty, "body": ""}, error("binding"))
-    yield case(
-        "one byte more",
-        "digest over the body",
-        {"headers": plain_headers(), "body": b64(BODY + b" ")},
-        error("binding"),
-    )
-
-
-def _digests(value: str) -> Headers:
-    return [*[each for each in plain_headers() if each[0] != "Content-Digest"], ["Content-Digest", value]]
-
-
-def _bound(name: str, why: str, headers: Headers, body: bytes = BODY, method: str = "POST") -> Json:
-    base = binding_base(method, TARGET, headers)
-    given = {"headers": headers, "body": b64(body), "method": method}
-    return case(name, why, given, {"result": "ok", "base": base, "rqb": b64u(sha(base.encode()))})
-
-
-BINDING_DEFAULTS: Json = {"method": "POST", "target_uri": TARGET, "body": b64(BODY)}

@@ -10,24 +10,37 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vectors import cases_chain, cases_folding, cases_receive, cases_seal, cases_small, scene
+from vectors import (
+    cases_authority,
+    cases_binding,
+    cases_chain,
+    cases_claims,
+    cases_context,
+    cases_folding,
+    cases_format,
+    cases_ok,
+    cases_seal,
+    cases_small,
+    cases_trust,
+    scene,
+)
 
 FOLDER = Path(__file__).parent
 Cases = Callable[[], Iterator[dict[str, Any]]]
 FILES: dict[str, tuple[str, dict[str, Any], Cases]] = {
     "base64url": ("base64url", {}, cases_small.base64url_cases),
-    "claims": ("claims", {}, cases_small.claims_cases),
+    "claims": ("claims", {}, cases_claims.claims_cases),
     "errors": ("errors", {}, cases_small.errors_cases),
     "folding": ("folding", cases_folding.DEFAULTS, cases_folding.folding_cases),
     "seal": ("seal", {}, cases_seal.seal_cases),
     "seal_batch": ("seal_batch", {}, cases_seal.seal_batch_cases),
-    "binding": ("binding", cases_seal.BINDING_DEFAULTS, cases_seal.binding_cases),
-    "receive_ok": ("receive", scene.DEFAULTS, cases_receive.ok_cases),
-    "receive_format": ("receive", scene.DEFAULTS, cases_receive.format_cases),
-    "receive_context": ("receive", scene.DEFAULTS, cases_receive.context_cases),
+    "binding": ("binding", cases_binding.BINDING_DEFAULTS, cases_binding.binding_cases),
+    "receive_ok": ("receive", scene.DEFAULTS, cases_ok.ok_cases),
+    "receive_format": ("receive", scene.DEFAULTS, cases_format.format_cases),
+    "receive_context": ("receive", scene.DEFAULTS, cases_context.context_cases),
     "receive_chain": ("receive", scene.DEFAULTS, cases_chain.chain_cases),
-    "receive_trust": ("receive", scene.DEFAULTS, cases_chain.trust_cases),
-    "receive_authority": ("receive", scene.DEFAULTS, cases_chain.authority_cases),
+    "receive_trust": ("receive", scene.DEFAULTS, cases_trust.trust_cases),
+    "receive_authority": ("receive", scene.DEFAULTS, cases_authority.authority_cases),
 }
 
 
