@@ -106,7 +106,7 @@ class Walk:
             raise ConfigUnreadable(
                 "config_kind_refused", "a declared path is neither a file nor a folder", detail=f"{path}: {_kind(mode)}"
             )
-        elif depth >= MAX_DEPTH:
+        elif depth > MAX_DEPTH:
             raise ConfigUnreadable("config_too_deep", f"folders are nested deeper than {MAX_DEPTH}", detail=path)
         else:
             folder = self._open(fd, ".", _FOLDER, _INSIDE, path)
