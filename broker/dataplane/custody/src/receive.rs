@@ -270,12 +270,7 @@ impl Receiver {
     ///
     /// # Errors
     /// The code of the first check that fails; `unresolved` if its leaf is not among `certificates`.
-    pub fn restore_statement(
-        &self,
-        sealed: &str,
-        certificates: &[Arc<Certificate>],
-        bundles: &Bundles,
-    ) -> Result<()> {
+    pub fn restore_statement(&self, sealed: &str, certificates: &[Arc<Certificate>], bundles: &Bundles) -> Result<()> {
         let statement = authenticate::reverify(&self.caches, sealed, certificates, bundles)?;
         self.caches.remember_statement(&statement, statement.record().iss.as_str());
         Ok(())

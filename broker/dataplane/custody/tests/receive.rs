@@ -52,7 +52,6 @@ fn ancestors_that_were_accepted_before_may_be_left_out() {
     short.headers.retain(|(name, _)| name != "custody-chain" && name != "custody-certs");
     let chain = world.deliver(&b, &c, &short).expect("accepted");
     assert_eq!(chain.path().collect::<Vec<_>>(), [&a.id, &b.id]);
-
 }
 
 #[test]
@@ -166,7 +165,13 @@ fn another_component_cannot_continue_a_stolen_chain() {
     let record = |hop: i64| {
         format!(
             r#"{{"v":1,"t":"rec","iss":"{}","aud":"{}","iat":{NOW},"exp":{},"jti":"{}","cid":"{}","hop":{hop},"prev":"{}","rqb":"{}"}}"#,
-            thief.id, d.id, NOW + 30, own.jti, first.cid(), first.hash(), own.rqb
+            thief.id,
+            d.id,
+            NOW + 30,
+            own.jti,
+            first.cid(),
+            first.hash(),
+            own.rqb
         )
     };
     let fields = ForwardedFields::build(&first, 8).expect("fields");
@@ -227,7 +232,8 @@ fn a_captured_record_is_worth_nothing_on_another_connection() {
     let (a, mallory, b) = (world.broker("a"), world.broker("mallory"), world.broker("b"));
     let message = root_message(&a, &b, &root());
     let mut with_cert = message.clone();
-    with_cert.set("custody-certs", format!(":{}:", hopseal_custody::hash::encode_base64(a.peer.leaf().der())).as_bytes());
+    with_cert
+        .set("custody-certs", format!(":{}:", hopseal_custody::hash::encode_base64(a.peer.leaf().der())).as_bytes());
     assert_eq!(code(world.deliver(&mallory, &b, &with_cert)), "custody_identity");
     let refused = deliver(&b, None, &with_cert, &world.bundles, &world.policy, NOW);
     assert_eq!(code(refused), "custody_identity");
@@ -336,7 +342,8 @@ fn a_junk_seal_on_a_known_ancestor_is_not_taken_from_the_cache() {
     let first = world.deliver(&a, &b, &root_message(&a, &b, &root())).expect("accepted");
     world.deliver(&b, &c, &child_message(&b, &c, &first, None)).expect("accepted");
     let mut junk = child_message(&b, &c, &first, None);
-    let (text, _) = junk.text("custody-chain").rsplit_once('.').map(|(text, tail)| (text.to_owned(), tail.to_owned())).unwrap();
+    let (text, _) =
+        junk.text("custody-chain").rsplit_once('.').map(|(text, tail)| (text.to_owned(), tail.to_owned())).unwrap();
     junk.set("custody-chain", format!("{text}.{}", encode_base64url(&[7; 64])).as_bytes());
     assert_eq!(code(world.deliver(&b, &c, &junk)), "custody_signature");
 }

@@ -240,9 +240,7 @@ pub fn deliver(
 pub fn bundles(domains: &[(&str, &[&Ca])]) -> Bundles {
     let listed: Vec<(TrustDomain, Vec<Vec<u8>>)> = domains
         .iter()
-        .map(|(name, cas)| {
-            (TrustDomain::parse(name).expect("a domain"), cas.iter().map(|ca| ca.der.clone()).collect())
-        })
+        .map(|(name, cas)| (TrustDomain::parse(name).expect("a domain"), cas.iter().map(|ca| ca.der.clone()).collect()))
         .collect();
     Bundles::build(&listed).expect("bundles")
 }
