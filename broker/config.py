@@ -135,7 +135,7 @@ def load_config(path: Path) -> BrokerConfig:
         limits=_read_limits(top.section("limits")),
         log=_read_log(top.section("log")),
     )
-    if config.out_socket == config.admin_socket:
+    if sockets.is_present and config.out_socket == config.admin_socket:
         sockets.mistake("admin", "is the same path as sockets.out", "give each socket its own path")
     settings.finish()
     return config

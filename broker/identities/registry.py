@@ -31,7 +31,7 @@ IDLE_S = 60.0  # docs/architecture.md: a caller is followed this long after its 
 REFUSED_S = 5.0  # a refused process may ask again after this long
 
 # The attestor's words for a process that ended by itself: nothing drifted.
-_GONE = frozenset({"process_exited", "container_stopped", "peer_gone"})
+_GONE = frozenset({"process_exited", "container_stopped", "peer_gone", "listener_gone"})
 # What a component is told; the attestor's own code is for the log and for status.
 _LOCAL = frozenset({"identity_ambiguous", "attestor_unavailable"})
 

@@ -22,7 +22,7 @@ import re
 
 from hopseal.documents.model import Agent, AgentStatus, Call, Component, DocumentSet
 
-_HTTP_PATTERN = re.compile(r"[A-Z]+ /.*", re.ASCII)
+_HTTP_PATTERN = re.compile(r"[A-Z]+ /.*", re.ASCII | re.DOTALL)
 _PLAIN = re.compile(r"[ !#-)+-\[\]-~]", re.ASCII)  # printable ASCII that means itself in a Cedar string and pattern
 _ACTION = 'action == Hopseal::Action::"call"'
 _IMPLIED = 'context.operation == "initialize" || context.operation like "notifications/*"'
