@@ -1,0 +1,119 @@
+"""The Rust data plane as Python sees it (crate ``hopseal-dataplane``, ``broker/dataplane``)."""
+
+from typing import final
+
+__version__: str
+
+class DataPlaneError(Exception):
+    """A refusal: ``args`` are a stable code and a message for the operator."""
+
+    args: tuple[str, str]
+
+@final
+class DataPlane:
+    """One data plane; starts once. Any method may be called from any thread.
+
+    ``start``, ``drain``, ``stop`` and ``set_policies`` may take long and release the interpreter
+    lock; the others never block. Identities, bundles, components, routes and policies may be set
+    before ``start``.
+    """
+
+    def __new__(cls, settings_json: str) -> DataPlane:
+        """A data plane that serves nothing yet.
+
+        Args:
+            settings_json: trust_domain, node, out_socket, peer_listen ("ip:port"), log_dir and
+                optionally out_socket_mode ("0777"), body_limit_bytes, worker_threads,
+                default_component, limits, timeouts_ms; unknown keys are refused.
+
+        Raises:
+            DataPlaneError: ``settings_invalid``; ``start_failed`` without descriptors.
+        """
+
+    def start(self) -> int:
+        """The peer port, once both sockets are bound, the log is open and its replays are known.
+
+        Raises:
+            DataPlaneError: ``socket_in_use``, ``socket_path_occupied``, ``socket_folder_unsafe``,
+                ``socket_failed``, ``peer_port_in_use``, ``peer_listen_failed``, ``log_locked``,
+                ``log_unavailable``, ``kernel_unsupported``, ``started_twice``, ``start_failed``.
+        """
+
+    def event_fd(self) -> int:
+        """An eventfd, readable while :meth:`take_events` has something; it stays the data plane's."""
+
+    def take_events(self) -> list[str]:
+        """JSON objects with member ``event``, oldest first; empties the queue."""
+
+    def admit_caller(self, pidfd_inode: int, instance: str, component: str) -> None:
+        """Calls of this process are calls of ``component`` ("agent/component")."""
+
+    def refuse_caller(self, pidfd_inode: int, code: str, retry: bool) -> None:
+        """Answer this process 403 until forgotten, or with ``retry`` those that wait 503 and then ask again."""
+
+    def forget_caller(self, pidfd_inode: int) -> None:
+        """The next request of this process asks again."""
+
+    def admit_listener(self, component: str, pidfd_inode: int, instance: str) -> None:
+        """This process receives calls for ``component``; inode 0 is a listener that has exited."""
+
+    def refuse_listener(self, component: str, pidfd_inode: int, code: str) -> None:
+        """Send nothing to this process until forgotten; ``attestor_unavailable`` is not remembered."""
+
+    def forget_listener(self, component: str, pidfd_inode: int) -> None:
+        """The next connection to this process asks again."""
+
+    def set_identity(
+        self, instance: str, component: str, spiffe_id: str, chain_der: list[bytes], key_pkcs8: bytes, expires_at: int
+    ) -> None:
+        """Give an instance its first or a rotated SVID: DER leaf first, PKCS#8 key, end in NumericDate seconds.
+
+        Raises:
+            DataPlaneError: ``identity_invalid``; the SVID in use stays.
+        """
+
+    def withdraw(self, instance: str, component: str, code: str) -> None:
+        """Drop the key, close every connection in both directions at once, void admissions and handles."""
+
+    def set_bundles(self, bundles: list[tuple[str, list[bytes], int]]) -> None:
+        """Replace the bundles: trust domain, DER authorities, sequence. Connections that no longer hold close.
+
+        Raises:
+            DataPlaneError: ``bundle_invalid``; the bundles in force stay.
+        """
+
+    def set_components(self, components_json: str) -> None:
+        """Replace the documents' components.
+
+        Raises:
+            DataPlaneError: ``components_invalid``; those in force stay.
+        """
+
+    def set_routes(self, routes_json: str) -> None:
+        """Replace the routes, ``{"agent/component": ["host:port", …]}``.
+
+        Raises:
+            DataPlaneError: ``routes_invalid``; those in force stay.
+        """
+
+    def set_policies(self, cedar_text: str, entities_json: str) -> None:
+        """Replace the Cedar policies and entities. Until the first set every call is denied.
+
+        Raises:
+            DataPlaneError: ``policy_invalid``; those in force stay.
+        """
+
+    def stats(self) -> str:
+        """JSON: ``metrics`` (name, type, help, samples), ``log`` (healthy, detail), further gauges."""
+
+    def drain(self, timeout_s: float) -> None:
+        """Accept nothing new and wait for calls in progress."""
+
+    def stop(self) -> None:
+        """Close everything at once and flush the log."""
+
+def custody_verify(request_json: str) -> str:
+    """The Rust codec's verdict on one message, as JSON, for tests that compare both codecs."""
+
+def custody_sign(request_json: str) -> str:
+    """Statements sealed by the Rust codec, as JSON, for tests that compare both codecs."""

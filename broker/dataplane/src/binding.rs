@@ -1,0 +1,183 @@
+//! What Python sees: `broker._dataplane`, described by `broker/_dataplane.pyi`.
+//!
+//! Owns: translating arguments, errors and the interpreter lock. Long calls release it; no thread
+//! of the data plane ever needs it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pyo3::create_exception;
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+
+use crate::broker::Broker;
+use crate::instance::InstanceKey;
+use crate::server::Server;
+use crate::settings::Settings;
+
+create_exception!(_dataplane, DataPlaneError, PyException, "A stable code and a message.");
+
+fn error(code: &str, message: impl Into<String>) -> PyErr {
+    DataPlaneError::new_err((code.to_owned(), message.into()))
+}
+
+enum State {
+    Made,
+    Running(Box<Server>),
+    Stopped,
+}
+
+/// One data plane; starts once.
+#[pyclass(frozen)]
+struct DataPlane {
+    broker: Arc<Broker>,
+    state: Mutex<State>,
+}
+
+#[pymethods]
+impl DataPlane {
+    #[new]
+    fn new(settings_json: &str) -> PyResult<Self> {
+        let settings = Settings::parse(settings_json).map_err(|why| error("settings_invalid", why))?;
+        let broker = Broker::new(settings).map_err(|why| error("start_failed", why.to_string()))?;
+        Ok(Self { broker: Arc::new(broker), state: Mutex::new(State::Made) })
+    }
+
+    fn start(&self, py: Python<'_>) -> PyResult<u16> {
+        let started = py.detach(|| {
+            let mut state = self.state();
+            if !matches!(*state, State::Made) {
+                return Err(("started_twice", "a data plane starts once".to_owned()));
+            }
+            let server = Server::start(&self.broker)?;
+            let port = server.peer_port;
+            *state = State::Running(Box::new(server));
+            Ok(port)
+        });
+        started.map_err(|(code, message)| error(code, message))
+    }
+
+    fn event_fd(&self) -> i32 {
+        self.broker.events.fd()
+    }
+
+    fn take_events(&self) -> Vec<String> {
+        self.broker.events.take()
+    }
+
+    fn admit_caller(&self, pidfd_inode: u64, instance: &str, component: &str) {
+        self.broker.callers.admit(pidfd_inode, InstanceKey::new(instance, component));
+    }
+
+    fn refuse_caller(&self, pidfd_inode: u64, code: &str, retry: bool) {
+        self.broker.callers.refuse(pidfd_inode, code, retry);
+    }
+
+    fn forget_caller(&self, pidfd_inode: u64) {
+        self.broker.callers.forget(pidfd_inode);
+    }
+
+    fn admit_listener(&self, component: &str, pidfd_inode: u64, instance: &str) {
+        self.broker.listeners.admit(component, pidfd_inode, InstanceKey::new(instance, component));
+    }
+
+    fn refuse_listener(&self, component: &str, pidfd_inode: u64, code: &str) {
+        self.broker.listeners.refuse(component, pidfd_inode, code);
+    }
+
+    fn forget_listener(&self, component: &str, pidfd_inode: u64) {
+        self.broker.listeners.forget(component, pidfd_inode);
+    }
+
+    #[pyo3(signature = (instance, component, spiffe_id, chain_der, key_pkcs8, expires_at))]
+    fn set_identity(
+        &self,
+        instance: &str,
+        component: &str,
+        spiffe_id: &str,
+        chain_der: Vec<Vec<u8>>,
+        key_pkcs8: Vec<u8>,
+        expires_at: i64,
+    ) -> PyResult<()> {
+        let owner = InstanceKey::new(instance, component);
+        let set = self.broker.set_identity(&owner, spiffe_id, &chain_der, &key_pkcs8, expires_at);
+        set.map_err(|why| error("identity_invalid", why.0))
+    }
+
+    fn withdraw(&self, instance: &str, component: &str, code: &str) {
+        self.broker.withdraw(&InstanceKey::new(instance, component), code);
+    }
+
+    fn set_bundles(&self, bundles: Vec<(String, Vec<Vec<u8>>, u64)>) -> PyResult<()> {
+        self.broker.set_bundles(bundles).map_err(|why| error("bundle_invalid", why))
+    }
+
+    fn set_components(&self, components_json: &str) -> PyResult<()> {
+        self.broker.directory.set_components(components_json).map_err(|why| error("components_invalid", why))
+    }
+
+    fn set_routes(&self, routes_json: &str) -> PyResult<()> {
+        self.broker.directory.set_routes(routes_json).map_err(|why| error("routes_invalid", why))
+    }
+
+    fn set_policies(&self, py: Python<'_>, cedar_text: &str, entities_json: &str) -> PyResult<()> {
+        py.detach(|| self.broker.set_policies(cedar_text, entities_json)).map_err(|why| error("policy_invalid", why))
+    }
+
+    fn stats(&self) -> String {
+        self.broker.status().to_string()
+    }
+
+    fn drain(&self, py: Python<'_>, timeout_s: f64) {
+        let timeout = Duration::try_from_secs_f64(timeout_s).unwrap_or_default();
+        py.detach(|| {
+            if let State::Running(server) = &mut *self.state() {
+                server.drain(timeout);
+            }
+        });
+    }
+
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| self.stop_now());
+    }
+}
+
+impl DataPlane {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop_now(&self) {
+        let state = std::mem::replace(&mut *self.state(), State::Stopped);
+        if let State::Running(server) = state {
+            server.stop();
+        }
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.stop_now();
+    }
+}
+
+/// The codec's verdict on a message, as JSON; for the tests that compare both implementations.
+#[pyfunction]
+fn custody_verify(py: Python<'_>, request_json: &str) -> String {
+    py.detach(|| hopseal_custody::interop::custody_verify(request_json))
+}
+
+/// Sealed statements, as JSON; for the tests that compare both implementations.
+#[pyfunction]
+fn custody_sign(py: Python<'_>, request_json: &str) -> String {
+    py.detach(|| hopseal_custody::interop::custody_sign(request_json))
+}
+
+#[pymodule]
+fn _dataplane(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("DataPlaneError", module.py().get_type::<DataPlaneError>())?;
+    module.add_class::<DataPlane>()?;
+    module.add_function(wrap_pyfunction!(custody_verify, module)?)?;
+    module.add_function(wrap_pyfunction!(custody_sign, module)?)
+}

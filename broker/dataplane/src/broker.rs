@@ -1,0 +1,265 @@
+//! Everything that calls share, and the commands that change it.
+//!
+//! Owns: putting the parts together and what a change of one means for the others (a withdrawal
+//! drops the key, closes connections and voids handles). Does not own: sockets (see `server`).
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hopseal_custody::authority::AudiencePattern;
+use hopseal_custody::cache::CacheSizes;
+use hopseal_custody::chain::Chain;
+use hopseal_custody::compose::Root;
+use hopseal_custody::ids::TrustDomain;
+use hopseal_custody::limits::PEER_SHARE;
+use hopseal_custody::receive::{Policy as ReceivePolicy, Receiver};
+use hopseal_custody::replay::ReplayStore;
+use hopseal_custody::trust::Bundles;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::body::BodyMemory;
+use crate::callers::Callers;
+use crate::clock;
+use crate::component::ComponentSockets;
+use crate::directory::Directory;
+use crate::events::{Events, Weight};
+use crate::handles::Handles;
+use crate::instance::{IdentityError, InstanceKey, Instances};
+use crate::lifetime::Shutdown;
+use crate::listeners::Listeners;
+use crate::log::{Entry, Log};
+use crate::policy::Policy;
+use crate::pool::{Pool, PoolSettings};
+use crate::settings::{Settings, ms};
+use crate::stats::Stats;
+use crate::tls::Tls;
+use crate::trust::Trust;
+
+/// What a handle continues.
+pub enum Continues {
+    /// An inbound call: the next record is its child.
+    Call(Chain),
+    /// A task that the component opened: the next record is a sibling root.
+    Task(Root),
+}
+
+/// What exists only once the sockets are bound and the log is open.
+pub struct Started {
+    pub log: Log,
+    pub peer_address: SocketAddr,
+    /// Records with `iat` up to this are refused: the log could not tell all that was accepted.
+    pub trusted_from: i64,
+}
+
+/// The data plane's shared state.
+pub struct Broker {
+    pub settings: Settings,
+    pub events: Arc<Events>,
+    pub stats: Arc<Stats>,
+    pub trust: Arc<Trust>,
+    pub tls: Tls,
+    pub directory: Directory,
+    pub instances: Instances,
+    pub callers: Arc<Callers>,
+    pub listeners: Arc<Listeners>,
+    pub receiver: Receiver,
+    pub handles: Handles<Continues>,
+    pub pool: Pool,
+    pub sockets: ComponentSockets,
+    pub memory: BodyMemory,
+    pub calls: Arc<Semaphore>,
+    pub shutdown: Shutdown,
+    pub started: OnceLock<Started>,
+    policy: RwLock<Option<Arc<Policy>>>,
+    receive_policy: RwLock<Arc<ReceivePolicy>>,
+    bundles: Mutex<BundleNews>,
+}
+
+type BundleContents = (Vec<Vec<u8>>, u64);
+
+/// Bundles in force and those that the log knows of.
+#[derive(Default)]
+struct BundleNews {
+    current: HashMap<String, BundleContents>,
+    logged: HashMap<String, Vec<Vec<u8>>>,
+}
+
+impl Broker {
+    /// A data plane that serves nothing yet.
+    ///
+    /// # Errors
+    /// No eventfd can be opened.
+    pub fn new(settings: Settings) -> io::Result<Self> {
+        let (limits, timeouts) = (&settings.limits, &settings.timeouts_ms);
+        let events = Arc::new(Events::new(limits.events)?);
+        let stats = Arc::new(Stats::default());
+        let trust = Arc::new(Trust::empty());
+        let shutdown = Shutdown::default();
+        let pool_settings = PoolSettings {
+            connect: ms(timeouts.connect),
+            handshake: ms(timeouts.handshake),
+            idle: ms(timeouts.idle),
+            idle_connections: limits.idle_connections,
+        };
+        let pool = Pool::new(
+            pool_settings,
+            Tls::new(Arc::clone(&trust)),
+            Arc::clone(&trust),
+            shutdown.clone(),
+            Arc::clone(&stats),
+        );
+        let listeners = Listeners::new(Arc::clone(&events), limits.processes);
+        let sockets = ComponentSockets::new(Arc::clone(&listeners), &settings, shutdown.clone());
+        let replay = ReplayStore::new(limits.replay_entries, limits.replay_entries / PEER_SHARE);
+        Ok(Self {
+            tls: Tls::new(Arc::clone(&trust)),
+            directory: Directory::default(),
+            instances: Instances::default(),
+            callers: Callers::new(Arc::clone(&events), limits.processes),
+            receiver: Receiver::new(&CacheSizes::default(), replay),
+            handles: Handles::new(limits.handles, limits.handles_per_instance),
+            memory: BodyMemory::new(limits.buffered_bytes, settings.body_limit_bytes, ms(timeouts.body_read)),
+            calls: Arc::new(Semaphore::new(limits.calls)),
+            started: OnceLock::new(),
+            policy: RwLock::default(),
+            receive_policy: RwLock::default(),
+            bundles: Mutex::default(),
+            listeners,
+            sockets,
+            pool,
+            shutdown,
+            trust,
+            stats,
+            events,
+            settings,
+        })
+    }
+
+    /// Gives an instance its first or a rotated SVID, which must not outlive `expires_at`.
+    ///
+    /// # Errors
+    /// Chain, key, SPIFFE ID and end do not fit together; the leaf in use stays.
+    pub fn set_identity(
+        &self,
+        owner: &InstanceKey,
+        id: &str,
+        chain: &[Vec<u8>],
+        key: &[u8],
+        expires_at: i64,
+    ) -> Result<(), IdentityError> {
+        self.instances.set(owner, id, chain, key, expires_at, clock::now_s())
+    }
+
+    /// Takes an instance's identity away and closes everything that used it; `code` says why.
+    pub fn withdraw(&self, owner: &InstanceKey, code: &str) {
+        let had_identity = self.instances.withdraw(owner);
+        self.callers.withdraw(owner);
+        self.listeners.withdraw(owner);
+        self.handles.forget_owner(owner);
+        let event = json!({"event": "withdrawn", "instance": format!("{owner:?}"), "code": code, "had_identity": had_identity});
+        self.events.push(Weight::Droppable, &event);
+    }
+
+    /// Takes the bundles of all trust domains: `(name, authorities as DER, sequence)`.
+    ///
+    /// # Errors
+    /// A name or certificate is malformed; the bundles in force stay.
+    pub fn set_bundles(&self, bundles: Vec<(String, Vec<Vec<u8>>, u64)>) -> Result<(), String> {
+        let mut parsed = Vec::with_capacity(bundles.len());
+        let mut current = HashMap::with_capacity(bundles.len());
+        let mut autonomous_roots = Vec::with_capacity(bundles.len());
+        for (name, authorities, sequence) in bundles {
+            let domain = TrustDomain::parse(&name).ok_or_else(|| format!("{name:?} is no trust domain"))?;
+            autonomous_roots.extend(AudiencePattern::parse(&format!("spiffe://{name}/*")));
+            parsed.push((domain, authorities.clone()));
+            current.insert(name, (authorities, sequence));
+        }
+        let built = Bundles::build(&parsed).map_err(|error| error.to_string())?;
+        // Every trust domain passes here; documents and Cedar decide about each root (see `receive`).
+        let policy = ReceivePolicy { autonomous_roots, ..ReceivePolicy::default() };
+        *self.receive_policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.trust.publish(built);
+        self.bundles.lock().unwrap_or_else(PoisonError::into_inner).current = current;
+        self.log_bundles();
+        Ok(())
+    }
+
+    /// Puts bundles into the log that differ from what it has; before start nothing is logged yet.
+    pub fn log_bundles(&self) {
+        let Some(started) = self.started.get() else { return };
+        let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
+        let BundleNews { current, logged } = &mut *bundles;
+        for (name, (authorities, sequence)) in current {
+            if logged.get(name) == Some(authorities) {
+                continue;
+            }
+            let entry = Entry::Bundle {
+                trust_domain: name.clone(),
+                sequence: *sequence,
+                x509: authorities.iter().map(|der| STANDARD.encode(der)).collect(),
+            };
+            if started.log.append_nowait(entry).is_ok() {
+                logged.insert(name.clone(), authorities.clone());
+            }
+        }
+    }
+
+    /// Takes a new policy set.
+    ///
+    /// # Errors
+    /// It does not parse; the set in force stays.
+    pub fn set_policies(&self, cedar_text: &str, entities_json: &str) -> Result<(), String> {
+        let policy = Policy::parse(cedar_text, entities_json)?;
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(policy));
+        Ok(())
+    }
+
+    /// The policies in force; None means that every call is denied.
+    pub fn policy(&self) -> Option<Arc<Policy>> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn receive_policy(&self) -> Arc<ReceivePolicy> {
+        Arc::clone(&self.receive_policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Metrics and what `status` shows.
+    pub fn status(&self) -> Value {
+        let started = self.started.get();
+        let [certificates, seals, statements, used] = self.receiver.sizes();
+        let gauges = [
+            ("identities", "Component instances with an SVID.", self.instances.len()),
+            ("callers", "Processes known as callers.", self.callers.len()),
+            ("listeners", "Processes known as listeners.", self.listeners.len()),
+            ("handles", "Custody handles in use.", self.handles.len()),
+            ("replay_entries", "Accepted records that are remembered.", used),
+            ("certificate_cache_entries", "Certificates remembered.", certificates),
+            ("seal_cache_entries", "Verified seals remembered.", seals),
+            ("statement_cache_entries", "Verified statements remembered.", statements),
+        ];
+        let gauges: Vec<(&str, &str, f64)> = gauges.iter().map(|(name, help, count)| (*name, *help, *count as f64)).collect();
+        json!({
+            "metrics": self.stats.metrics(&gauges),
+            "log": {
+                "healthy": started.is_some_and(|started| started.log.is_healthy()),
+                "detail": self.stats.log_detail(),
+            },
+            "events_dropped": self.events.dropped(),
+            "calls_in_progress": self.stats.calls_in_progress.get(),
+            "replays_known": started.is_some_and(|started| started.trusted_from == 0),
+        })
+    }
+
+    /// Housekeeping that no call waits for.
+    pub fn sweep(&self) {
+        self.pool.sweep();
+        self.sockets.sweep();
+        self.handles.purge(clock::now_s());
+        self.log_bundles();
+    }
+}

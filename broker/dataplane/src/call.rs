@@ -1,0 +1,111 @@
+//! What is told about a call when it has ended: one event, one count.
+//!
+//! Owns: that every call is told of exactly once, however it ends. Does not own: the custody log.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::StatusCode;
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::events::{Events, Weight};
+use crate::problem::Refusal;
+use crate::stats::Stats;
+
+/// Facts about one call, filled in as they become known; told when dropped.
+pub struct CallRecord {
+    pub caller: Option<String>,
+    pub callee: Option<String>,
+    pub operation: Option<String>,
+    pub cid: Option<String>,
+    pub hop: Option<i64>,
+    /// Cedar policies that decided.
+    pub policy: Vec<String>,
+    direction: &'static str,
+    started: Instant,
+    status: Option<u16>,
+    code: String,
+    detail: Option<String>,
+    complete: bool,
+    /// The call's share of the bound on calls in progress.
+    place: Option<OwnedSemaphorePermit>,
+    events: Arc<Events>,
+    stats: Arc<Stats>,
+}
+
+impl CallRecord {
+    /// A call that begins now; `direction` is `out` or `in`.
+    pub fn begin(direction: &'static str, events: &Arc<Events>, stats: &Arc<Stats>) -> Self {
+        stats.calls_in_progress.add(1);
+        Self {
+            caller: None,
+            callee: None,
+            operation: None,
+            cid: None,
+            hop: None,
+            policy: Vec::new(),
+            direction,
+            started: Instant::now(),
+            status: None,
+            code: "cancelled".to_owned(),
+            detail: None,
+            complete: false,
+            place: None,
+            events: Arc::clone(events),
+            stats: Arc::clone(stats),
+        }
+    }
+
+    /// Takes a place among the calls in progress, until the last byte of the answer.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    pub fn occupy(&mut self, places: &Arc<Semaphore>) -> Result<(), Refusal> {
+        let place = Arc::clone(places).try_acquire_owned();
+        self.place = Some(place.map_err(|_| Refusal::new("overloaded", "too many calls in progress"))?);
+        Ok(())
+    }
+
+    /// The head of the answer is known; the body may still stream.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status.as_u16());
+        "ok".clone_into(&mut self.code);
+    }
+
+    /// The call was refused.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.status = Some(refusal.status.as_u16());
+        self.code = refusal.code.clone().into_owned();
+        self.detail = Some(refusal.detail.clone());
+    }
+
+    /// The last byte of the answer has passed.
+    pub fn complete(&mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for CallRecord {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        self.stats.calls_in_progress.add(-1);
+        self.stats.count_call(self.direction, &self.code, took);
+        let event = json!({
+            "event": "call",
+            "direction": self.direction,
+            "caller": self.caller,
+            "callee": self.callee,
+            "operation": self.operation,
+            "cid": self.cid,
+            "hop": self.hop,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            "policy": self.policy,
+            "complete": self.complete,
+            "duration_us": u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        });
+        self.events.push(Weight::Droppable, &event);
+    }
+}

@@ -1,0 +1,167 @@
+//! Connections to the components' own Unix sockets.
+//!
+//! Owns: connecting, checking that the listener is the component, keeping idle connections. Does
+//! not own: what is sent. An idle connection is used again only while its listener is still the one
+//! that was admitted.
+//!
+//! Source: runtime.md "Listener check".
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, timeout};
+
+use crate::directory::Component;
+use crate::instance::InstanceKey;
+use crate::lifetime::Shutdown;
+use crate::listeners::{DEAD, Listener, Listeners};
+use crate::pidfd::{PinError, PinnedPeer, pin_peer};
+use crate::problem::Refusal;
+use crate::settings::{Settings, ms};
+
+/// What a request to a component is sent on.
+pub type Sender = http1::SendRequest<Full<Bytes>>;
+
+/// A connection to a component's socket whose listener is admitted.
+pub struct Reached {
+    pub sender: Sender,
+    pub instance: InstanceKey,
+    /// True if it was never used: a request that fails on it was not lost to an idle close.
+    pub fresh: bool,
+    listener: Arc<Listener>,
+}
+
+struct Idle {
+    sender: Sender,
+    listener: Arc<Listener>,
+    since: Instant,
+}
+
+/// The idle connections of all components.
+pub struct ComponentSockets {
+    idle: Arc<Mutex<HashMap<String, Vec<Idle>>>>,
+    listeners: Arc<Listeners>,
+    shutdown: Shutdown,
+    connect_timeout: Duration,
+    verdict_timeout: Duration,
+    idle_timeout: Duration,
+    idle_limit: usize,
+    header_bytes: usize,
+}
+
+impl ComponentSockets {
+    pub fn new(listeners: Arc<Listeners>, settings: &Settings, shutdown: Shutdown) -> Self {
+        let (limits, timeouts) = (&settings.limits, &settings.timeouts_ms);
+        Self {
+            idle: Arc::default(),
+            listeners,
+            shutdown,
+            connect_timeout: ms(timeouts.connect),
+            verdict_timeout: ms(timeouts.listener_verdict),
+            idle_timeout: ms(timeouts.idle),
+            idle_limit: limits.idle_connections,
+            header_bytes: limits.component_header_bytes,
+        }
+    }
+
+    /// A connection to `component`; with `fresh`, one that was never used.
+    ///
+    /// # Errors
+    /// `callee_unavailable`: nothing listens, or not the component.
+    pub async fn reach(&self, component: &Component, fresh: bool) -> Result<Reached, Refusal> {
+        if !fresh && let Some(reached) = self.take_idle(&component.qualified) {
+            return Ok(reached);
+        }
+        let path = component.listen.as_deref().ok_or_else(|| Refusal::new("callee_unavailable", "no listen socket"))?;
+        let stream = self.connect(path).await?;
+        let peer = pin(&stream)?;
+        let (inode, pidfd) = peer.map_or((DEAD, None), |peer| (peer.inode, Some(peer.pidfd)));
+        let listener = self
+            .listeners
+            .find(&component.qualified, inode, pidfd)
+            .ok_or_else(|| Refusal::new("callee_unavailable", "too many listeners are known"))?;
+        let instance = self.listeners.instance(&listener, path, self.verdict_timeout).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(self.header_bytes)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Refusal::new("callee_unavailable", error.to_string()))?;
+        let (closed, stop) = (listener.closed.clone(), self.shutdown.stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                _ended = connection => {}
+                () = closed.cancelled() => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        Ok(Reached { sender, instance, fresh: true, listener })
+    }
+
+    /// Keeps a connection for the next call once its response has been read to the end.
+    pub fn keep(&self, component: &str, reached: Reached) {
+        let Reached { mut sender, listener, .. } = reached;
+        let (idle, limit, component) = (Arc::clone(&self.idle), self.idle_limit, component.to_owned());
+        tokio::spawn(async move {
+            if sender.ready().await.is_err() {
+                return;
+            }
+            let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let idle = idle.entry(component).or_default();
+            if idle.len() < limit {
+                idle.push(Idle { sender, listener, since: Instant::now() });
+            }
+        });
+    }
+
+    /// Closes connections that were idle for long or whose listener is no longer admitted.
+    pub fn sweep(&self) {
+        let mut all = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, idle| {
+            idle.retain(|idle| {
+                idle.since.elapsed() < self.idle_timeout
+                    && !idle.sender.is_closed()
+                    && idle.listener.admitted().is_some()
+            });
+            !idle.is_empty()
+        });
+    }
+
+    fn take_idle(&self, component: &str) -> Option<Reached> {
+        let mut all = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = all.get_mut(component)?;
+        while let Some(Idle { sender, listener, since }) = idle.pop() {
+            if let Some(instance) = listener.admitted()
+                && sender.is_ready()
+                && since.elapsed() < self.idle_timeout
+            {
+                return Some(Reached { sender, instance, fresh: false, listener });
+            }
+        }
+        None
+    }
+
+    async fn connect(&self, path: &Path) -> Result<UnixStream, Refusal> {
+        let unavailable = |why: String| Refusal::new("callee_unavailable", format!("{}: {why}", path.display()));
+        timeout(self.connect_timeout, UnixStream::connect(path))
+            .await
+            .map_err(|_| unavailable("connect timed out".into()))?
+            .map_err(|error| unavailable(error.to_string()))
+    }
+}
+
+/// The listener's process, or None if the one that called `listen()` last is dead.
+fn pin(stream: &UnixStream) -> Result<Option<PinnedPeer>, Refusal> {
+    match pin_peer(stream.as_fd()) {
+        Ok(peer) => Ok(Some(peer)),
+        Err(PinError::Gone) => Ok(None),
+        Err(error) => Err(Refusal::new("callee_unavailable", format!("listener cannot be pinned: {error:?}"))),
+    }
+}

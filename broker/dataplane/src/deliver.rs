@@ -1,0 +1,104 @@
+//! The last step: an accepted request to the component's own socket, and its answer back.
+//!
+//! Owns: what the component gets to see. It gets the request without Custody fields and one handle,
+//! with which its own calls continue the chain.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hopseal_custody::chain::Chain;
+use hopseal_custody::fields::HANDLE;
+use hopseal_custody::limits::MAX_CHAIN_AGE_S;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use crate::body::Buffered;
+use crate::broker::{Broker, Continues};
+use crate::clock;
+use crate::component::Reached;
+use crate::directory::Component;
+use crate::headers;
+use crate::problem::Refusal;
+use crate::settings::ms;
+
+/// An accepted request.
+pub struct Delivery<'a> {
+    pub callee: &'a Component,
+    pub chain: Chain,
+    pub method: Method,
+    pub target: PathAndQuery,
+    pub headers: HeaderMap,
+    pub body: Buffered,
+}
+
+/// Gives the request to the component and its answer back, streaming.
+///
+/// # Errors
+/// `callee_unavailable`, `callee_timeout`.
+pub async fn deliver(broker: &Broker, delivery: Delivery<'_>) -> Result<Response<Incoming>, Refusal> {
+    let reached = broker.sockets.reach(delivery.callee, false).await?;
+    let was_fresh = reached.fresh;
+    match attempt(broker, &delivery, reached).await {
+        // An idle connection that the component closed meanwhile: nothing of the request was read.
+        Err(Undelivered::Unsent(_)) if !was_fresh => {
+            let reached = broker.sockets.reach(delivery.callee, true).await?;
+            attempt(broker, &delivery, reached).await.map_err(Undelivered::into_refusal)
+        }
+        other => other.map_err(Undelivered::into_refusal),
+    }
+}
+
+enum Undelivered {
+    Unsent(String),
+    Refused(Refusal),
+}
+
+impl Undelivered {
+    fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Unsent(why) => Refusal::new("callee_unavailable", why),
+            Self::Refused(refusal) => refusal,
+        }
+    }
+}
+
+async fn attempt(broker: &Broker, delivery: &Delivery<'_>, mut reached: Reached) -> Result<Response<Incoming>, Undelivered> {
+    let request = build(broker, delivery, &reached).map_err(Undelivered::Refused)?;
+    let deadline = ms(broker.settings.timeouts_ms.response_head);
+    let sent = timeout(deadline, reached.sender.try_send_request(request)).await;
+    let sent = sent.map_err(|_| Undelivered::Refused(Refusal::new("callee_timeout", "no answer in time")))?;
+    let mut response = sent.map_err(|mut error| {
+        let why = error.error().to_string();
+        match error.take_message() {
+            Some(_unsent) => Undelivered::Unsent(why),
+            None => Undelivered::Refused(Refusal::new("callee_unavailable", why)),
+        }
+    })?;
+    broker.sockets.keep(&delivery.callee.qualified, reached);
+    headers::strip(response.headers_mut());
+    Ok(response)
+}
+
+fn build(broker: &Broker, delivery: &Delivery<'_>, reached: &Reached) -> Result<Request<Full<Bytes>>, Refusal> {
+    let mut list = delivery.headers.clone();
+    headers::strip(&mut list);
+    list.remove(header::CONTENT_LENGTH);
+    let host = HeaderValue::from_str(&delivery.callee.listen_host);
+    list.insert(header::HOST, host.map_err(|error| Refusal::new("callee_unavailable", error.to_string()))?);
+    let now = clock::now_s();
+    let chain = &delivery.chain;
+    let root_iat = chain.statements().next().map_or(now, |root| root.record().iat);
+    let until = chain.authority().exp.min(root_iat + MAX_CHAIN_AGE_S);
+    let continues = Arc::new(Continues::Call(chain.clone()));
+    let handle = broker.handles.issue(&reached.instance, continues, until, now);
+    let handle = handle.ok_or_else(|| Refusal::new("overloaded", "too many handles"))?;
+    list.extend(headers::custody_value(&handle).map(|value| (HeaderName::from_static(HANDLE), value)));
+    let mut request = Request::new(Full::new(delivery.body.bytes.clone()));
+    *request.method_mut() = delivery.method.clone();
+    *request.uri_mut() = Uri::from(delivery.target.clone());
+    *request.headers_mut() = list;
+    Ok(request)
+}

@@ -1,0 +1,168 @@
+//! `Custody-Handle`: what joins an inbound call to the calls made because of it.
+//!
+//! Owns: the random names, whom they belong to, their expiry and bounds. Does not own: what a
+//! handle continues (the type parameter). A handle is good only for the component instance that it
+//! was given to; unknown, foreign and expired ones look the same.
+//!
+//! Source: custody-wire §5.1; runtime.md "Tasks".
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::instance::InstanceKey;
+
+/// 128 random bits.
+const HANDLE_BYTES: usize = 16;
+
+type Handle = [u8; HANDLE_BYTES];
+
+struct Held<T> {
+    owner: InstanceKey,
+    expires_at: i64,
+    continues: Arc<T>,
+}
+
+struct Store<T> {
+    held: HashMap<Handle, Held<T>>,
+    /// Oldest first, per instance: what is dropped when one instance holds too many.
+    by_owner: HashMap<InstanceKey, VecDeque<Handle>>,
+}
+
+/// All handles of this broker.
+pub struct Handles<T> {
+    store: Mutex<Store<T>>,
+    limit: usize,
+    limit_per_instance: usize,
+}
+
+impl<T> Handles<T> {
+    pub fn new(limit: usize, limit_per_instance: usize) -> Self {
+        let store = Store { held: HashMap::new(), by_owner: HashMap::new() };
+        Self { store: Mutex::new(store), limit, limit_per_instance }
+    }
+
+    /// A new handle of `owner`. An instance that holds too many loses its oldest; None if the whole
+    /// store is full of others' or no randomness is to be had.
+    pub fn issue(&self, owner: &InstanceKey, continues: Arc<T>, expires_at: i64, now: i64) -> Option<String> {
+        let handle = random()?;
+        let mut guard = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = &mut *guard;
+        if store.held.len() >= self.limit {
+            store.purge(now);
+        }
+        let own = store.by_owner.entry(owner.clone()).or_default();
+        if own.len() >= self.limit_per_instance
+            && let Some(oldest) = own.pop_front()
+        {
+            store.held.remove(&oldest);
+        }
+        if store.held.len() >= self.limit {
+            return None;
+        }
+        own.push_back(handle);
+        store.held.insert(handle, Held { owner: owner.clone(), expires_at, continues });
+        Some(URL_SAFE_NO_PAD.encode(handle))
+    }
+
+    /// What `handle` continues, if it is `owner`'s and has not expired.
+    pub fn find(&self, handle: &str, owner: &InstanceKey, now: i64) -> Option<Arc<T>> {
+        let handle = parse(handle)?;
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = store.held.get(&handle)?;
+        (held.owner == *owner && now < held.expires_at).then(|| Arc::clone(&held.continues))
+    }
+
+    /// Drops all handles of an instance that was withdrawn.
+    pub fn forget_owner(&self, owner: &InstanceKey) {
+        let mut guard = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        for handle in guard.by_owner.remove(owner).unwrap_or_default() {
+            guard.held.remove(&handle);
+        }
+    }
+
+    /// Drops expired handles; called now and then so that an idle broker shrinks.
+    pub fn purge(&self, now: i64) {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).purge(now);
+    }
+
+    /// Handles held now.
+    pub fn len(&self) -> usize {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).held.len()
+    }
+}
+
+impl<T> Store<T> {
+    fn purge(&mut self, now: i64) {
+        self.held.retain(|_, held| now < held.expires_at);
+        let held = &self.held;
+        self.by_owner.retain(|_, handles| {
+            handles.retain(|handle| held.contains_key(handle));
+            !handles.is_empty()
+        });
+    }
+}
+
+fn random() -> Option<Handle> {
+    let mut handle = Handle::default();
+    aws_lc_rs::rand::fill(&mut handle).ok()?;
+    Some(handle)
+}
+
+/// Only the canonical text of a handle names it.
+fn parse(text: &str) -> Option<Handle> {
+    let handle: Handle = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+    Some(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(instance: &str) -> InstanceKey {
+        InstanceKey::new(instance, "agent/component")
+    }
+
+    #[test]
+    fn a_handle_is_good_for_its_own_instance_until_it_expires() {
+        let handles = Handles::new(8, 8);
+        let handle = handles.issue(&owner("a"), Arc::new(7), 100, 0).unwrap();
+        assert_eq!(handle.len(), 22);
+        assert_eq!(handles.find(&handle, &owner("a"), 99).as_deref(), Some(&7));
+        assert_eq!(handles.find(&handle, &owner("b"), 99), None);
+        assert_eq!(handles.find(&handle, &InstanceKey::new("a", "agent/other"), 99), None);
+        assert_eq!(handles.find(&handle, &owner("a"), 100), None);
+        assert_eq!(handles.find("", &owner("a"), 0), None);
+        assert_eq!(handles.find(&format!("{handle}A"), &owner("a"), 0), None);
+    }
+
+    #[test]
+    fn one_instance_pushes_out_only_its_own_oldest() {
+        let handles = Handles::new(8, 2);
+        let other = handles.issue(&owner("b"), Arc::new(0), 100, 0).unwrap();
+        let own: Vec<_> = (1..=3).map(|n| handles.issue(&owner("a"), Arc::new(n), 100, 0).unwrap()).collect();
+        assert_eq!(handles.find(&own[0], &owner("a"), 0), None);
+        assert_eq!(handles.find(&own[2], &owner("a"), 0).as_deref(), Some(&3));
+        assert_eq!(handles.find(&other, &owner("b"), 0).as_deref(), Some(&0));
+    }
+
+    #[test]
+    fn a_full_store_gives_no_handle_until_one_expires() {
+        let handles = Handles::new(1, 8);
+        handles.issue(&owner("a"), Arc::new(0), 100, 0).unwrap();
+        assert_eq!(handles.issue(&owner("b"), Arc::new(0), 100, 99), None);
+        assert!(handles.issue(&owner("b"), Arc::new(0), 200, 100).is_some());
+        assert_eq!(handles.len(), 1);
+    }
+
+    #[test]
+    fn a_withdrawn_instance_loses_its_handles() {
+        let handles = Handles::new(8, 8);
+        let handle = handles.issue(&owner("a"), Arc::new(0), 100, 0).unwrap();
+        handles.forget_owner(&owner("a"));
+        assert_eq!(handles.find(&handle, &owner("a"), 0), None);
+        assert_eq!(handles.len(), 0);
+    }
+}

@@ -1,0 +1,137 @@
+//! Header hygiene at every edge: what a component may not say, and what no hop passes on.
+//!
+//! Owns: the lists and the framing checks that hyper leaves to us. Does not own: the Custody fields'
+//! syntax (crate `hopseal_custody`).
+//!
+//! Source: custody-wire §5.2; RFC 9110 §7.6.1; threats.md section 4.
+
+use hopseal_custody::binding::HeaderLine;
+use hopseal_custody::fields::is_reserved;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Version};
+
+use crate::problem::Refusal;
+
+/// Fields that belong to one connection only.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::EXPECT,
+];
+
+/// Checks of a request's framing and form that must hold before anything is read from it.
+///
+/// # Errors
+/// `upgrade_unsupported`, `request_invalid` or `host_invalid`.
+pub fn verify_form<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let headers = request.headers();
+    if request.method() == Method::CONNECT || headers.contains_key(header::UPGRADE) {
+        return Err(Refusal::new("upgrade_unsupported", "CONNECT or Upgrade"));
+    }
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    if lengths > 1 || (lengths == 1 && headers.contains_key(header::TRANSFER_ENCODING)) {
+        return Err(Refusal::new("request_invalid", "ambiguous body length"));
+    }
+    if headers.get_all(header::TRANSFER_ENCODING).iter().count() > 1 {
+        return Err(Refusal::new("request_invalid", "repeated Transfer-Encoding"));
+    }
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() < Version::HTTP_2) {
+        return Err(Refusal::new("host_invalid", "not exactly one Host"));
+    }
+    Ok(())
+}
+
+/// Removes hop-by-hop fields, those that `Connection` names, and everything that only brokers may say.
+pub fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in HOP_BY_HOP.iter().chain(&named) {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+    let reserved: Vec<HeaderName> = headers.keys().filter(|name| is_reserved(name.as_str())).cloned().collect();
+    for name in reserved {
+        headers.remove(name);
+    }
+}
+
+/// The field lines as the codec reads them: in order, not merged.
+pub fn lines(headers: &HeaderMap) -> Vec<HeaderLine<'_>> {
+    headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
+}
+
+/// A Custody field's value, never put into HPACK's table: each is unique and would only pollute it.
+pub fn custody_value(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(lines: &[(&'static str, &'static str)]) -> Request<()> {
+        let mut request = Request::new(());
+        for (name, value) in lines {
+            request.headers_mut().append(*name, HeaderValue::from_static(value));
+        }
+        request
+    }
+
+    #[test]
+    fn requests_with_two_framings_or_hosts_are_refused() {
+        let code = |lines: &[(&'static str, &'static str)]| verify_form(&request(lines)).err().map(|refusal| refusal.code.into_owned());
+        assert_eq!(code(&[("host", "a")]), None);
+        assert_eq!(code(&[("host", "a"), ("content-length", "1")]), None);
+        assert_eq!(code(&[]).as_deref(), Some("host_invalid"));
+        assert_eq!(code(&[("host", "a"), ("host", "a")]).as_deref(), Some("host_invalid"));
+        assert_eq!(code(&[("host", "a"), ("upgrade", "h2c")]).as_deref(), Some("upgrade_unsupported"));
+        let both = [("host", "a"), ("content-length", "1"), ("transfer-encoding", "chunked")];
+        assert_eq!(code(&both).as_deref(), Some("request_invalid"));
+        let two = [("host", "a"), ("content-length", "1"), ("content-length", "1")];
+        assert_eq!(code(&two).as_deref(), Some("request_invalid"));
+    }
+
+    #[test]
+    fn what_only_brokers_may_say_is_removed_under_every_spelling() {
+        let mut headers = request(&[
+            ("custody-record", "x"),
+            ("custody_record", "x"),
+            ("custody-handle", "x"),
+            ("custody-future", "x"),
+            ("x-forwarded-client-cert", "x"),
+            ("x_forwarded_client_cert", "x"),
+            ("client-cert", "x"),
+            ("client-cert-chain", "x"),
+            ("connection", "close, x-named"),
+            ("x-named", "x"),
+            ("te", "trailers"),
+            ("keep-alive", "timeout=5"),
+            ("authorization", "kept"),
+            ("x-custody", "kept"),
+        ])
+        .headers()
+        .clone();
+        strip(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["authorization", "x-custody"]);
+    }
+
+    #[test]
+    fn custody_values_are_never_indexed() {
+        assert!(custody_value("abc").unwrap().is_sensitive());
+        assert!(custody_value("a\nb").is_none());
+    }
+}

@@ -1,0 +1,167 @@
+//! The peer port: mTLS connections of other brokers.
+//!
+//! Owns: handshakes under a deadline and a bound, choosing the component by SNI, the life of a
+//! connection. Does not own: what a request on it may do (see `receive`).
+//!
+//! Source: runtime.md "Between nodes"; threats.md section 4.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::server::Acceptor;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use hopseal_custody::receive::Peer;
+
+use crate::activity::Activity;
+use crate::broker::Broker;
+use crate::clock;
+use crate::instance::Leaf;
+use crate::lifetime::Lifetime;
+use crate::receive;
+use crate::settings::ms;
+use crate::tls::{ALPN_H2, SNI_SUFFIX};
+use crate::trust::PeerChain;
+
+/// Request body bytes that a peer may send ahead, per call and per connection.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Streams that a peer may reset before they are answered (CVE-2023-44487).
+const RESETS: usize = 64;
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One verified connection.
+pub struct PeerConnection {
+    /// The component that it was opened for, as `agent/component`.
+    pub component: String,
+    /// The leaf that answered.
+    pub leaf: Arc<Leaf>,
+    pub chain: PeerChain,
+    /// The same as the codec reads it.
+    pub peer: Peer,
+}
+
+/// Serves one TCP connection to its end.
+///
+/// # Errors
+/// Why it was closed before it carried a request; for the counters.
+pub async fn serve(broker: Arc<Broker>, tcp: TcpStream, handshakes: Arc<Semaphore>) -> Result<(), &'static str> {
+    let deadline = Instant::now() + ms(broker.settings.timeouts_ms.handshake);
+    let opened = timeout_at(deadline, async {
+        let _place = handshakes.acquire().await.map_err(|_| "stopped")?;
+        open(&broker, tcp).await
+    });
+    let (stream, connection) = opened.await.map_err(|_| "handshake_timeout")??;
+    broker.stats.peer_connections.add(1);
+    run(&broker, stream, Arc::new(connection)).await;
+    broker.stats.peer_connections.add(-1);
+    Ok(())
+}
+
+async fn open(broker: &Arc<Broker>, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, PeerConnection), &'static str> {
+    tcp.set_nodelay(true).map_err(|_| "socket")?;
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(|_| "handshake")?;
+    let component = component_for(broker, hello.client_hello().server_name()).ok_or("unknown_name")?;
+    let preferred = broker.listeners.serving(&component);
+    let leaf = broker.instances.serving(&component, preferred.as_ref()).ok_or("no_identity")?;
+    let config = broker.tls.server(&leaf).map_err(|_| "tls")?;
+    let stream = hello.into_stream(Arc::new(config)).await.map_err(|_| "handshake")?;
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let chain = broker.trust.verify(certificates.iter().map(AsRef::as_ref), clock::now_s()).map_err(|_| "untrusted")?;
+    let peer = Peer::new(Arc::clone(chain.leaf()), chain.certificates[1..].to_vec());
+    Ok((stream, PeerConnection { component, leaf, chain, peer }))
+}
+
+/// The component that a server name asks for; an unknown one only if a default is configured.
+fn component_for(broker: &Broker, name: Option<&str>) -> Option<String> {
+    let host = name.and_then(|name| name.strip_suffix(SNI_SUFFIX));
+    let named = host.and_then(|host| broker.directory.resolve(host, "")).map(|component| component.qualified.clone());
+    named.or_else(|| broker.settings.default_component.clone())
+}
+
+async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc<PeerConnection>) {
+    let mut lifetime =
+        Lifetime::new(Arc::clone(&connection.leaf), connection.chain.clone(), &broker.trust, broker.shutdown.clone());
+    let should_finish = lifetime.should_finish();
+    let activity = Activity::new(ms(broker.settings.timeouts_ms.idle));
+    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
+    let io = TokioIo::new(stream);
+    let service = service_fn({
+        let (broker, activity) = (Arc::clone(broker), activity.clone());
+        move |request: Request<Incoming>| {
+            let (broker, connection, busy) = (Arc::clone(&broker), Arc::clone(&connection), activity.busy());
+            async move {
+                let answer = receive::answer(&broker, &connection, request).await;
+                drop(busy);
+                Ok::<_, Infallible>(answer)
+            }
+        }
+    });
+    let finish = async {
+        tokio::select! {
+            () = should_finish => {}
+            () = activity.idle() => {}
+        }
+    };
+    if is_h2 {
+        let served = h2_builder(broker).serve_connection(io, service);
+        tokio::pin!(served);
+        tokio::select! {
+            _why = lifetime.must_close() => return,
+            _ended = served.as_mut() => return,
+            () = finish => served.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            _why = lifetime.must_close() => {}
+            _ended = served => {}
+        }
+    } else {
+        let served = h1_builder(broker).serve_connection(io, service);
+        tokio::pin!(served);
+        tokio::select! {
+            _why = lifetime.must_close() => return,
+            _ended = served.as_mut() => return,
+            () = finish => served.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            _why = lifetime.must_close() => {}
+            _ended = served => {}
+        }
+    }
+}
+
+fn h2_builder(broker: &Broker) -> http2::Builder<TokioExecutor> {
+    let limits = &broker.settings.limits;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_header_list_size(limits.peer_header_bytes)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(RESETS)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+fn h1_builder(broker: &Broker) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(ms(broker.settings.timeouts_ms.header_read))
+        .max_buf_size(broker.settings.limits.peer_header_bytes as usize);
+    builder
+}

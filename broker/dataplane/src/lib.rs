@@ -1,0 +1,45 @@
+//! Hopseal's data plane: moves the bytes of calls between components, sealed and logged.
+//!
+//! Owns: `out.sock`, the peer port, connections, policy decisions and the custody log of one node.
+//! Does not own: who is who (the attestor), what is configured (the broker's control process), the
+//! wire format (crate `hopseal_custody`). Python meets it in `binding` only.
+
+mod activity;
+mod binding;
+mod body;
+mod broker;
+mod call;
+mod callers;
+mod clock;
+mod component;
+mod deliver;
+mod directory;
+mod events;
+mod handles;
+mod headers;
+mod inbound;
+mod instance;
+mod lifetime;
+mod listeners;
+mod log;
+mod operation;
+mod outbound;
+mod path;
+mod pidfd;
+mod policy;
+mod pool;
+mod problem;
+mod receive;
+mod send;
+mod server;
+mod settings;
+mod socket;
+mod stats;
+mod task;
+mod tls;
+mod trust;
+mod unix_server;
+mod verdict;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

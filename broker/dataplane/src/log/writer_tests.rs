@@ -1,0 +1,229 @@
+use std::io;
+use std::sync::Mutex;
+
+use hopseal_custody::authority::Authority;
+use hopseal_custody::compose::{Call, Root, root_payload};
+use hopseal_custody::hash::{ClaimHash, RandomId};
+use hopseal_custody::ids::SpiffeId;
+use hopseal_custody::record::{Record, Task};
+
+use super::super::entry::ReadLine;
+use super::*;
+
+#[derive(Default)]
+struct Disk {
+    bytes: Vec<u8>,
+    full: bool,
+    writes: usize,
+}
+
+/// Memory that can be full, and that is slow while `gate` is held, so that batches gather.
+#[derive(Clone, Default)]
+struct Memory {
+    disk: Arc<Mutex<Disk>>,
+    gate: Arc<Mutex<()>>,
+    arrived: Arc<AtomicBool>,
+}
+
+impl Store for Memory {
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.arrived.store(true, Ordering::SeqCst);
+        let _open = self.gate.lock().unwrap();
+        let mut disk = self.disk.lock().unwrap();
+        if disk.full {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        disk.writes += 1;
+        disk.bytes.extend_from_slice(lines);
+        Ok(())
+    }
+
+    fn probe(&mut self) -> io::Result<()> {
+        if self.disk.lock().unwrap().full { Err(io::Error::from(io::ErrorKind::StorageFull)) } else { Ok(()) }
+    }
+}
+
+impl Memory {
+    fn lines(&self) -> Vec<ReadLine> {
+        let disk = self.disk.lock().unwrap();
+        disk.bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| ReadLine::parse(line).unwrap()).collect()
+    }
+}
+
+#[derive(Default)]
+struct Watch {
+    news: Mutex<Vec<String>>,
+    seals: Mutex<Vec<(usize, usize)>>,
+}
+
+impl LogObserver for Watch {
+    fn failed(&self, _detail: &str) {
+        self.news.lock().unwrap().push("failed".into());
+    }
+    fn recovered(&self) {
+        self.news.lock().unwrap().push("recovered".into());
+    }
+    fn wrote(&self, entries: usize, seals: usize, _bytes: usize, _took: Duration) {
+        self.seals.lock().unwrap().push((entries, seals));
+    }
+}
+
+struct Key {
+    x5t: String,
+    certificates: Vec<(String, String)>,
+    refuse: Option<&'static str>,
+}
+
+impl Key {
+    fn named(x5t: &str) -> Arc<Self> {
+        Arc::new(Self { x5t: x5t.into(), certificates: vec![(x5t.into(), "der".into())], refuse: None })
+    }
+}
+
+impl Sealer for Key {
+    fn x5t(&self) -> &str {
+        &self.x5t
+    }
+    fn seal(&self, payloads: &[Payload], _now_s: i64) -> Result<Vec<String>, &'static str> {
+        match self.refuse {
+            Some(code) => Err(code),
+            None => Ok(payloads.iter().map(|payload| format!("{}+{}", op_of(payload), payloads.len())).collect()),
+        }
+    }
+    fn certificates(&self) -> &[(String, String)] {
+        &self.certificates
+    }
+}
+
+/// A valid root whose `op` is `name`, to tell payloads apart.
+fn payload_named(name: &str) -> Payload {
+    let iss = SpiffeId::parse("spiffe://td/a").unwrap();
+    let call = Call {
+        iss: &iss,
+        aud: "spiffe://td/b",
+        iat: 1,
+        exp: 2,
+        jti: RandomId::generate().unwrap(),
+        rqb: ClaimHash([0; 32]),
+        srv: None,
+        by: None,
+        op: Some(name),
+        inputs: &[],
+        rr: false,
+        tid: None,
+    };
+    let auth = Authority { scope: None, exp: 9, hops: 1, aud: None, ops: None };
+    let task = Task::named("t").unwrap();
+    root_payload(&call, &Root { cid: RandomId::generate().unwrap(), task, auth, cont: None }).unwrap()
+}
+
+fn op_of(payload: &Payload) -> String {
+    let claims = hopseal_custody::hash::decode_base64url(payload.text()).unwrap();
+    Record::parse(&claims).unwrap().op.unwrap()
+}
+
+fn request(leaf: &Arc<Key>, payload: &str, receiver: &str) -> SealRequest {
+    SealRequest {
+        leaf: Arc::<Key>::clone(leaf),
+        payload: payload_named(payload),
+        receiver_trust_domain: receiver.into(),
+        claims: Claims {
+            iss: "i".into(),
+            aud: "a".into(),
+            jti: payload.into(),
+            exp: 1,
+            cid: "c".into(),
+            hop: 0,
+            op: None,
+        },
+    }
+}
+
+fn start(memory: &Memory) -> (Log, Arc<Watch>) {
+    let watch = Arc::new(Watch::default());
+    let (log, _thread) =
+        Log::start(Box::new(memory.clone()), 0, HashSet::new(), 1024, Arc::<Watch>::clone(&watch)).unwrap();
+    (log, watch)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+#[test]
+fn what_gathers_during_a_write_shares_the_next_seal_per_leaf_and_trust_domain() {
+    let memory = Memory::default();
+    let (log, watch) = start(&memory);
+    let (one, two) = (Key::named("one"), Key::named("two"));
+    runtime().block_on(async {
+        let busy = memory.gate.lock().unwrap();
+        let first = tokio::spawn({
+            let (log, request) = (log.clone(), request(&one, "first", "td"));
+            async move { log.seal(request).await }
+        });
+        while !memory.arrived.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        let mut waiting = Vec::new();
+        for n in 0..40 {
+            waiting.push((one.clone(), format!("a{n}"), "td"));
+        }
+        waiting.push((two.clone(), "b".into(), "td"));
+        waiting.push((one.clone(), "c".into(), "other"));
+        let calls: Vec<_> = waiting
+            .into_iter()
+            .map(|(key, payload, td)| {
+                let (log, request) = (log.clone(), request(&key, &payload, td));
+                tokio::spawn(async move { log.seal(request).await.unwrap() })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        drop(busy);
+        assert_eq!(first.await.unwrap().unwrap(), "first+1");
+        let mut sealed = Vec::new();
+        for call in calls {
+            sealed.push(call.await.unwrap());
+        }
+        assert_eq!(sealed.iter().filter(|text| text.ends_with("+32")).count(), 32);
+        assert_eq!(sealed.iter().filter(|text| text.ends_with("+8")).count(), 8);
+        assert_eq!(sealed[40..], ["b+1", "c+1"]);
+    });
+    assert_eq!(watch.seals.lock().unwrap().last(), Some(&(43, 4)));
+    let certificates: Vec<_> = memory.lines().into_iter().filter_map(|line| line.x5t).collect();
+    assert_eq!(certificates, ["one", "two"]);
+}
+
+#[test]
+fn a_full_disk_fails_the_calls_and_recovers_by_itself_without_a_gap() {
+    let memory = Memory::default();
+    let (log, watch) = start(&memory);
+    let key = Key::named("one");
+    runtime().block_on(async {
+        log.seal(request(&key, "one", "td")).await.unwrap();
+        memory.disk.lock().unwrap().full = true;
+        assert!(matches!(log.seal(request(&key, "two", "td")).await, Err(LogError::Unavailable(_))));
+        log.append_nowait(Entry::Bundle { trust_domain: "td".into(), sequence: 1, x509: Vec::new() }).unwrap();
+        assert!(!log.is_healthy());
+        memory.disk.lock().unwrap().full = false;
+        while !log.is_healthy() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        log.seal(request(&key, "three", "td")).await.unwrap();
+    });
+    let lines = memory.lines();
+    assert_eq!(lines.iter().map(|line| line.n).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(lines.iter().map(|line| line.r#type.as_str()).collect::<Vec<_>>(), ["cert", "rec", "bundle", "rec"]);
+    assert_eq!(*watch.news.lock().unwrap(), ["failed", "recovered"]);
+}
+
+#[test]
+fn a_key_that_may_not_sign_fails_its_own_calls_only() {
+    let memory = Memory::default();
+    let (log, _watch) = start(&memory);
+    let withdrawn = Arc::new(Key { x5t: "w".into(), certificates: Vec::new(), refuse: Some("svid_expired") });
+    runtime().block_on(async {
+        assert_eq!(log.seal(request(&withdrawn, "x", "td")).await, Err(LogError::Unsealable("svid_expired")));
+        assert!(log.seal(request(&Key::named("one"), "y", "td")).await.is_ok());
+    });
+    assert_eq!(memory.lines().iter().filter(|line| line.jti.is_some()).count(), 1);
+}

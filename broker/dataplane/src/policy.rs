@@ -1,0 +1,165 @@
+//! Cedar decisions: may this component call that one with this operation?
+//!
+//! Owns: one parsed policy set at a time and the request's shape. Does not own: the policies, which
+//! the control process compiles from documents and files. Deny by default; an evaluation error in
+//! any policy denies, whatever the others say.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use cedar_policy::{
+    Authorizer, Context, Decision as Outcome, Entities, EntityId, EntityTypeName, EntityUid, PolicySet, Request,
+    RestrictedExpression,
+};
+
+use crate::operation::Operation;
+
+/// Which broker asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Caller,
+    Callee,
+}
+
+/// One question.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// SPIFFE IDs.
+    pub caller: &'a str,
+    pub callee: &'a str,
+    /// Whether a local document names the caller.
+    pub caller_documented: bool,
+    pub side: Side,
+    pub operation: &'a Operation,
+    pub method: &'a str,
+    pub path: &'a str,
+    pub hop: u32,
+}
+
+/// The answer, with the policies that made it (their `@id`, else Cedar's own name).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    pub allowed: bool,
+    pub policies: Vec<String>,
+    pub errors: Vec<String>,
+}
+
+/// Policies and entities, parsed once.
+pub struct Policy {
+    policies: PolicySet,
+    entities: Entities,
+    authorizer: Authorizer,
+    component: EntityTypeName,
+    action: EntityUid,
+}
+
+impl Policy {
+    /// Parses policies (Cedar text) and entities (Cedar JSON).
+    ///
+    /// # Errors
+    /// What is wrong with them; the set in use stays.
+    pub fn parse(cedar_text: &str, entities_json: &str) -> Result<Self, String> {
+        let policies = PolicySet::from_str(cedar_text).map_err(|error| format!("policies: {error}"))?;
+        let entities = Entities::from_json_str(entities_json, None).map_err(|error| format!("entities: {error}"))?;
+        let component = EntityTypeName::from_str("Hopseal::Component").map_err(|error| error.to_string())?;
+        let action_type = EntityTypeName::from_str("Hopseal::Action").map_err(|error| error.to_string())?;
+        let action = EntityUid::from_type_name_and_id(action_type, EntityId::new("call"));
+        Ok(Self { policies, entities, authorizer: Authorizer::new(), component, action })
+    }
+
+    /// Decides one question.
+    pub fn decide(&self, question: &Question<'_>) -> Decision {
+        let uid = |id: &str| EntityUid::from_type_name_and_id(self.component.clone(), EntityId::new(id));
+        let request = context(question).and_then(|context| {
+            Request::new(uid(question.caller), self.action.clone(), uid(question.callee), context, None)
+                .map_err(|error| error.to_string())
+        });
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return Decision { allowed: false, policies: Vec::new(), errors: vec![error] },
+        };
+        let response = self.authorizer.is_authorized(&request, &self.policies, &self.entities);
+        let errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
+        let policies: BTreeSet<String> = response
+            .diagnostics()
+            .reason()
+            .map(|id| self.policies.annotation(id, "id").map_or_else(|| id.to_string(), ToOwned::to_owned))
+            .collect();
+        Decision {
+            allowed: response.decision() == Outcome::Allow && errors.is_empty(),
+            policies: policies.into_iter().collect(),
+            errors,
+        }
+    }
+}
+
+fn context(question: &Question<'_>) -> Result<Context, String> {
+    let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
+    let flag = RestrictedExpression::new_bool;
+    let operation = question.operation;
+    let side = match question.side {
+        Side::Caller => "caller",
+        Side::Callee => "callee",
+    };
+    Context::from_pairs([
+        ("caller".to_owned(), text(question.caller)),
+        ("callee".to_owned(), text(question.callee)),
+        ("caller_documented".to_owned(), flag(question.caller_documented)),
+        ("side".to_owned(), text(side)),
+        ("protocol".to_owned(), text(operation.protocol.as_str())),
+        ("http".to_owned(), text(&operation.http)),
+        ("operation".to_owned(), text(&operation.name)),
+        ("method".to_owned(), text(question.method)),
+        ("path".to_owned(), text(question.path)),
+        ("mcp_session".to_owned(), flag(operation.mcp_session)),
+        ("hop".to_owned(), RestrictedExpression::new_long(i64::from(question.hop))),
+    ])
+    .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, Method};
+
+    fn decide(policies: &str, path: &str) -> Decision {
+        let operation = Operation::derive(&Method::GET, path, &HeaderMap::new(), b"");
+        Policy::parse(policies, "[]").unwrap().decide(&Question {
+            caller: "spiffe://td/a",
+            callee: "spiffe://td/b",
+            caller_documented: true,
+            side: Side::Caller,
+            operation: &operation,
+            method: "GET",
+            path,
+            hop: 0,
+        })
+    }
+
+    const PERMIT: &str = r#"@id("reads") permit(principal == Hopseal::Component::"spiffe://td/a",
+        action == Hopseal::Action::"call", resource == Hopseal::Component::"spiffe://td/b")
+        when { context.http like "GET /a*" };"#;
+
+    #[test]
+    fn a_call_is_denied_unless_a_policy_permits_it() {
+        assert!(!decide("", "/a").allowed);
+        assert!(!decide(PERMIT, "/b").allowed);
+        let decision = decide(PERMIT, "/a");
+        assert!(decision.allowed);
+        assert_eq!(decision.policies, ["reads"]);
+    }
+
+    #[test]
+    fn an_evaluation_error_denies_even_beside_a_permit() {
+        let policies = format!("{PERMIT} permit(principal, action, resource) when {{ context.absent == 1 }};");
+        let decision = decide(&policies, "/a");
+        assert!(!decision.allowed);
+        assert_eq!(decision.errors.len(), 1);
+    }
+
+    #[test]
+    fn policies_that_do_not_parse_are_refused_whole() {
+        assert!(Policy::parse("permit(", "[]").is_err());
+        assert!(Policy::parse("", "[{]").is_err());
+    }
+}

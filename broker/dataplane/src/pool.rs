@@ -1,0 +1,271 @@
+//! mTLS connections to peers, one set per (caller's leaf, peer, endpoint).
+//!
+//! Owns: opening, sharing and dropping them. A connection signs with the leaf it was opened with;
+//! after a rotation new calls find no connection under the new leaf and open one. Does not own:
+//! records, retries.
+//!
+//! Source: architecture.md "Brokering a call"; runtime.md "When something goes away".
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hopseal_custody::hash::Thumbprint;
+use hopseal_custody::ids::SpiffeId;
+use http_body_util::Full;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::clock;
+use crate::directory::Component;
+use crate::instance::Leaf;
+use crate::lifetime::{Lifetime, Shutdown};
+use crate::problem::Refusal;
+use crate::stats::Stats;
+use crate::tls::{ALPN_H2, SNI_SUFFIX, Tls};
+use crate::trust::{PeerChain, Trust};
+
+/// Response body bytes that a peer may send ahead, per call and per connection.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// A peer that answers no ping for this long is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Header list of a response.
+const RESPONSE_HEADER_BYTES: u32 = 32 << 10;
+
+/// Something a request can be sent on.
+pub enum Sender {
+    H2(http2::SendRequest<Full<Bytes>>),
+    H1(http1::SendRequest<Full<Bytes>>),
+}
+
+/// A connection ready for one request.
+pub struct Lease {
+    pub sender: Sender,
+    /// The leaf that it was opened with: records on it are sealed by this one.
+    pub leaf: Arc<Leaf>,
+    pub peer: PeerChain,
+    slot: Arc<Slot>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    leaf: Thumbprint,
+    peer: SpiffeId,
+    endpoint: String,
+}
+
+struct Slot {
+    state: tokio::sync::Mutex<SlotState>,
+    idle_h1: Mutex<Vec<(http1::SendRequest<Full<Bytes>>, PeerChain)>>,
+    idle_limit: usize,
+}
+
+#[derive(Default)]
+struct SlotState {
+    shared: Option<(http2::SendRequest<Full<Bytes>>, PeerChain)>,
+    /// Those who queued behind a failed attempt share its outcome.
+    failed: Option<(Instant, Refusal)>,
+    used: Option<Instant>,
+}
+
+/// Deadlines of opening a connection, and how long an unused one is kept.
+pub struct PoolSettings {
+    pub connect: Duration,
+    pub handshake: Duration,
+    pub idle: Duration,
+    pub idle_connections: usize,
+}
+
+/// The connections.
+pub struct Pool {
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    settings: PoolSettings,
+    tls: Tls,
+    trust: Arc<Trust>,
+    shutdown: Shutdown,
+    stats: Arc<Stats>,
+}
+
+impl Pool {
+    pub fn new(settings: PoolSettings, tls: Tls, trust: Arc<Trust>, shutdown: Shutdown, stats: Arc<Stats>) -> Self {
+        Self { slots: Mutex::default(), settings, tls, trust, shutdown, stats }
+    }
+
+    /// A connection from `leaf` to `component` at `endpoint`, shared or new.
+    ///
+    /// # Errors
+    /// `peer_unreachable` or `peer_untrusted`.
+    pub async fn lease(&self, leaf: &Arc<Leaf>, component: &Component, endpoint: &str) -> Result<Lease, Refusal> {
+        let arrived = Instant::now();
+        let slot = self.slot(leaf, component, endpoint);
+        let lease = |sender, peer| Lease { sender, leaf: Arc::clone(leaf), peer, slot: Arc::clone(&slot) };
+        let mut state = slot.state.lock().await;
+        state.used = Some(Instant::now());
+        if let Some((sender, peer)) = state.shared.as_ref().filter(|(sender, _)| !sender.is_closed()) {
+            return Ok(lease(Sender::H2(sender.clone()), peer.clone()));
+        }
+        if let Some((sender, peer)) = slot.take_idle() {
+            return Ok(lease(Sender::H1(sender), peer));
+        }
+        if let Some((_, refusal)) = state.failed.as_ref().filter(|(at, _)| *at >= arrived) {
+            return Err(refusal.clone());
+        }
+        match self.open(leaf, component, endpoint).await {
+            Ok((Sender::H2(sender), peer)) => {
+                state.shared = Some((sender.clone(), peer.clone()));
+                Ok(lease(Sender::H2(sender), peer))
+            }
+            Ok((sender, peer)) => Ok(lease(sender, peer)),
+            Err(refusal) => {
+                state.failed = Some((Instant::now(), refusal.clone()));
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Drops what is closed, unused or retired; in-flight calls on them finish.
+    pub fn sweep(&self) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|_, slot| {
+            let Ok(mut state) = slot.state.try_lock() else { return true };
+            slot.idle().retain(|(sender, _)| !sender.is_closed());
+            state.shared = state.shared.take().filter(|(sender, _)| !sender.is_closed());
+            let used_lately = state.used.is_some_and(|used| used.elapsed() < self.settings.idle);
+            used_lately || Arc::strong_count(slot) > 1
+        });
+    }
+
+    fn slot(&self, leaf: &Arc<Leaf>, component: &Component, endpoint: &str) -> Arc<Slot> {
+        let key = Key { leaf: leaf.thumbprint(), peer: component.id.clone(), endpoint: endpoint.to_owned() };
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = slots.entry(key).or_insert_with(|| {
+            Arc::new(Slot {
+                state: tokio::sync::Mutex::default(),
+                idle_h1: Mutex::default(),
+                idle_limit: self.settings.idle_connections,
+            })
+        });
+        Arc::clone(slot)
+    }
+
+    async fn open(&self, leaf: &Arc<Leaf>, component: &Component, endpoint: &str) -> Result<(Sender, PeerChain), Refusal> {
+        let unreachable = |why: String| Refusal::new("peer_unreachable", format!("{endpoint}: {why}"));
+        let tcp = timeout(self.settings.connect, TcpStream::connect(endpoint))
+            .await
+            .map_err(|_| unreachable("connect timed out".into()))?
+            .map_err(|error| unreachable(error.to_string()))?;
+        tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
+        let config = self.tls.client(leaf, &component.id).map_err(|error| unreachable(error.to_string()))?;
+        let name = ServerName::try_from(format!("{}{SNI_SUFFIX}", component.host))
+            .map_err(|_| unreachable("the component's name is no server name".into()))?;
+        let stream = timeout(self.settings.handshake, TlsConnector::from(Arc::new(config)).connect(name, tcp))
+            .await
+            .map_err(|_| unreachable("handshake timed out".into()))?
+            .map_err(|error| handshake_refusal(endpoint, &error))?;
+        let peer = self.peer_of(&stream).map_err(|why| Refusal::new("peer_untrusted", format!("{endpoint}: {why}")))?;
+        let lifetime = Lifetime::new(Arc::clone(leaf), peer.clone(), &self.trust, self.shutdown.clone());
+        let sender = self.speak(stream, lifetime).await.map_err(|error| unreachable(error.to_string()))?;
+        Ok((sender, peer))
+    }
+
+    fn peer_of(&self, stream: &TlsStream<TcpStream>) -> Result<PeerChain, String> {
+        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        self.trust.verify(certificates.iter().map(AsRef::as_ref), clock::now_s())
+    }
+
+    async fn speak(&self, stream: TlsStream<TcpStream>, lifetime: Lifetime) -> hyper::Result<Sender> {
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
+        let io = TokioIo::new(stream);
+        if h2 {
+            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_header_list_size(RESPONSE_HEADER_BYTES)
+                .keep_alive_interval(PING_INTERVAL)
+                .keep_alive_timeout(PING_TIMEOUT)
+                .handshake(io)
+                .await?;
+            self.drive(connection, lifetime);
+            return Ok(Sender::H2(sender));
+        }
+        let (sender, connection) =
+            http1::Builder::new().max_buf_size(RESPONSE_HEADER_BYTES as usize).handshake(io).await?;
+        self.drive(connection, lifetime);
+        Ok(Sender::H1(sender))
+    }
+
+    /// Runs a connection until it ends or must close; dropping it closes the socket.
+    fn drive<C: Future + Send + 'static>(&self, connection: C, mut lifetime: Lifetime) {
+        let stats = Arc::clone(&self.stats);
+        tokio::spawn(async move {
+            stats.pool_connections.add(1);
+            tokio::select! {
+                _ended = connection => {}
+                _why = lifetime.must_close() => {}
+            }
+            stats.pool_connections.add(-1);
+        });
+    }
+}
+
+/// The place of an HTTP/1.1 connection in the pool.
+pub struct ReturnTo {
+    slot: Arc<Slot>,
+    peer: PeerChain,
+}
+
+impl Lease {
+    /// Where the connection goes back to, if it can carry only one request at a time.
+    pub fn return_to(&self) -> ReturnTo {
+        ReturnTo { slot: Arc::clone(&self.slot), peer: self.peer.clone() }
+    }
+}
+
+impl ReturnTo {
+    /// Gives the connection back once its response has been read to the end.
+    pub fn reuse(self, mut sender: http1::SendRequest<Full<Bytes>>) {
+        tokio::spawn(async move {
+            if sender.ready().await.is_ok() {
+                let mut idle = self.slot.idle();
+                if idle.len() < self.slot.idle_limit {
+                    idle.push((sender, self.peer));
+                }
+            }
+        });
+    }
+}
+
+impl Slot {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(http1::SendRequest<Full<Bytes>>, PeerChain)>> {
+        self.idle_h1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_idle(&self) -> Option<(http1::SendRequest<Full<Bytes>>, PeerChain)> {
+        let mut idle = self.idle();
+        while let Some((sender, peer)) = idle.pop() {
+            if sender.is_ready() {
+                return Some((sender, peer));
+            }
+        }
+        None
+    }
+}
+
+/// A peer that shows the wrong certificate is untrusted; one that hangs up is unreachable.
+fn handshake_refusal(endpoint: &str, error: &std::io::Error) -> Refusal {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let code = match tls {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => "peer_untrusted",
+        _ => "peer_unreachable",
+    };
+    Refusal::new(code, format!("{endpoint}: {error}"))
+}

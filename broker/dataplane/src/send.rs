@@ -1,0 +1,299 @@
+//! From a decision to the wire: connection, record, durable log, request.
+//!
+//! Owns: the sender's steps 3 to 7 of custody-wire §5. Every attempt that reaches a peer has its own
+//! record; only a request that provably was not processed is sent again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hopseal_custody::compose::{self, Call, Payload};
+use hopseal_custody::fields::{CERTS, CHAIN, HANDLE, RECORD};
+use hopseal_custody::forward::ForwardedFields;
+use hopseal_custody::hash::{RandomId, encode_base64};
+use hopseal_custody::limits::{DEFAULT_LIFETIME_S, MAX_OP_BYTES};
+use hopseal_custody::{binding, error::Rejection};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use crate::body::Buffered;
+use crate::broker::Broker;
+use crate::call::CallRecord;
+use crate::clock;
+use crate::directory::Component;
+use crate::headers;
+use crate::instance::Leaf;
+use crate::log::{Claims, LogError, SealRequest};
+use crate::operation::Operation;
+use crate::outbound::{Answered, Caller, Parent};
+use crate::pool::{Lease, Sender};
+use crate::problem::Refusal;
+use crate::settings::ms;
+use crate::task;
+
+/// A request that was not processed is sent this often in all.
+const ATTEMPTS: usize = 3;
+/// Longest problem document that is looked into.
+const MAX_PROBLEM_BYTES: usize = 16 << 10;
+
+/// A call that policy has allowed.
+pub struct Outgoing {
+    pub caller: Caller,
+    pub callee: Arc<Component>,
+    pub parent: Parent,
+    pub method: Method,
+    pub target: PathAndQuery,
+    /// As it will be sent, but for the Custody fields.
+    pub headers: HeaderMap,
+    pub body: Buffered,
+    pub operation: Operation,
+}
+
+/// Why an attempt ended without a response.
+enum Failed {
+    /// The peer cannot have processed it.
+    Unprocessed(String),
+    Lost(String),
+}
+
+/// Sends the call and gives the peer's answer.
+///
+/// # Errors
+/// The call did not happen, or its answer was lost.
+pub async fn send(broker: &Arc<Broker>, outgoing: Outgoing, record: &mut CallRecord) -> Result<Answered, Refusal> {
+    let mut extra_certificates: Vec<String> = Vec::new();
+    let mut last = String::new();
+    for attempt in 0..ATTEMPTS {
+        let lease = connect(broker, &outgoing).await?;
+        let request = compose_request(broker, &outgoing, &lease, &extra_certificates, record).await?;
+        let response = match transmit(broker, lease, request).await {
+            Ok(response) => response,
+            Err(Failed::Unprocessed(why)) => {
+                last = why;
+                continue;
+            }
+            Err(Failed::Lost(why)) => return Err(Refusal::new("peer_unreachable", why)),
+        };
+        if response.status() != StatusCode::PRECONDITION_REQUIRED || !is_problem(response.headers()) {
+            return finish(broker, outgoing, response.map(Ok));
+        }
+        let (response, missing) = read_missing(response).await?;
+        extra_certificates = own_certificates(&outgoing.caller.leaf, &missing);
+        if attempt > 0 || extra_certificates.is_empty() {
+            return finish(broker, outgoing, response.map(Err));
+        }
+    }
+    Err(Refusal::new("peer_unreachable", last))
+}
+
+/// A local listener wins, through our own peer port; else the routes, each tried until one connects.
+async fn connect(broker: &Broker, outgoing: &Outgoing) -> Result<Lease, Refusal> {
+    let callee = &outgoing.callee;
+    let endpoints = match (&callee.listen, broker.started.get()) {
+        (Some(_), Some(started)) => vec![started.peer_address.to_string()],
+        _ => broker.directory.endpoints(&callee.qualified),
+    };
+    let mut last = Refusal::new("peer_unreachable", format!("no route to {}", callee.qualified));
+    for endpoint in endpoints {
+        match broker.pool.lease(&outgoing.caller.leaf, callee, &endpoint).await {
+            Ok(lease) => return Ok(lease),
+            Err(refusal) => last = refusal,
+        }
+    }
+    Err(last)
+}
+
+async fn compose_request(
+    broker: &Broker,
+    outgoing: &Outgoing,
+    lease: &Lease,
+    extra_certificates: &[String],
+    record: &mut CallRecord,
+) -> Result<Request<Full<Bytes>>, Refusal> {
+    let fields = match &outgoing.parent {
+        Parent::Root { .. } => ForwardedFields::default(),
+        Parent::Call(chain) => ForwardedFields::build(chain, broker.receive_policy().hops).map_err(refusal_of)?,
+    };
+    let target_uri = format!("https://{}{}", outgoing.callee.host, outgoing.target);
+    let (payload, claims) = compose_record(outgoing, lease, &target_uri)?;
+    record.cid = Some(claims.cid.clone());
+    let request = SealRequest {
+        leaf: Arc::<Leaf>::clone(&lease.leaf),
+        payload,
+        receiver_trust_domain: outgoing.callee.id.trust_domain().to_owned(),
+        claims,
+    };
+    let sealed = seal(broker, request).await?;
+    fields.check_with_record(&sealed).map_err(refusal_of)?;
+    let certs = join(fields.certs, extra_certificates);
+    let mut list = outgoing.headers.clone();
+    for (name, value) in [(RECORD, Some(sealed)), (CHAIN, fields.chain), (CERTS, certs)] {
+        let value = value.as_deref().and_then(headers::custody_value);
+        list.extend(value.map(|value| (HeaderName::from_static(name), value)));
+    }
+    build_request(outgoing, lease, &target_uri, list)
+}
+
+fn build_request(
+    outgoing: &Outgoing,
+    lease: &Lease,
+    target_uri: &str,
+    mut list: HeaderMap,
+) -> Result<Request<Full<Bytes>>, Refusal> {
+    let malformed = |why: String| Refusal::new("request_invalid", why);
+    let mut request = Request::new(Full::new(outgoing.body.bytes.clone()));
+    *request.method_mut() = outgoing.method.clone();
+    *request.uri_mut() = match lease.sender {
+        Sender::H2(_) => target_uri.parse::<Uri>().map_err(|error| malformed(error.to_string()))?,
+        Sender::H1(_) => {
+            let host = HeaderValue::from_str(&outgoing.callee.host).map_err(|error| malformed(error.to_string()))?;
+            list.insert(header::HOST, host);
+            Uri::from(outgoing.target.clone())
+        }
+    };
+    *request.headers_mut() = list;
+    Ok(request)
+}
+
+fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Result<(Payload, Claims), Refusal> {
+    let now = clock::now_s();
+    let method = outgoing.method.as_str();
+    let lines = headers::lines(&outgoing.headers);
+    let operation = &outgoing.operation;
+    let jti = RandomId::generate().map_err(|_| Refusal::new("internal", "no randomness"))?;
+    let op = (operation.name.len() <= MAX_OP_BYTES && operation.name.is_ascii()).then_some(operation.name.as_str());
+    let call = Call {
+        iss: &lease.leaf.id,
+        aud: outgoing.callee.id.as_str(),
+        iat: now,
+        exp: now + DEFAULT_LIFETIME_S,
+        jti,
+        rqb: binding::request_binding(method, target_uri, &lines).map_err(refusal_of)?,
+        operations: &[&operation.name, &operation.http],
+        srv: Some(lease.peer.leaf().thumbprint()),
+        by: None,
+        op,
+        inputs: &[],
+        rr: false,
+        tid: None,
+    };
+    let (payload, cid, hop) = match &outgoing.parent {
+        Parent::Root { root, .. } => (compose::root_payload(&call, root), root.cid, 0),
+        Parent::Call(chain) => (compose::child_payload(&call, chain, None), chain.cid(), chain.hop() + 1),
+    };
+    let claims = Claims {
+        iss: call.iss.to_string(),
+        aud: call.aud.to_owned(),
+        jti: jti.to_string(),
+        exp: call.exp,
+        cid: cid.to_string(),
+        hop: u32::try_from(hop).unwrap_or(u32::MAX),
+        op: op.map(ToOwned::to_owned),
+    };
+    Ok((payload.map_err(refusal_of)?, claims))
+}
+
+async fn seal(broker: &Broker, request: SealRequest) -> Result<String, Refusal> {
+    let started = broker.started.get().ok_or_else(|| Refusal::new("log_unavailable", "not started"))?;
+    match timeout(ms(broker.settings.timeouts_ms.log_write), started.log.seal(request)).await {
+        Ok(Ok(sealed)) => Ok(sealed),
+        Ok(Err(LogError::Unavailable(why))) => Err(Refusal::new("log_unavailable", why)),
+        Ok(Err(LogError::Unsealable(code))) => Err(Refusal::new(code, "the key may not sign")),
+        Err(_elapsed) => Err(Refusal::new("log_unavailable", "the log did not write in time")),
+    }
+}
+
+async fn transmit(broker: &Broker, lease: Lease, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failed> {
+    let deadline = ms(broker.settings.timeouts_ms.response_head);
+    let return_to = lease.return_to();
+    match lease.sender {
+        Sender::H2(mut sender) => {
+            sender.ready().await.map_err(|error| Failed::Unprocessed(error.to_string()))?;
+            let sent = timeout(deadline, sender.try_send_request(request)).await.map_err(|_| lost_in_time(deadline))?;
+            sent.map_err(|mut error| failed(error.take_message().is_some(), error.error()))
+        }
+        Sender::H1(mut sender) => {
+            let sent = timeout(deadline, sender.try_send_request(request)).await.map_err(|_| lost_in_time(deadline))?;
+            let response = sent.map_err(|mut error| failed(error.take_message().is_some(), error.error()))?;
+            return_to.reuse(sender);
+            Ok(response)
+        }
+    }
+}
+
+fn lost_in_time(deadline: Duration) -> Failed {
+    Failed::Lost(format!("no answer within {} s", deadline.as_secs()))
+}
+
+/// A request that never left us, or that the peer's HTTP/2 layer says it did not look at, may be
+/// sent again; anything else may have been acted on.
+fn failed(unsent: bool, error: &hyper::Error) -> Failed {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut refused = false;
+    while let Some(inner) = source {
+        if let Some(h2) = inner.downcast_ref::<h2::Error>() {
+            refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        source = inner.source();
+    }
+    if unsent || refused { Failed::Unprocessed(error.to_string()) } else { Failed::Lost(error.to_string()) }
+}
+
+/// The answer as the component gets it; a new root comes with the handle of its siblings.
+fn finish(
+    broker: &Broker,
+    outgoing: Outgoing,
+    response: Response<Result<Incoming, Bytes>>,
+) -> Result<Answered, Refusal> {
+    let (mut parts, body) = response.into_parts();
+    headers::strip(&mut parts.headers);
+    if let Parent::Root { root, is_new: true } = outgoing.parent {
+        let handle = task::issue(broker, &outgoing.caller, root, clock::now_s())?;
+        let value = headers::custody_value(&handle);
+        parts.headers.extend(value.map(|value| (HeaderName::from_static(HANDLE), value)));
+    }
+    parts.version = http::Version::HTTP_11;
+    Ok(match body {
+        Ok(stream) => Answered::Stream(Response::from_parts(parts, stream)),
+        Err(whole) => Answered::Whole(Response::from_parts(parts, whole)),
+    })
+}
+
+fn is_problem(list: &HeaderMap) -> bool {
+    list.get(header::CONTENT_TYPE).is_some_and(|value| value == "application/problem+json")
+}
+
+/// The items that the peer asks for (custody-wire §5.7), and the response with its body read.
+async fn read_missing(response: Response<Incoming>) -> Result<(Response<Bytes>, Vec<String>), Refusal> {
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, MAX_PROBLEM_BYTES).collect().await;
+    let body = body.map_err(|error| Refusal::new("peer_unreachable", error.to_string()))?.to_bytes();
+    let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let missing = if problem["code"] == "custody_unresolved" { problem["missing"].as_array() } else { None };
+    let missing = missing.into_iter().flatten().filter_map(|item| item.as_str().map(ToOwned::to_owned)).collect();
+    Ok((Response::from_parts(parts, body), missing))
+}
+
+/// Those of our own certificates that the peer lacks; ancestors' were sent already.
+fn own_certificates(leaf: &Leaf, missing: &[String]) -> Vec<String> {
+    let own = std::iter::once(&leaf.certificate).chain(&leaf.intermediates);
+    own.filter(|certificate| missing.contains(&format!("cert:{}", certificate.thumbprint())))
+        .map(|certificate| format!(":{}:", encode_base64(certificate.der())))
+        .collect()
+}
+
+fn join(certs: Option<String>, extra: &[String]) -> Option<String> {
+    let all: Vec<&str> = certs.iter().map(String::as_str).chain(extra.iter().map(String::as_str)).collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+/// The codec's refusal as an answer.
+pub fn refusal_of(rejection: Rejection) -> Refusal {
+    let status = StatusCode::from_u16(rejection.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut refusal = Refusal::with_status(rejection.code.as_str(), status, rejection.detail);
+    refusal.missing = rejection.missing.iter().map(ToString::to_string).collect();
+    refusal
+}

@@ -1,0 +1,302 @@
+//! Starting and stopping: sockets, threads, the log and what it remembers.
+//!
+//! Owns: the order of start-up (lock and bind, read the log, then accept) and of shutdown (stop
+//! accepting, drain, close, flush the log). Does not own: what connections do.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hopseal_custody::hash::RandomId;
+use hopseal_custody::ids::SpiffeId;
+use hopseal_custody::limits::MAX_SKEW_S;
+use hopseal_custody::record::Record;
+use hopseal_custody::seal::UnverifiedStatement;
+use serde_json::json;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::Semaphore;
+
+use crate::broker::{Broker, Started};
+use crate::clock;
+use crate::events::{Events, Weight};
+use crate::inbound;
+use crate::log::scan::Accepted;
+use crate::log::store::LogFile;
+use crate::log::writer::LogObserver;
+use crate::log::{Entry, Log};
+use crate::pidfd;
+use crate::socket::{self, BoundSocket};
+use crate::stats::{Gauge, Stats};
+use crate::unix_server;
+
+/// How often what is unused is dropped.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// Pause after accept fails, most likely for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long the threads get to end once everything was told to close.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest time that one drain poll sleeps.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+/// A code and a message for the control process.
+pub type StartError = (&'static str, String);
+
+/// A running data plane.
+pub struct Server {
+    pub peer_port: u16,
+    broker: Arc<Broker>,
+    runtime: Running,
+    log_thread: JoinHandle<()>,
+    socket: Option<BoundSocket>,
+}
+
+impl Server {
+    /// Binds both sockets, opens the log and begins to accept.
+    ///
+    /// # Errors
+    /// A code and message: the socket, port, log or kernel is not as needed; nothing is left behind.
+    pub fn start(broker: &Arc<Broker>) -> Result<Self, StartError> {
+        let settings = &broker.settings;
+        if !pidfd::is_supported() {
+            return Err(("kernel_unsupported", "SO_PEERPIDFD is not available; Linux 6.5 or newer is needed".into()));
+        }
+        let socket = socket::bind(&settings.out_socket, settings.out_socket_mode)?;
+        let peer = TcpListener::bind(settings.peer_listen).map_err(|error| listen_error(settings.peer_listen, &error))?;
+        let bound = peer.local_addr().map_err(|error| listen_error(settings.peer_listen, &error))?;
+        let log_thread = open_log(broker, bound)?;
+        let failed = |error: io::Error| ("start_failed", error.to_string());
+        let out = socket.listener.try_clone().map_err(failed)?;
+        peer.set_nonblocking(true).map_err(failed)?;
+        let runtime = Running::start(settings.worker_threads).map_err(failed)?;
+        runtime.handle.spawn(unix_server::accept(Arc::clone(broker), out));
+        runtime.handle.spawn(accept_peers(Arc::clone(broker), peer));
+        runtime.handle.spawn(sweep(Arc::clone(broker)));
+        Ok(Self { peer_port: bound.port(), broker: Arc::clone(broker), runtime, log_thread, socket: Some(socket) })
+    }
+
+    /// Takes nothing new and waits for what is in progress, at most `timeout`.
+    pub fn drain(&mut self, timeout: Duration) {
+        self.broker.shutdown.drain.cancel();
+        self.socket.take();
+        let deadline = Instant::now() + timeout;
+        while self.broker.stats.calls_in_progress.get() > 0 && Instant::now() < deadline {
+            std::thread::sleep(DRAIN_POLL);
+        }
+    }
+
+    /// Closes everything at once and flushes the log.
+    pub fn stop(mut self) {
+        self.broker.shutdown.drain.cancel();
+        self.broker.shutdown.stop.cancel();
+        self.socket.take();
+        self.runtime.stop();
+        if let Some(started) = self.broker.started.get() {
+            started.log.close();
+        }
+        let _panicked_thread_has_nothing_to_flush = self.log_thread.join();
+    }
+}
+
+/// One current-thread runtime in its own thread, or a pool: the first is cheaper per call.
+struct Running {
+    handle: Handle,
+    one: Option<(tokio::sync::oneshot::Sender<()>, JoinHandle<()>)>,
+    many: Option<Runtime>,
+}
+
+impl Running {
+    fn start(threads: usize) -> io::Result<Self> {
+        if threads > 1 {
+            let runtime =
+                Builder::new_multi_thread().worker_threads(threads).thread_name("dataplane").enable_all().build()?;
+            return Ok(Self { handle: runtime.handle().clone(), one: None, many: Some(runtime) });
+        }
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let thread = std::thread::Builder::new().name("dataplane".into()).spawn(move || {
+            let _told_or_dropped = runtime.block_on(ended);
+            runtime.shutdown_timeout(STOP_TIMEOUT);
+        })?;
+        Ok(Self { handle, one: Some((end, thread)), many: None })
+    }
+
+    fn stop(self) {
+        if let Some((end, thread)) = self.one {
+            let _ended_already = end.send(());
+            let _panicked = thread.join();
+        }
+        if let Some(runtime) = self.many {
+            runtime.shutdown_timeout(STOP_TIMEOUT);
+        }
+    }
+}
+
+fn listen_error(address: SocketAddr, error: &io::Error) -> StartError {
+    let code = if error.kind() == ErrorKind::AddrInUse { "peer_port_in_use" } else { "peer_listen_failed" };
+    (code, format!("{address}: {error}"))
+}
+
+fn open_log(broker: &Arc<Broker>, bound: SocketAddr) -> Result<JoinHandle<()>, StartError> {
+    let settings = &broker.settings;
+    let now = clock::now_s();
+    let (file, found) = LogFile::open(&settings.log_dir, now - MAX_SKEW_S).map_err(|error| {
+        let code = if error.kind() == ErrorKind::WouldBlock { "log_locked" } else { "log_unavailable" };
+        (code, format!("{}: {error}", settings.log_dir.display()))
+    })?;
+    let complete = found.damaged == 0 && found.accepted.iter().all(|accepted| restore(broker, accepted, now).is_some());
+    let observer = Arc::new(Observer { events: Arc::clone(&broker.events), stats: Arc::clone(&broker.stats) });
+    let (log, thread) =
+        Log::start(Box::new(file), found.next_n, found.certificates, settings.limits.log_queue, observer)
+            .map_err(|error| ("log_unavailable", error.to_string()))?;
+    if found.damaged > 0 {
+        let damaged = json!({"event": "log_damaged", "lines": found.damaged});
+        broker.events.push(Weight::Required, &damaged);
+    }
+    let unlogged = log.append_nowait(Entry::Start { node: settings.node.clone() });
+    unlogged.map_err(|error| ("log_unavailable", format!("{error:?}")))?;
+    let trusted_from = if complete { 0 } else { now + MAX_SKEW_S };
+    let started = Started { log, peer_address: loopback(bound), trusted_from };
+    broker.started.set(started).map_err(|_| ("started_twice", "a data plane starts once".to_owned()))?;
+    broker.log_bundles();
+    Ok(thread)
+}
+
+/// Remembers one accepted record; None if the log's claims cannot be read.
+fn restore(broker: &Broker, accepted: &Accepted, now: i64) -> Option<()> {
+    let iss = SpiffeId::parse(&accepted.iss)?;
+    let (jti, cid) = (RandomId::parse(&accepted.jti)?, RandomId::parse(&accepted.cid)?);
+    // A record that is in the log twice, or a store that is full, fails closed later all the same.
+    let _known_already = broker.receiver.restore_used(&iss, jti, accepted.exp, now);
+    let root = match &accepted.root {
+        None => iss,
+        Some(sealed) => Record::parse(&UnverifiedStatement::parse(sealed).ok()?.claims()).ok()?.iss,
+    };
+    let _known_already = broker.receiver.restore_root(cid, &root, now);
+    Some(())
+}
+
+/// Where calls between components of this node go: our own peer port, from inside.
+fn loopback(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
+}
+
+struct Observer {
+    events: Arc<Events>,
+    stats: Arc<Stats>,
+}
+
+impl LogObserver for Observer {
+    fn failed(&self, detail: &str) {
+        self.stats.log_failures.fetch_add(1, Ordering::Relaxed);
+        self.stats.set_log_detail(detail);
+        self.events.push(Weight::Required, &json!({"event": "log_failed", "detail": detail}));
+    }
+
+    fn recovered(&self) {
+        self.stats.set_log_detail("");
+        self.events.push(Weight::Required, &json!({"event": "log_recovered"}));
+    }
+
+    fn wrote(&self, entries: usize, seals: usize, bytes: usize, took: Duration) {
+        self.stats.log_entries.fetch_add(entries as u64, Ordering::Relaxed);
+        self.stats.log_seals.fetch_add(seals as u64, Ordering::Relaxed);
+        self.stats.log_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.stats.log_write.observe(took);
+    }
+}
+
+async fn sweep(broker: Arc<Broker>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_INTERVAL) => broker.sweep(),
+            () = broker.shutdown.stop.cancelled() => return,
+        }
+    }
+}
+
+async fn accept_peers(broker: Arc<Broker>, listener: TcpListener) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let limits = &broker.settings.limits;
+    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    let places = Places::new(limits.peer_connections, limits.peer_connections_per_address);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = broker.shutdown.drain.cancelled() => return,
+        };
+        let Ok((tcp, address)) = accepted else {
+            broker.stats.count_refused_connection("peer", "accept");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let Some(place) = places.take(address.ip()) else {
+            broker.stats.count_refused_connection("peer", "too_many");
+            continue;
+        };
+        let (broker, handshakes) = (Arc::clone(&broker), Arc::clone(&handshakes));
+        tokio::spawn(async move {
+            if let Err(why) = inbound::serve(Arc::clone(&broker), tcp, handshakes).await {
+                broker.stats.count_refused_connection("peer", why);
+            }
+            drop(place);
+        });
+    }
+}
+
+/// A bound on connections in all and per origin.
+pub struct Places<K>(Arc<PlacesInner<K>>);
+
+struct PlacesInner<K> {
+    taken: Mutex<HashMap<K, usize>>,
+    total: Gauge,
+    limit: usize,
+    limit_per_origin: usize,
+}
+
+/// One connection's place.
+pub struct Place<K: Eq + Hash> {
+    origin: K,
+    places: Arc<PlacesInner<K>>,
+}
+
+impl<K: Eq + Hash + Copy> Places<K> {
+    pub fn new(limit: usize, limit_per_origin: usize) -> Self {
+        Self(Arc::new(PlacesInner { taken: Mutex::default(), total: Gauge::default(), limit, limit_per_origin }))
+    }
+
+    /// A place for a connection from `origin`, or None at either bound.
+    pub fn take(&self, origin: K) -> Option<Place<K>> {
+        let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = taken.get(&origin).copied().unwrap_or(0);
+        if own >= self.0.limit_per_origin || self.0.total.get() >= i64::try_from(self.0.limit).unwrap_or(i64::MAX) {
+            return None;
+        }
+        taken.insert(origin, own + 1);
+        self.0.total.add(1);
+        Some(Place { origin, places: Arc::clone(&self.0) })
+    }
+}
+
+impl<K: Eq + Hash> Drop for Place<K> {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        self.places.total.add(-1);
+        if let Some(count) = taken.get_mut(&self.origin) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.origin);
+            }
+        }
+    }
+}

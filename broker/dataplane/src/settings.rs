@@ -1,0 +1,208 @@
+//! What the data plane is told at construction; parsed strictly, never changed afterwards.
+//!
+//! Owns: names, defaults and units of every bound. Does not own: anything that changes at run
+//! time (identities, bundles, routes, policies), which arrives through the binding.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Settings of one data plane.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The trust domain whose documents this node holds.
+    pub trust_domain: String,
+    /// This node's name, as in its system identities.
+    pub node: String,
+    /// Where components call.
+    pub out_socket: PathBuf,
+    /// Octal text, such as `"0777"`.
+    #[serde(default = "default_mode", deserialize_with = "octal")]
+    pub out_socket_mode: u32,
+    /// Where other brokers call.
+    pub peer_listen: SocketAddr,
+    /// Folder of `custody.log`.
+    pub log_dir: PathBuf,
+    /// Largest request body that is buffered and digested (custody-wire §7.3).
+    #[serde(default = "default_body_limit")]
+    pub body_limit_bytes: usize,
+    /// 1 runs everything on one thread, which is also the cheapest per call.
+    #[serde(default = "default_threads")]
+    pub worker_threads: usize,
+    /// The component, as `agent/component`, that answers connections with an unknown or no SNI.
+    #[serde(default)]
+    pub default_component: Option<String>,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub timeouts_ms: Timeouts,
+}
+
+/// Bounds on what may be held at once.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    pub out_connections: usize,
+    pub out_connections_per_uid: usize,
+    pub peer_connections: usize,
+    pub peer_connections_per_address: usize,
+    /// Handshakes in progress at once; the others wait in the accept queue.
+    pub handshakes: usize,
+    /// HTTP/2 streams per peer connection.
+    pub streams_per_connection: u32,
+    /// Calls in progress at once, both directions together.
+    pub calls: usize,
+    /// Request bodies in memory at once, all calls together.
+    pub buffered_bytes: usize,
+    /// Header list on the peer port (runtime.md "Between nodes").
+    pub peer_header_bytes: u32,
+    /// Header list on component sockets.
+    pub component_header_bytes: usize,
+    pub handles: usize,
+    pub handles_per_instance: usize,
+    /// At least peak calls per second times 80 s (custody-wire §12).
+    pub replay_entries: usize,
+    /// Entries waiting for the log writer.
+    pub log_queue: usize,
+    /// Events waiting for the control process; `call` events beyond it are counted and dropped.
+    pub events: usize,
+    /// Processes known as callers or listeners at once.
+    pub processes: usize,
+    /// Idle connections kept per component socket or HTTP/1.1 peer.
+    pub idle_connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            out_connections: 4096,
+            out_connections_per_uid: 1024,
+            peer_connections: 4096,
+            peer_connections_per_address: 1024,
+            handshakes: 64,
+            streams_per_connection: 256,
+            calls: 4096,
+            buffered_bytes: 256 << 20,
+            peer_header_bytes: 48 << 10,
+            component_header_bytes: 32 << 10,
+            handles: 1 << 18,
+            handles_per_instance: 1 << 14,
+            replay_entries: 1 << 20,
+            log_queue: 8192,
+            events: 16384,
+            processes: 8192,
+            idle_connections: 64,
+        }
+    }
+}
+
+/// Deadlines, in milliseconds.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// A caller waits this long for the control process to admit or refuse it.
+    pub caller_verdict: u64,
+    /// A call waits this long for the control process to admit or refuse a listener.
+    pub listener_verdict: u64,
+    /// From accept, or the end of the request before, to the end of a request's headers.
+    pub header_read: u64,
+    /// From the headers to the end of the request body.
+    pub body_read: u64,
+    /// A connection without a request in progress is closed after this.
+    pub idle: u64,
+    /// TLS handshake, either side.
+    pub handshake: u64,
+    /// TCP or Unix connect.
+    pub connect: u64,
+    /// From sending a request to the head of the response.
+    pub response_head: u64,
+    /// A call waits this long for its record to be durable.
+    pub log_write: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            caller_verdict: 5_000,
+            listener_verdict: 2_000,
+            header_read: 10_000,
+            body_read: 30_000,
+            idle: 60_000,
+            handshake: 5_000,
+            connect: 3_000,
+            response_head: 600_000,
+            log_write: 10_000,
+        }
+    }
+}
+
+impl Settings {
+    /// Settings from the JSON text that the control process gives.
+    ///
+    /// # Errors
+    /// One sentence when a key is unknown, missing, of the wrong type, or a bound is zero.
+    pub fn parse(json: &str) -> Result<Self, String> {
+        let settings: Self = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        if settings.worker_threads == 0 || settings.body_limit_bytes == 0 {
+            return Err("worker_threads and body_limit_bytes must be positive".into());
+        }
+        if settings.limits.buffered_bytes < settings.body_limit_bytes {
+            return Err("limits.buffered_bytes must be at least body_limit_bytes".into());
+        }
+        Ok(settings)
+    }
+}
+
+/// Milliseconds from [`Timeouts`] as a duration.
+pub fn ms(value: u64) -> Duration {
+    Duration::from_millis(value)
+}
+
+fn default_mode() -> u32 {
+    0o777
+}
+
+fn default_body_limit() -> usize {
+    8 << 20
+}
+
+fn default_threads() -> usize {
+    2
+}
+
+fn octal<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    u32::from_str_radix(&text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| serde::de::Error::custom("out_socket_mode is not an octal mode such as \"0777\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"{"trust_domain":"example.org","node":"n1","out_socket":"/run/o.sock",
+        "peer_listen":"127.0.0.1:0","log_dir":"/tmp/log"}"#;
+
+    #[test]
+    fn the_rest_has_defaults() {
+        let settings = Settings::parse(MINIMAL).unwrap();
+        assert_eq!(settings.out_socket_mode, 0o777);
+        assert_eq!(settings.body_limit_bytes, 8 << 20);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        assert!(Settings::parse(&MINIMAL.replace("node", "nod")).is_err());
+        assert!(Settings::parse(&MINIMAL.replace("{\"trust", "{\"limits\":{\"x\":1},\"trust")).is_err());
+    }
+
+    #[test]
+    fn a_mode_beyond_permission_bits_is_refused() {
+        assert!(Settings::parse(&MINIMAL.replace("{\"trust", "{\"out_socket_mode\":\"4777\",\"trust")).is_err());
+    }
+}

@@ -1,0 +1,97 @@
+//! `out.sock`: connections of local components.
+//!
+//! Owns: accepting within bounds, pinning the caller at accept, closing when it exits. Does not
+//! own: what its requests may do (see `outbound`).
+
+use std::convert::Infallible;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::UnixStream;
+
+use crate::broker::Broker;
+use crate::callers::Connected;
+use crate::outbound;
+use crate::pidfd::{PinError, pin_peer};
+use crate::server::Places;
+use crate::settings::ms;
+
+/// Pause after accept fails, most likely for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts until the data plane drains.
+pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
+    let Ok(listener) = tokio::net::UnixListener::from_std(listener) else { return };
+    let limits = &broker.settings.limits;
+    let places = Places::new(limits.out_connections, limits.out_connections_per_uid);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = broker.shutdown.drain.cancelled() => return,
+        };
+        let Ok((stream, _address)) = accepted else {
+            broker.stats.count_refused_connection("out", "accept");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let why = match pin_peer(stream.as_fd()) {
+            Ok(peer) => match places.take(peer.uid) {
+                Some(place) => match broker.callers.connect(peer) {
+                    Some(connected) => {
+                        let broker = Arc::clone(&broker);
+                        tokio::spawn(async move {
+                            serve(broker, stream, connected).await;
+                            drop(place);
+                        });
+                        continue;
+                    }
+                    None => "too_many_processes",
+                },
+                None => "too_many",
+            },
+            Err(PinError::Gone) => "caller_gone",
+            Err(PinError::Unsupported | PinError::Io(_)) => "unpinnable",
+        };
+        broker.stats.count_refused_connection("out", why);
+    }
+}
+
+async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
+    broker.stats.out_connections.add(1);
+    let connected = Arc::new(connected);
+    let closed = connected.caller.closed.clone();
+    let service = service_fn({
+        let broker = Arc::clone(&broker);
+        move |request: Request<Incoming>| {
+            let (broker, connected) = (Arc::clone(&broker), Arc::clone(&connected));
+            async move { Ok::<_, Infallible>(outbound::answer(&broker, &connected, request).await) }
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(ms(broker.settings.timeouts_ms.header_read))
+        .max_buf_size(broker.settings.limits.component_header_bytes)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    let shutdown = broker.shutdown.clone();
+    tokio::select! {
+        _ended = served.as_mut() => {}
+        () = closed.cancelled() => {}
+        () = shutdown.drain.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            tokio::select! {
+                _ended = served => {}
+                () = closed.cancelled() => {}
+                () = shutdown.stop.cancelled() => {}
+            }
+        }
+    }
+    broker.stats.out_connections.add(-1);
+}
