@@ -7,20 +7,19 @@ Source: SPIFFE Workload API, sections 4 and 5.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from grpclib.client import Channel
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from hopseal.bundle import Bundle, BundleSet
 from hopseal.errors import DeniedError, InvalidError, UnavailableError
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.snapshot import IdentitySnapshot
 from hopseal.svid import JwtSvid, X509Svid
+from hopseal.wire.client import call, subscription
 from hopseal.wire.gen.spiffe.workload.workload_grpc import SpiffeWorkloadAPIStub
 from hopseal.wire.gen.spiffe.workload.workload_pb2 import (
     JWTSVIDRequest,
@@ -34,16 +33,14 @@ _SECURITY_HEADER = {"workload.spiffe.io": "true"}  # SPIFFE Workload API §3
 async def fetch_x509(endpoint: str, timeout_s: float) -> IdentitySnapshot:
     """The SVIDs and bundles of this process now; raises like :func:`watch_x509`."""
     try:
-        async with asyncio.timeout(timeout_s):
-            async for snapshot in watch_x509(endpoint):
-                return snapshot
+        async with asyncio.timeout(timeout_s), aclosing(watch_x509(endpoint)) as snapshots:
+            return await anext(snapshots)
     except TimeoutError as error:
         raise _unreachable(endpoint, f"no answer in {timeout_s:g} s") from error
-    raise _unreachable(endpoint, "the stream ended without an answer")
 
 
-async def watch_x509(endpoint: str) -> AsyncIterator[IdentitySnapshot]:
-    """The SVIDs and bundles of this process, and each later change.
+async def watch_x509(endpoint: str) -> AsyncGenerator[IdentitySnapshot, None]:
+    """The SVIDs and bundles of this process, and each later change; never ends by itself.
 
     Raises:
         DeniedError: this process has no identity, or lost it.
@@ -51,43 +48,45 @@ async def watch_x509(endpoint: str) -> AsyncIterator[IdentitySnapshot]:
         InvalidError: ``endpoint`` is no Unix socket address.
     """
     with _translated(endpoint):
-        async with Channel(path=_socket_path(endpoint)) as channel:
-            stub = SpiffeWorkloadAPIStub(channel)
-            async with stub.FetchX509SVID.open(metadata=_SECURITY_HEADER) as stream:
-                await stream.send_message(X509SVIDRequest(), end=True)
-                async for response in stream:
-                    yield _parse_snapshot(response)
+        async with (
+            Channel(path=_socket_path(endpoint)) as channel,
+            subscription(
+                SpiffeWorkloadAPIStub(channel).FetchX509SVID, X509SVIDRequest(), metadata=_SECURITY_HEADER
+            ) as answers,
+        ):
+            async for answer in answers:
+                yield _parse_snapshot(answer)
 
 
 async def fetch_jwt_svids(endpoint: str, audiences: tuple[str, ...], timeout_s: float) -> tuple[JwtSvid, ...]:
     """JWT-SVIDs of this process for ``audiences``; raises like :func:`watch_x509`."""
     with _translated(endpoint):
         async with Channel(path=_socket_path(endpoint)) as channel:
-            stub = SpiffeWorkloadAPIStub(channel)
-            response = await stub.FetchJWTSVID(
-                JWTSVIDRequest(audience=audiences), timeout=timeout_s, metadata=_SECURITY_HEADER
+            response = await call(
+                SpiffeWorkloadAPIStub(channel).FetchJWTSVID,
+                JWTSVIDRequest(audience=audiences),
+                timeout_s=timeout_s,
+                metadata=_SECURITY_HEADER,
             )
     return tuple(JwtSvid(SpiffeId.parse(each.spiffe_id), each.svid, 0, each.hint) for each in response.svids)
 
 
 @contextmanager
 def _translated(endpoint: str) -> Iterator[None]:
-    """Let only our own errors out."""
+    """Say what went wrong in the words of this service."""
     try:
         yield
-    except GRPCError as error:
-        if error.status is Status.PERMISSION_DENIED:
-            raise DeniedError(
-                "identity_none",
-                "this process has no identity here",
-                detail=error.message or "",
-                remedy="hopseal explain PID says why; a document must describe this process",
-            ) from error
-        if error.status is Status.INVALID_ARGUMENT:
-            raise InvalidError("workload_request_refused", error.message or "the request was refused") from error
-        raise _unreachable(endpoint, error.message or error.status.name) from error
-    except (OSError, StreamTerminatedError, asyncio.IncompleteReadError) as error:
-        raise _unreachable(endpoint, str(error)) from error
+    except DeniedError as error:
+        if error.code != "rpc_denied":
+            raise
+        raise DeniedError(
+            "identity_none",
+            "this process has no identity here",
+            detail=error.detail,
+            remedy="hopseal explain PID says why; a document must describe this process",
+        ) from error
+    except UnavailableError as error:
+        raise _unreachable(endpoint, error.detail or error.message) from error
 
 
 def _unreachable(endpoint: str, detail: str) -> UnavailableError:

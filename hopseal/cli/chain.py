@@ -1,0 +1,189 @@
+"""``hopseal chain``: custody chains, verified offline and printed as a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hopseal.cli.chain_sources import read_bundle, read_headers, read_logs
+from hopseal.cli.lazy import EXIT_NO, LazyGroup
+from hopseal.cli.options import log_option, trust_domain_option
+from hopseal.cli.output import json_option, paint_state, print_json
+from hopseal.errors import InvalidError
+from hopseal.ids import TrustDomain
+from hopseal.log.entries import BundleEntry, LogEntry, RecordEntry
+from hopseal.log.evidence import Rejected
+from hopseal.log.offline import ChainReport, HopReport, verify_chain_offline
+from hopseal.log.reader import find_chains
+
+_AGENTS = "/agents/"
+
+
+@click.group(cls=LazyGroup)
+def chain() -> None:
+    """Custody chains: who did what, for which task, through which hops.
+
+    \b
+    Example:
+      hopseal chain show --last
+    """
+
+
+@chain.command()
+@click.option("--last", is_flag=True, help="The chain that was used last.")
+@click.option("--cid", help="The chain of this ID.")
+@click.option("--jti", help="The chain that holds the record of this ID.")
+@click.option("--task", help="The chains of this task.")
+@click.option(
+    "--headers",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="The chain in a file of HTTP header lines (Custody-Record, -Chain, -Certs); - for standard input.",
+)
+@click.option("--bundle", type=click.Path(path_type=Path), help="PEM file with the trust domain's authorities.")
+@trust_domain_option
+@log_option
+@json_option
+@click.pass_context
+def show(
+    context: click.Context,
+    /,
+    *,
+    last: bool,
+    cid: str | None,
+    jti: str | None,
+    task: str | None,
+    headers: Path | None,
+    bundle: Path | None,
+    trust_domain: str,
+    logs: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Print a custody chain as a tree: each hop verified or not, and why.
+
+    Everything is verified again from the log alone: signatures, certificates against the bundle of that time,
+    the links between records, and the authority that each hop was left. Exits 1 if anything does not hold.
+
+    \b
+    Example:
+      hopseal chain show --last
+      hopseal chain show --cid 0123456789abcdefghijkl --log ./node-1 --log ./node-2 --json
+    """
+    given = [
+        name for name, value in (("--cid", cid), ("--jti", jti), ("--task", task), ("--headers", headers)) if value
+    ]
+    if len(given) + last != 1:
+        raise click.UsageError("say which chain: one of --last, --cid, --jti, --task, --headers")
+    found = read_logs(logs, optional=headers is not None)
+    entries = [entry for log in found for entry in log.entries]
+    if bundle is not None:
+        entries.append(BundleEntry(0, 0, read_bundle(bundle, TrustDomain.parse(trust_domain))))
+    if headers is not None:
+        from_headers = read_headers(headers)
+        entries += from_headers
+        cid = next(each.cid for each in from_headers if isinstance(each, RecordEntry))
+    cids = (_last(entries),) if last else find_chains(entries, cid=cid, jti=jti, task=task)
+    reports = [verify_chain_offline(entries, each) for each in cids if each is not None]
+    if not reports:
+        raise InvalidError("chain_unknown", "no log holds that chain", remedy="name every node's log with --log")
+    damage = [f"{log.path}: byte {each.offset}: {each.message}" for log in found for each in log.damage]
+    if as_json:
+        print_json([_as_json(report, damage) for report in reports])
+    else:
+        for report in reports:
+            _print(report, damage)
+    if damage or not all(report.verified for report in reports):
+        context.exit(EXIT_NO)
+
+
+def _last(entries: Sequence[LogEntry]) -> str | None:
+    records = [each for each in entries if isinstance(each, RecordEntry) and each.accepted and each.cid]
+    return max(records, key=lambda each: each.at_ms).cid if records else None
+
+
+def _as_json(report: ChainReport, damage: list[str]) -> dict[str, Any]:
+    return {
+        "cid": report.cid,
+        "verified": report.verified,
+        "damage": damage,
+        "hops": [_hop_json(hop) for hop in report.roots],
+        "rejected": [_rejected_json(each) for each in report.rejected],
+    }
+
+
+def _hop_json(hop: HopReport) -> dict[str, Any]:
+    record = hop.record
+    return {
+        "hash": hop.hash,
+        "caller": str(record.iss),
+        "callee": record.aud,
+        "operation": record.op,
+        "hop": record.hop,
+        "jti": record.jti,
+        "task": record.task.id if record.task else None,
+        "issued_at": record.iat,
+        "expires_at": record.exp,
+        "verified": hop.verified,
+        "code": hop.code,
+        "detail": hop.detail,
+        "seen": [{"node": each.node, "direction": str(each.direction), "at_ms": each.at_ms} for each in hop.sightings],
+        "children": [_hop_json(child) for child in hop.children],
+    }
+
+
+def _rejected_json(each: Rejected) -> dict[str, Any]:
+    return {
+        "node": each.node,
+        "direction": str(each.direction),
+        "at_ms": each.at_ms,
+        "code": each.code,
+        "detail": each.detail,
+        "unverified_caller": each.unverified_iss,
+        "unverified_callee": each.unverified_aud,
+        "unverified_jti": each.unverified_jti,
+    }
+
+
+def _print(report: ChainReport, damage: list[str]) -> None:
+    first = report.roots[0].record if report.roots else None
+    click.echo(f"chain {click.style(report.cid, bold=True)}  {paint_state(_verdict(verified=report.verified))}")
+    if first is not None:
+        begun = datetime.fromtimestamp(first.iat, UTC).astimezone().isoformat(" ", "seconds")
+        click.echo(f"task {first.task.id if first.task else '?'}, begun by {short_id(str(first.iss))} at {begun}")
+    for hop, lead, text in _lines(report.roots, ""):
+        mark = click.style("✓", fg="green") if hop.verified else click.style("✗", fg="red")
+        click.echo(f"{lead}{mark} {text}")
+        if hop.code:
+            blank = " " * len(lead)
+            click.secho(f"{blank}  {hop.code}: {hop.detail}", fg="red")
+    for each in report.rejected:
+        claimed = f"{short_id(each.unverified_iss)} → {short_id(each.unverified_aud)}"
+        click.secho(f"refused on {each.node}: {each.code} ({claimed}) {each.detail}", fg="yellow")
+    for line in damage:
+        click.secho(f"the log is damaged: {line}", fg="red")
+
+
+def _lines(hops: Sequence[HopReport], indent: str) -> Iterator[tuple[HopReport, str, str]]:
+    for position, hop in enumerate(hops, 1):
+        is_last = position == len(hops)
+        record = hop.record
+        where = ", ".join(sorted({f"{each.direction} on {each.node}" for each in hop.sightings}))
+        text = (
+            f"{short_id(str(record.iss))} → {short_id(record.aud)}  {click.style(record.op or '?', bold=True)}"
+            f"  hop {record.hop}{f'  ({where})' if where else ''}"
+        )
+        yield hop, indent + ("└─ " if is_last else "├─ "), text
+        yield from _lines(hop.children, indent + ("   " if is_last else "│  "))
+
+
+def _verdict(*, verified: bool) -> str:
+    return "verified" if verified else "not verified"
+
+
+def short_id(spiffe_id: str | None) -> str:
+    """``agent/component`` of a SPIFFE ID of the usual form, else the text itself."""
+    text = spiffe_id or "?"
+    return text.partition(_AGENTS)[2] or text

@@ -1,0 +1,104 @@
+"""Where chains are read from: log files, header lines, PEM bundles. Nothing is verified here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hopseal.bundle import Bundle
+from hopseal.custody.headers import parse_certificate_element, read_custody_fields
+from hopseal.custody.record import parse_sealed_record
+from hopseal.custody.seal import thumbprint
+from hopseal.errors import InvalidError, UnavailableError
+from hopseal.ids import TrustDomain
+from hopseal.log.entries import CertificateEntry, Direction, LogEntry, RecordEntry
+from hopseal.log.reader import Damage, read_log
+
+LOG_NAME = "custody.log"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLog:
+    """One log file as far as it can be read."""
+
+    path: Path
+    entries: tuple[LogEntry, ...]
+    damage: tuple[Damage, ...]
+
+
+def read_logs(paths: Sequence[Path], *, optional: bool) -> list[ReadLog]:
+    """The logs at ``paths``; a folder stands for the ``custody.log`` in it.
+
+    Raises:
+        UnavailableError: one cannot be read (``log_unreadable``), unless ``optional``.
+    """
+    found: list[ReadLog] = []
+    for path in paths:
+        file = path / LOG_NAME if path.is_dir() else path
+        try:
+            contents = read_log(file.read_bytes())
+        except OSError as error:
+            if optional:
+                continue
+            raise UnavailableError(
+                "log_unreadable",
+                f"{file}: {error.strerror}",
+                remedy="name the log with --log, or run this as root or the broker's user",
+            ) from error
+        found.append(ReadLog(file, contents.entries, contents.damage))
+    return found
+
+
+def read_headers(path: Path) -> list[LogEntry]:
+    """The chain in a file of header lines, as the entries that a log would have of it.
+
+    Raises:
+        InvalidError: the lines hold no readable Custody fields.
+    """
+    with click.open_file(str(path), encoding="utf-8") as file:
+        lines = [line.rstrip("\r\n").partition(":") for line in file if line.strip()]
+    fields = read_custody_fields([(name.strip(), value.strip()) for name, _, value in lines])
+    ders = [parse_certificate_element(element) for element in fields.certs]
+    certificates: list[LogEntry] = [CertificateEntry(0, 0, thumbprint(der), der) for der in ders]
+    record = parse_sealed_record(fields.record).record
+    return [
+        *certificates,
+        RecordEntry(
+            n=0,
+            at_ms=record.iat * 1000,
+            direction=Direction.SENT,
+            accepted=True,
+            code=None,
+            detail=None,
+            sealed=fields.record,
+            ancestors=fields.chain,
+            iss=str(record.iss),
+            aud=record.aud,
+            jti=record.jti,
+            exp=record.exp,
+            cid=record.cid,
+            hop=record.hop,
+            op=record.op,
+        ),
+    ]
+
+
+def read_bundle(path: Path, trust_domain: TrustDomain) -> Bundle:
+    """The authorities in a PEM file.
+
+    Raises:
+        InvalidError: it holds no certificates (``bundle_invalid``).
+        UnavailableError: it cannot be read (``bundle_unreadable``).
+    """
+    try:
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise UnavailableError("bundle_unreadable", f"{path}: {error.strerror}", remedy="name a PEM file") from error
+    except ValueError as error:
+        raise InvalidError("bundle_invalid", f"{path} holds no certificates", remedy="name a PEM file") from error
+    return Bundle(trust_domain, tuple(each.public_bytes(Encoding.DER) for each in certificates))
