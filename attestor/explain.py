@@ -57,7 +57,8 @@ def explain_process(
     if record is not None and record.standings:
         standing = max(record.standings.values(), key=lambda each: (each.state is not State.ATTESTED, each.since))
         return _explain(record, standing)
-    lead = max(claimed or results, key=lambda each: each.best.closeness, default=None)
+    # Of equally close ones a documented component says more than the broker.
+    lead = max(claimed or results, key=lambda each: (each.best.closeness, each.approval.role != ""), default=None)
     if lead is None:
         code = "no_document" if approved.has_documents else "documents_unavailable"
         return _answer(None, State.UNKNOWN, None, code, pid=pid)
