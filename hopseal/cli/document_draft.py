@@ -51,12 +51,12 @@ def draft_caller(url: str, method: str) -> str:
     return dump_yaml([draft]).rstrip()
 
 
-def draft_agent(name: str, components: Mapping[str, Mapping[str, Any]], owner: str) -> str:
+def draft_agent(name: str, components: Mapping[str, tuple[Mapping[str, Any], Sequence[str]]], owner: str) -> str:
     """A whole document.
 
     Args:
         name: of the agent, a DNS label.
-        components: component name to what the attestor measured of its process.
+        components: component name to what the attestor measured of its process, and of which files.
         owner: the person who answers for the agent.
     """
     document = {
@@ -68,17 +68,16 @@ def draft_agent(name: str, components: Mapping[str, Mapping[str, Any]], owner: s
             "description": f"What {name} does, in one sentence",
             "owner": owner,
             "status": "active",
-            "components": [_component(each, measured) for each, measured in components.items()],
+            "components": [
+                {"name": each, "role": "environment", "attest": draft_attest(measured, files)}
+                for each, (measured, files) in components.items()
+            ],
         },
     }
     return (
-        f"# Drafted from what runs now; review it, set each role, list who calls whom, then: hopseal agents check\n"
+        "# Drafted from what runs now; review it, set each role, list who calls whom, then: hopseal agents check\n"
         f"{dump_yaml(document)}"
     )
-
-
-def _component(name: str, measured: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": name, "role": "environment", "attest": draft_attest(measured)}
 
 
 def draft_attest(measured: Mapping[str, Any], files: Sequence[str] = ()) -> dict[str, Any]:
