@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bounded::BoundedMap;
 use crate::cert::Certificate;
-use crate::error::Result;
+use crate::error::{Code, Rejection, Result};
 use crate::hash::{RandomId, StatementHash, Thumbprint};
 use crate::ids::SpiffeId;
 use crate::limits::{
-    AUTHORITY_CACHE_ENTRIES, CERT_CACHE_ENTRIES, CHAIN_ENTRIES, PEER_SHARE, PREFIX_CACHE_ENTRIES, SEAL_CACHE_ENTRIES,
+    AUTHORITY_CACHE_ENTRIES, CERT_CACHE_ENTRIES, CHAIN_ENTRIES, MAX_CHAIN_AGE_S, MAX_SKEW_S, PEER_SHARE,
+    PREFIX_CACHE_ENTRIES, SEAL_CACHE_ENTRIES,
 };
 use crate::merkle::Node;
 use crate::record::Record;
-use crate::roots::RootIssuers;
 use crate::seal::SealHash;
 use crate::trust::{BundleVersion, ValidPath};
 
@@ -42,7 +42,7 @@ pub struct CacheSizes {
     pub certificates: CacheSize,
     pub seals: CacheSize,
     pub prefixes: CacheSize,
-    /// Chains whose root issuer is remembered; new ones are refused beyond that.
+    /// Chains whose root issuer is remembered.
     pub chains: CacheSize,
 }
 
@@ -105,6 +105,15 @@ pub(crate) struct VerifiedSeal {
     pub(crate) root: Node,
 }
 
+/// Who began a chain, and until when a root of that name counts only from there (custody-wire §5.1).
+struct Root {
+    iss: SpiffeId,
+    expires_at: i64,
+}
+
+/// Seconds after the last use of a chain's name in which a root of it can still be accepted.
+const ROOT_HELD_S: i64 = MAX_CHAIN_AGE_S + 2 * MAX_SKEW_S;
+
 /// All caches of one receiver.
 pub(crate) struct Caches {
     certificates: Mutex<BoundedMap<Thumbprint, Arc<Certificate>>>,
@@ -113,7 +122,7 @@ pub(crate) struct Caches {
     seals: Mutex<BoundedMap<SealHash, VerifiedSeal>>,
     prefixes: Mutex<BoundedMap<StatementHash, Arc<VerifiedStatement>>>,
     paths: Mutex<BoundedMap<(Thumbprint, BundleVersion), Arc<ValidPath>>>,
-    roots: Mutex<RootIssuers>,
+    roots: Mutex<BoundedMap<RandomId, Root>>,
 }
 
 impl Caches {
@@ -124,7 +133,7 @@ impl Caches {
             seals: bounded(sizes.seals),
             prefixes: bounded(sizes.prefixes),
             paths: bounded(sizes.certificates),
-            roots: Mutex::new(RootIssuers::new(sizes.chains.entries, sizes.chains.per_peer)),
+            roots: bounded(sizes.chains),
         }
     }
 
@@ -171,31 +180,34 @@ impl Caches {
         lock(&self.paths).insert((leaf, bundle), Arc::clone(path), peer);
     }
 
-    /// Nothing if the chain `cid` may have been begun by `iss`.
+    /// Nothing if no chain `cid` is known, or it was begun by `iss`.
     ///
     /// # Errors
     /// `chain`.
     pub(crate) fn check_root(&self, cid: &RandomId, iss: &SpiffeId, now: i64) -> Result<()> {
-        lock(&self.roots).check(cid, iss, now)
+        check_root(&lock(&self.roots), cid, iss, now)
     }
 
     /// Remembers who began `cid` if `commit` succeeds; check, `commit` and insertion are one step.
     ///
+    /// Old names go when room is needed. A root is signed by its issuer whatever stands here, so what is lost
+    /// with a name is only that two components' chains of that name are told apart; refusing new chains
+    /// instead would let load stop all calls.
+    ///
     /// # Errors
-    /// `chain` or `unavailable`, or the error of `commit`.
+    /// `chain`, or the error of `commit`.
     pub(crate) fn claim_root(
         &self,
         cid: RandomId,
         iss: &SpiffeId,
-        peer: &Arc<str>,
+        peer: &str,
         now: i64,
         commit: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let mut roots = lock(&self.roots);
-        roots.check(&cid, iss, now)?;
-        roots.check_room(&cid, peer, now)?;
+        check_root(&roots, &cid, iss, now)?;
         commit()?;
-        roots.remember(cid, iss, peer, now);
+        roots.insert(cid, Root { iss: iss.clone(), expires_at: now + ROOT_HELD_S }, peer);
         Ok(())
     }
 
@@ -203,6 +215,13 @@ impl Caches {
     pub(crate) fn sizes(&self) -> (usize, usize, usize) {
         (lock(&self.certificates).len(), lock(&self.seals).len(), lock(&self.prefixes).len())
     }
+}
+
+fn check_root(roots: &BoundedMap<RandomId, Root>, cid: &RandomId, iss: &SpiffeId, now: i64) -> Result<()> {
+    if roots.get(cid).is_some_and(|root| root.expires_at > now && root.iss != *iss) {
+        return Err(Rejection::new(Code::Chain, "the chain was begun by another component"));
+    }
+    Ok(())
 }
 
 fn bounded<K: Clone + Eq + std::hash::Hash, V>(size: CacheSize) -> Mutex<BoundedMap<K, V>> {

@@ -162,6 +162,10 @@ fn leaf_identity(parsed: &X509Certificate<'_>) -> Result<SpiffeId, &'static str>
     let Ok(Some(names)) = parsed.subject_alternative_name() else {
         return Err("the leaf has no readable subject alternative name");
     };
+    // A name that cannot be read may be a second URI to another reader.
+    if names.value.general_names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
+        return Err("a subject alternative name cannot be read");
+    }
     let mut uris = names.value.general_names.iter().filter_map(|name| match name {
         GeneralName::URI(uri) => Some(*uri),
         _ => None,

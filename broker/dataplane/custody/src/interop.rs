@@ -11,6 +11,7 @@ use crate::compose::Payload;
 use crate::error::{Code, Missing, Rejection, malformed};
 use crate::hash::{decode_base64, decode_base64url, encode_base64, encode_base64url};
 use crate::json::{Value, parse_object};
+use crate::limits::MAX_INTEGER;
 use crate::merkle::{build, statement_hash};
 use crate::receive::fold;
 use crate::record::Record;
@@ -207,7 +208,8 @@ impl<'a> Input<'a> {
     }
 
     fn integer(&self, name: &str) -> Result<i64, Failure> {
-        self.get(name)?.as_i64().ok_or_else(|| Failure::Shape(format!("{name} is not an integer")))
+        let number = self.get(name)?.as_i64().filter(|number| number.unsigned_abs() <= MAX_INTEGER.unsigned_abs());
+        number.ok_or_else(|| Failure::Shape(format!("{name} is not an integer within bounds")))
     }
 
     fn boolean(&self, name: &str) -> Result<bool, Failure> {

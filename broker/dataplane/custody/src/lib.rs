@@ -23,7 +23,6 @@ pub mod merkle;
 pub mod receive;
 pub mod record;
 pub mod replay;
-mod roots;
 pub mod seal;
 pub mod sealer;
 pub mod trust;

@@ -57,10 +57,10 @@ pub const PREFIX_CACHE_ENTRIES: usize = 8_192;
 /// Entries of the verified-seal cache.
 pub const SEAL_CACHE_ENTRIES: usize = 65_536;
 /// Chains whose root issuer is remembered.
-pub const CHAIN_ENTRIES: usize = 262_144;
+pub const CHAIN_ENTRIES: usize = 65_536;
 /// One peer may fill this part of a cache or of the replay store: one over it.
 pub const PEER_SHARE: usize = 4;
 /// Entries of the certificate cache that may stand between leaf and bundle, kept apart to be found by name.
 pub const AUTHORITY_CACHE_ENTRIES: usize = 256;
 /// Authorities tried for one path.
-pub const MAX_PATH_CANDIDATES: usize = 16;
+pub const MAX_PATH_CANDIDATES: usize = 8;

@@ -254,9 +254,9 @@ impl Receiver {
     /// Remembers who began a chain that the log shows as accepted.
     ///
     /// # Errors
-    /// `chain` if somebody else is remembered, `unavailable` if there is no room.
+    /// `chain` if somebody else is remembered.
     pub fn restore_root(&self, cid: RandomId, iss: &SpiffeId, now: i64) -> Result<()> {
-        self.caches.claim_root(cid, iss, &iss.as_str().into(), now, || Ok(()))
+        self.caches.claim_root(cid, iss, iss.as_str(), now, || Ok(()))
     }
 
     /// Remembers a certificate that the log holds; being known proves nothing about it.

@@ -130,22 +130,35 @@ fn caches_stay_within_their_bounds() {
 }
 
 #[test]
-fn chains_in_progress_are_bounded_for_each_peer() {
+fn a_peer_with_many_chains_displaces_only_its_own() {
     let world = World::new();
     let (a, c, mut b) = (world.broker("a"), world.broker("c"), world.broker("b"));
     let many = CacheSize { entries: 100, per_peer: 100 };
     let chains = CacheSize { entries: 3, per_peer: 2 };
-    b.receiver = Receiver::new(
-        &CacheSizes { certificates: many, seals: many, prefixes: many, chains },
-        ReplayStore::new(100, 100),
-    );
+    let sizes = CacheSizes { certificates: many, seals: many, prefixes: many, chains };
+    b.receiver = Receiver::new(&sizes, ReplayStore::new(100, 100));
     let known = root();
     world.deliver(&a, &b, &root_message(&a, &b, &known)).expect("accepted");
-    world.deliver(&a, &b, &root_message(&a, &b, &root())).expect("accepted");
-    assert_eq!(code(world.deliver(&a, &b, &root_message(&a, &b, &root()))), "custody_unavailable");
-    world.deliver(&a, &b, &root_message(&a, &b, &known)).expect("a known chain goes on");
-    world.deliver(&c, &b, &root_message(&c, &b, &root())).expect("another peer has its own share");
-    assert_eq!(code(world.deliver(&c, &b, &root_message(&c, &b, &root()))), "custody_unavailable");
+    for _ in 0..10 {
+        world.deliver(&c, &b, &root_message(&c, &b, &root())).expect("accepted");
+    }
+    assert_eq!(code(world.deliver(&c, &b, &root_message(&c, &b, &known))), "custody_chain");
+}
+
+#[test]
+fn a_chains_name_is_free_again_when_no_root_of_it_can_be_accepted() {
+    let world = World::new();
+    let (a, c, b) = (world.broker("a"), world.broker("c"), world.broker("b"));
+    let known = root();
+    world.deliver(&a, &b, &root_message(&a, &b, &known)).expect("accepted");
+    for (later, accepted) in [(919, false), (920, true)] {
+        let plain = Message::plain();
+        let mut own = call(&c, &b, &plain);
+        (own.iat, own.exp) = (NOW + later, NOW + later + 30);
+        let payload = hopseal_custody::compose::root_payload(&own, &known).expect("a payload");
+        let message = seal_into(plain, &c, payload, &ForwardedFields::default());
+        assert_eq!(world.deliver_at(&c, &b, &message, NOW + later).is_ok(), accepted, "{later} s later");
+    }
 }
 
 fn leaves(count: usize) -> Vec<StatementHash> {

@@ -327,7 +327,7 @@ fn a_statement_cannot_be_moved_under_anothers_seal() {
     let glued = seal_into(plain.clone(), &b, of_a.clone(), &ForwardedFields::default());
     assert_eq!(code(world.deliver(&b, &b, &glued)), "custody_identity");
     // Somebody's payload in front of a seal that covers another one.
-    let sealed = b.sealer.seal(&[of_b.clone()]).unwrap().remove(0).text;
+    let sealed = b.sealer.seal(std::slice::from_ref(&of_b)).unwrap().remove(0).text;
     let (_, rest) = sealed.split_once('.').unwrap();
     let other = root_payload(&call(&b, &c, &plain), &root()).unwrap();
     let mut message = plain;

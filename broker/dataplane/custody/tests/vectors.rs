@@ -35,7 +35,7 @@ fn cases() -> Vec<Case> {
             let mut input = file["defaults"].as_object().cloned().unwrap_or_default();
             input.extend(case["input"].as_object().expect("input").clone());
             cases.push(Case {
-                name: format!("{}: {}", entry.file_name().unwrap_or_default().display(), case["name"]),
+                name: format!("{}: {}", entry.file_name().unwrap_or_default().to_string_lossy(), case["name"]),
                 kind: file["kind"].as_str().expect("kind").to_owned(),
                 input,
                 expect: case["expect"].clone(),

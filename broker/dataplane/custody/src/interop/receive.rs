@@ -114,7 +114,8 @@ fn parse_state(state: &Input<'_>, bundles: &Bundles, now: i64) -> Result<Receive
     for used in state.array("replay")? {
         let shape = || Failure::Shape("a used statement is not [iss, jti, expires_at]".into());
         let text = |at: usize| used.get(at).and_then(Json::as_str).ok_or_else(shape);
-        let expires_at = used.get(2).and_then(Json::as_i64).ok_or_else(shape)?;
+        let expires_at =
+            used.get(2).and_then(Json::as_u64).and_then(|end| i64::try_from(end).ok()).ok_or_else(shape)?;
         receiver.restore_used(&spiffe_id(text(0)?)?, random_id(text(1)?)?, expires_at - MAX_SKEW_S, now)?;
     }
     for (cid, iss) in state.object("roots")? {
