@@ -44,9 +44,6 @@ class Members:
             raise malformed(f"{where} is not an object")
         return cls(value, where)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.values
-
     def required(self, name: str, reader: Reader[T]) -> T:
         """The member ``name``, which must be there."""
         if name not in self.values:

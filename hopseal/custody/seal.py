@@ -109,28 +109,24 @@ def parse_sealed(text: str) -> SealedStatement:
     parts = text.split(".")
     if len(parts) != _PARTS:
         raise malformed("a sealed statement has five parts")
-    payload, path_text, *seal_parts = parts
+    payload, path_text, header, body, signature = parts
     claims = decode_b64url(payload)
     if not claims:
         raise malformed("the payload is empty")
-    seal = parse_seal(".".join(seal_parts))
+    seal = parse_seal(header, body, signature)
     index, path = _parse_path(decode_b64url(path_text), seal.n)
     statement_hash = hash_statement(seal.x5t, payload)
     compute_root(statement_hash, index, seal.n, path)
     return SealedStatement(text, payload, claims, index, path, seal, encode_b64url(statement_hash))
 
 
-def parse_seal(text: str) -> Seal:
-    """The parts of a compact JWS that is a seal.
+def parse_seal(header: str, body: str, signature: str) -> Seal:
+    """The seal whose compact JWS has these three parts.
 
     Raises:
         CustodyError: [malformed] unless header and body are byte for byte of the one form.
     """
-    parts = text.split(".")
-    if len(parts) != 3:
-        raise malformed("a seal has three parts")
-    header, body, signature = map(decode_b64url, parts)
-    head, claims = _HEADER.fullmatch(header), _BODY.fullmatch(body)
+    head, claims = _HEADER.fullmatch(decode_b64url(header)), _BODY.fullmatch(decode_b64url(body))
     if head is None or claims is None:
         raise malformed("the seal's header or body is not of the one form")
     x5t, root = head[1].decode("ascii"), decode_b64url(claims[2].decode("ascii"))
@@ -138,9 +134,10 @@ def parse_seal(text: str) -> Seal:
     n = int(claims[1])
     if n > MAX_STATEMENTS_ACCEPTED:
         raise malformed("the seal covers too many statements")
-    if len(signature) != 2 * _SCALAR_BYTES:
+    scalars = decode_b64url(signature)
+    if len(scalars) != 2 * _SCALAR_BYTES:
         raise malformed("the signature has not 64 bytes")
-    return Seal(text, x5t, n, root, signature)
+    return Seal(f"{header}.{body}.{signature}", x5t, n, root, scalars)
 
 
 def verify_inclusion(statement: SealedStatement) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from custody_answers import answer
-from vectors import generate
-from vectors.scene import unb64u
 
+from custody_answers import answer
 from hopseal.custody.errors import Code
 from hopseal.custody.seal import format_path
+from vectors import generate
+from vectors.scene import unb64u
 
 FOLDER = Path(__file__).parent.parent / "vectors"
 
