@@ -192,10 +192,12 @@ class GuardedConnection(H2Protocol):
         age = now - self._accepted_at
         if not self._has_preface and age > self._limits.preface_timeout_s:
             return "preface_timeout"
-        if not self._has_request and age > self._limits.first_request_timeout_s:
-            return "first_request_timeout"
         if self._stalled_since is not None and now - self._stalled_since > self._limits.stalled_timeout_s:
             return "stalled"
+        if self._requests.caller.tls_id is not None:
+            return None  # a peer that has proved who it is may be quiet
+        if not self._has_request and age > self._limits.first_request_timeout_s:
+            return "first_request_timeout"
         if self.processor.streams:
             self._last_busy = now
         return "idle" if now - self._last_busy > self._limits.idle_timeout_s else None

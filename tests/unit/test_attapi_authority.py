@@ -50,7 +50,7 @@ class TestSigning:
         usage = extensions.get_extension_for_class(x509.KeyUsage)
         assert usage.critical
         assert usage.value.digital_signature
-        assert not (usage.value.key_cert_sign or usage.value.crl_sign or usage.value.key_encipherment)
+        assert not any((usage.value.key_cert_sign, usage.value.crl_sign, usage.value.key_encipherment))
         assert set(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == {
             ExtendedKeyUsageOID.SERVER_AUTH,
             ExtendedKeyUsageOID.CLIENT_AUTH,
