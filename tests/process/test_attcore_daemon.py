@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -170,14 +171,13 @@ log: {{format: console, level: error}}
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Daemon:
-    daemon = Daemon(tmp_path)
-    daemon.write(document())
-    # Components of other users must be able to walk to their socket.
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.name.startswith("pytest") or folder == tmp_path:
-            folder.chmod(0o755)
-    return daemon
+def daemon() -> Iterator[Daemon]:
+    # Components of other users must be able to walk to their socket, so pytest's own folder will not do.
+    with tempfile.TemporaryDirectory(prefix="hopseal-test-") as folder:
+        Path(folder).chmod(0o755)
+        daemon = Daemon(Path(folder))
+        daemon.write(document())
+        yield daemon
 
 
 async def test_a_component_is_served_seen_suspended_at_once_and_stays_so_over_a_restart(daemon: Daemon):
