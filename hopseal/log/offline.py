@@ -105,6 +105,8 @@ class _Judge:
         """What the chain grants to ``sealed`` before its own narrowing, once the record itself is verified."""
         self._verify(sealed)
         record = sealed.record
+        if record.hop >= MAX_RECORDS:
+            raise refusal(Code.TOO_LONG)
         if parent is None or above is None:
             if record.hop or record.prev:
                 raise refusal(Code.UNRESOLVED, "no log holds its parent", missing=(f"rec:{record.prev}",))
