@@ -17,10 +17,11 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from broker.backoff import Backoff
+from broker.isolated import run_isolated
 from broker.svids import parse_bundles, parse_svid
 from broker.watch import Watch
 from hopseal.bundle import BundleSet
-from hopseal.errors import InvalidError
+from hopseal.errors import HopsealError, InvalidError
 from hopseal.ids import SpiffeId
 from hopseal.svid import X509Svid
 from hopseal.wire.gen.spiffe.workload.workload_grpc import SpiffeWorkloadAPIStub
@@ -60,12 +61,10 @@ class OwnIdentityClient:
     async def run(self) -> None:
         """Follow for ever. An SVID is kept to its end when the attestor is away, and dropped when it says no."""
         while True:
-            # grpclib cancels the task in which a stream breaks; a task of its own keeps that apart from our shutdown.
             try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._follow())
-            except* (OSError, TimeoutError, GRPCError, StreamTerminatedError, ProtocolError, InvalidError) as errors:
-                self._note(errors.exceptions[0])
+                await run_isolated(self._follow())
+            except (OSError, TimeoutError, GRPCError, StreamTerminatedError, ProtocolError, HopsealError) as error:
+                self._note(error)
             await asyncio.sleep(self._backoff.next_s())
 
     async def _follow(self) -> None:

@@ -27,7 +27,17 @@ def component(name: str, *, agent: str = "crm", calls: tuple[Call, ...] = (), **
 
 def agent(*components: Component, name: str = "crm", status: AgentStatus = AgentStatus.ACTIVE) -> Agent:
     return Agent(
-        name, "1", "test", "me@example.org", "team-a", status, (), (), HumanOversight(), tuple(components), f"{name}.yaml"
+        name,
+        "1",
+        "test",
+        "me@example.org",
+        "team-a",
+        status,
+        (),
+        (),
+        HumanOversight(),
+        tuple(components),
+        f"{name}.yaml",
     )
 
 

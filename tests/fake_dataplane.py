@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 
@@ -57,10 +58,8 @@ class FakeDataPlane:
         return self._fd
 
     def take_events(self) -> list[str]:
-        try:
+        with suppress(BlockingIOError):
             os.eventfd_read(self._fd)
-        except BlockingIOError:
-            pass
         taken, self._events = self._events, []
         return taken
 
@@ -103,9 +102,7 @@ class FakeDataPlane:
         self.calls.append(("withdraw", instance, component, code))
         self.identities.pop((instance, component), None)
         self.callers = {k: v for k, v in self.callers.items() if v != ("admitted", instance, component)}
-        self.listeners = {
-            k: v for k, v in self.listeners.items() if k[0] != component or v != ("admitted", instance)
-        }
+        self.listeners = {k: v for k, v in self.listeners.items() if k[0] != component or v != ("admitted", instance)}
 
     def set_bundles(self, bundles: list[tuple[str, list[bytes], int]]) -> None:
         self.bundles = bundles

@@ -17,6 +17,7 @@ from typing import Protocol
 from broker.attestor_link import AttestorApi, IdentityUpdate
 from broker.backoff import Backoff
 from broker.identities.instances import InstanceKey
+from broker.isolated import run_isolated
 from broker.references import Reference
 from hopseal.errors import BugError, DeniedError, HopsealError, UnavailableError
 from hopseal.svid import X509Svid
@@ -102,15 +103,8 @@ class Tracked:
             self._finish(BugError("identity_failed", "the broker failed on this process", detail=repr(error)))
 
     async def _follow(self) -> None:
-        # grpclib cancels the task in which a stream breaks; a task of its own keeps that apart from our own end.
-        stream = asyncio.ensure_future(self._api.subscribe(self.reference, self._take))
-        try:
-            await asyncio.wait({stream})
-        finally:
-            stream.cancel()
-            await asyncio.wait({stream})
-            error = None if stream.cancelled() else stream.exception()
-        raise error or UnavailableError("attestor_unavailable", "the attestor cannot be asked now")
+        await run_isolated(self._api.subscribe(self.reference, self._take))
+        raise UnavailableError("attestor_unavailable", "the attestor ended the stream")
 
     def _take(self, update: IdentityUpdate) -> None:
         if self.state is TrackedState.ENDED or self._deadline is None or self._deadline.expired():

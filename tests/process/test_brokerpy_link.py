@@ -12,17 +12,17 @@ import sys
 from contextlib import asynccontextmanager
 
 import pytest
-from attestor_double import ATTESTOR, BROKER, AttestorDouble
 from grpclib.const import Status
-from svid_authority import Authority
-from waiting import async_wait_until
 
+from attestor_double import ATTESTOR, BROKER, AttestorDouble
 from broker.attestor_link import STREAMS_PER_CONNECTION, AttestorLink, IdentityUpdate
 from broker.backoff import Backoff
 from broker.own_identity import OwnIdentityClient
 from broker.references import CallerRef, ListenerRef
 from hopseal.errors import DeniedError, UnavailableError
 from hopseal.ids import SpiffeId
+from svid_authority import Authority
+from waiting import async_wait_until
 
 BOOT = bytes(range(16))
 FRONT = "spiffe://example.org/agents/crm/front"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from broker_parts import write_config
 
 from broker.commands import describe_config
 from broker.config import Endpoint, load_config, parse_component, parse_endpoint
+from broker_parts import write_config
 from hopseal.errors import InvalidError, UnavailableError
 from hopseal.settings import SettingsInvalidError
 
@@ -106,8 +106,11 @@ def test_endpoints_are_read_and_written_alike(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":1", "host", "host:", "host:-1", "host:01", "host:65536", "host:1 ", "Host:1", "a..b:1", "-a:1", "::1:80"]
-    + ["[::1]", "[::g]:1", "10.0.0.256:1", "10.0.0:1", "host:1\n", "h\u00f6st:1", "host:\u0661", "a" * 254 + ":1"],
+    [
+        *("", ":1", "host", "host:", "host:-1", "host:01", "host:65536", "host:1 ", "Host:1", "a..b:1", "-a:1"),
+        *("::1:80", "[::1]", "[::g]:1", "10.0.0.256:1", "10.0.0:1", "host:1\n", "h\u00f6st:1", "host:\u0661"),
+        "a" * 254 + ":1",
+    ],
 )
 def test_malformed_endpoints_are_refused(text):
     with pytest.raises(InvalidError, match="endpoint_malformed"):

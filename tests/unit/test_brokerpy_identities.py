@@ -8,16 +8,16 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from broker_parts import component, documents
-from fake_dataplane import FakeDataPlane
-from waiting import async_wait_until
 
 from broker.attestor_link import IdentityUpdate
 from broker.identities.registry import Identities
 from broker.references import CallerRef, ListenerRef, Reference
+from broker_parts import component, documents
+from fake_dataplane import FakeDataPlane
 from hopseal.errors import DeniedError, UnavailableError
 from hopseal.ids import SpiffeId
 from hopseal.svid import X509Svid
+from waiting import async_wait_until
 
 FRONT = component("front")
 STORE = component("store", listen="/run/store.sock")

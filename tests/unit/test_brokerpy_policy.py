@@ -7,12 +7,12 @@ import json
 
 import cedarpy
 import pytest
-from broker_parts import calls, component, documents
-from fake_dataplane import FakeDataPlane
 
 from broker.policy.compile import compile_entities, compile_policies, quote, quote_pattern
 from broker.policy.follow import PolicyFollower
 from broker.policy.schema import SCHEMA, check_policies
+from broker_parts import calls, component, documents
+from fake_dataplane import FakeDataPlane
 from hopseal.documents.model import AgentStatus, DocumentSet
 from hopseal.errors import InvalidError
 
@@ -206,8 +206,14 @@ def test_every_character_is_quoted_to_itself():
         for compiled in (policy, like):
             for value, expected in ((text, True), ("ab", False), ("aXXb", False)):
                 assert (
-                    allowed(DocumentSet(documents(component("a")).trust_domain, (), ""), "a", "b", http("GET /"),
-                            extra=compiled, path=value)
+                    allowed(
+                        DocumentSet(documents(component("a")).trust_domain, (), ""),
+                        "a",
+                        "b",
+                        http("GET /"),
+                        extra=compiled,
+                        path=value,
+                    )
                     is expected
                 ), (code, value)
 
@@ -326,7 +332,12 @@ async def test_a_bad_file_at_the_start_leaves_every_call_denied_and_says_so(tmp_
 
 
 @pytest.mark.parametrize(
-    "bad", ["permit(", 'permit(principal == User::"x", action, resource);', "permit(principal,action,resource) when { context.nope };"]
+    "bad",
+    [
+        "permit(",
+        'permit(principal == User::"x", action, resource);',
+        "permit(principal,action,resource) when { context.nope };",
+    ],
 )
 async def test_a_bad_edit_keeps_the_old_set_and_says_so(tmp_path, bad):
     (tmp_path / "a.cedar").write_text(FORBID)
@@ -385,7 +396,7 @@ async def test_a_refusal_by_the_data_plane_keeps_the_old_state_and_says_so():
 
 async def test_a_huge_policy_file_is_refused(tmp_path):
     (tmp_path / "a.cedar").write_bytes(b"/" * 1_048_577)
-    made, plane = await follower(tmp_path)
+    made, _ = await follower(tmp_path)
     await made.reload()
     assert "larger than" in made.state.problems[0]
 
