@@ -15,7 +15,6 @@ import signal
 import stat
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -286,9 +285,18 @@ def _environment() -> dict[str, str]:
     """This environment, with which a copy of the interpreter finds what this one imports."""
     paths = [str(Path(entry).resolve()) for entry in sys.path if entry and Path(entry).is_dir()]
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONHOME": sys.base_prefix}
-    if sysconfig.get_config_var("Py_ENABLE_SHARED"):
-        found["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR"))
+    if (libraries := library_folder()) is not None:
+        found["LD_LIBRARY_PATH"] = str(libraries)
     return found
+
+
+def library_folder() -> Path | None:
+    """Where the interpreter's shared library was found, which a copy elsewhere may not find; None if it has none."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = Path(line.partition("/")[1] + line.partition("/")[2])
+        if path.name.startswith("libpython3"):
+            return path.parent
+    return None
 
 
 def _attestor_config(plan: NodePlan, broker_program: Path) -> dict[str, object]:
