@@ -124,7 +124,8 @@ class Case:
         after = judge(decision, record.standings, now)
         unusable = self._unusable(evidence)
         if unusable:
-            after = mark(after, Finding.UNREADABLE, unusable, now)
+            attested = {name: each for name, each in after.items() if each.state is State.ATTESTED}
+            after |= mark(attested, Finding.UNREADABLE, unusable, now)
         refusal = decide_refusal(self._held, after, decision)
         if self._deserves_second_reading(refusal):
             self._reading_again = True

@@ -20,6 +20,7 @@ from attestor_values import (
     FULL_BLOCK,
     OTHER_EXE,
     OTHER_ROOT,
+    ROOT,
     UNREADABLE,
     approved,
     component,
@@ -30,6 +31,9 @@ from attestor_values import (
 from hopseal.documents.model import AgentStatus, AttestBlock
 
 DOCUMENTS = approved(component())
+STRANGER = evidence(
+    process=process_facts(uid=7, exe_sha256=OTHER_EXE, unit=None, cgroup="/"), container=None, config={}
+)
 DRIFTED = evidence(config={FILES: ConfigFacts(OTHER_ROOT, ())})
 
 
@@ -105,11 +109,8 @@ def test_the_earliest_expiry_of_an_instance_is_shown_and_absence_of_an_svid_is_e
 
 def test_unknown_processes_are_listed_newest_first():
     registry = Registry()
-    stranger = evidence(
-        process=process_facts(uid=7, exe_sha256=OTHER_EXE, unit=None, cgroup="/"), container=None, config={}
-    )
-    see(registry, 21, stranger, approved(component(AttestBlock(exe=(EXE,)))), now=1.0)
-    see(registry, 22, stranger, approved(component(AttestBlock(exe=(EXE,)))), now=2.0)
+    see(registry, 21, STRANGER, approved(component(AttestBlock(exe=(EXE,)))), now=1.0)
+    see(registry, 22, STRANGER, approved(component(AttestBlock(exe=(EXE,)))), now=2.0)
     assert [each["pid"] for each in unknown_status(registry)] == [22, 21]
     assert unknown_status(registry)[0] == {"pid": 22, "exe": "/usr/bin/agent", "uid": 7, "since": 2.0}
 
@@ -128,7 +129,7 @@ def test_drift_is_explained_by_what_was_approved_and_measured_with_history():
     item = next(each for each in explained["items"] if not each["holds"])
     assert (item["item"], item["approved"], item["measured"]) == (
         "config",
-        [FULL_BLOCK.config.digests[0]],
+        [ROOT],
         [OTHER_ROOT],
     )
     assert [(step["state"], step["at"]) for step in explained["history"]] == [("attested", 1.0), ("drifted", 2.0)]
@@ -157,7 +158,7 @@ def test_several_alternatives_are_all_shown():
     registry = Registry()
     see(registry, 11, documents=documents)
     explained = explain_component(registry, documents.approvals[0])
-    assert [[item["item"] for item in each] for each in explained["alternatives"]][0] == ["exe"]
+    assert [len(each) for each in explained["alternatives"]] == [1, 8]
     fresh = explain_process(Registry(), documents, evidence(), 11, None)
     assert len(fresh["alternatives"]) == 2
 
@@ -231,9 +232,6 @@ def test_memory_of_processes_and_containers_is_bounded():
 
 def test_a_stranger_that_exits_is_not_kept():
     registry = Registry()
-    stranger = evidence(
-        process=process_facts(uid=7, exe_sha256=OTHER_EXE, unit=None, cgroup="/"), container=None, config={}
-    )
-    registry.end(see(registry, 21, stranger, approved(component(AttestBlock(exe=(EXE,))))))
+    registry.end(see(registry, 21, STRANGER, approved(component(AttestBlock(exe=(EXE,))))))
     assert list(registry.gone()) == []
     assert len(registry) == 0
