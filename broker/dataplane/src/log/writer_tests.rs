@@ -105,6 +105,7 @@ fn payload_named(name: &str) -> Payload {
         exp: 2,
         jti: RandomId::generate().unwrap(),
         rqb: ClaimHash([0; 32]),
+        operations: &[],
         srv: None,
         by: None,
         op: Some(name),
