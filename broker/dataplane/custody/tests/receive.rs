@@ -424,3 +424,53 @@ fn the_verifier_is_shared_between_threads() {
     shareable::<Arc<hopseal_custody::trust::Bundles>>();
     shareable::<hopseal_custody::chain::Chain>();
 }
+
+#[test]
+fn fields_that_only_brokers_set_are_recognised_in_every_spelling() {
+    use hopseal_custody::fields::is_reserved;
+    let reserved = [
+        "custody-record",
+        "Custody-Handle",
+        "CUSTODY_CHAIN",
+        "custody_",
+        "Client-Cert",
+        "client_cert_chain",
+        "X-Forwarded-Client-Cert",
+        "x_forwarded_client_cert",
+        "custody-anything-later",
+    ];
+    for name in reserved {
+        assert!(is_reserved(name), "{name}");
+    }
+    for name in ["custody", "x-custody-record", "cert", "x-forwarded-for", "content-type", "clientcert", ""] {
+        assert!(!is_reserved(name), "{name}");
+    }
+}
+
+#[test]
+fn what_the_log_holds_can_be_remembered_after_a_restart() {
+    let world = World::new();
+    let (a, b, mallory, mut c) = (world.broker("a"), world.broker("b"), world.broker("mallory"), world.broker("c"));
+    let known = root();
+    let first = world.deliver(&a, &b, &root_message(&a, &b, &known)).expect("accepted");
+    let second = child_message(&b, &c, &first, None);
+    let accepted = world.deliver(&b, &c, &second).expect("accepted");
+    let mut short = child_message(&b, &c, &first, None);
+    short.headers.retain(|(name, _)| name != "custody-chain" && name != "custody-certs");
+
+    c.receiver = World::new().broker("c").receiver;
+    let newest = accepted.newest();
+    c.receiver.restore_used(&b.id, newest.record().jti, newest.record().exp, NOW).expect("restored");
+    c.receiver.restore_root(accepted.cid(), &a.id, NOW).expect("restored");
+    let certificates: Vec<_> = first.newest().certificates().cloned().collect();
+    assert_eq!(
+        c.receiver.restore_statement(first.newest().sealed(), &[], &world.bundles).expect_err("no leaf").code,
+        Code::Unresolved
+    );
+    c.receiver.restore_statement(first.newest().sealed(), &certificates, &world.bundles).expect("restored");
+
+    assert_eq!(code(world.deliver(&b, &c, &second)), "custody_replayed");
+    world.deliver(&b, &c, &short).expect("the ancestor is known");
+    assert_eq!(code(world.deliver(&mallory, &c, &root_message(&mallory, &c, &known))), "custody_chain");
+    c.receiver.restore_used(&b.id, newest.record().jti, NOW - 11, NOW).expect("what is over is skipped");
+}

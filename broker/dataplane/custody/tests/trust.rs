@@ -144,3 +144,27 @@ fn nothing_is_sealed_near_a_leafs_end() {
     let minute = Broker::with_leaf(&id("b"), key, &der, &[]);
     assert!(minute.sealer.may_seal_at(NOW + 49) && !minute.sealer.may_seal_at(NOW + 50));
 }
+
+#[test]
+fn a_leaf_with_a_name_that_cannot_be_read_is_nobody() {
+    let world = World::new();
+    let b = world.broker("b");
+    let uri = id("a");
+    // The second name is a URI whose bytes are not text: another reader could see two URIs.
+    for (second, accepted) in
+        [(&[0x82, 1, b'a'][..], true), (&[0x86, 1, 0xFF][..], false), (&[0x86, 1, b'a'][..], false)]
+    {
+        let name = [&[0x86, u8::try_from(uri.as_str().len()).unwrap()], uri.as_str().as_bytes(), second].concat();
+        let names = [&[0x30, u8::try_from(name.len()).unwrap()], name.as_slice()].concat();
+        let mut params = Ca::leaf_params(uri.as_str());
+        params.subject_alt_names.clear();
+        params.custom_extensions.push(rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], names));
+        let key = KeyPair::generate().unwrap();
+        let der = world.ca.issue(&params, &key);
+        assert_eq!(Certificate::parse(&der).unwrap().identity().is_ok(), accepted, "{second:?}");
+        if accepted {
+            let a = Broker::with_leaf(&uri, key, &der, &[]);
+            world.deliver(&a, &b, &root_message(&a, &b, &root())).expect("accepted");
+        }
+    }
+}
