@@ -25,6 +25,7 @@ from hopseal.errors import HopsealError
 # Handed to the process that runs where every user can read it, see demo.view.
 _IMAGE, _PYTHON, _ENGINE = "HOPSEAL_DEMO_IMAGE", "HOPSEAL_DEMO_PYTHON", "HOPSEAL_DEMO_ENGINE"
 _IN_VIEW = "HOPSEAL_DEMO_IN_VIEW"
+LOG_TAIL_LINES = 20
 
 
 def main() -> int:
@@ -81,10 +82,18 @@ def _tell(stage: Stage, plan: NodePlan) -> int:
             Story(stage, node, runner).tell()
     except (StoryError, HopsealError) as error:
         step(f"{bad('The demo failed')}: {error}")
+        _print_logs(stage)
         return EXIT_NO
     finally:
         runner.stop()
     return 0
+
+
+def _print_logs(stage: Stage) -> None:
+    """The end of what components and daemons wrote, before the folder is removed."""
+    for path in (*sorted(stage.folder.glob("*.log")), *sorted(stage.node.glob("*.log"))):
+        lines = path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        print("\n".join([f"--- {path.name}", *lines]))
 
 
 def _runner(stage: Stage, plan: NodePlan) -> Runner:

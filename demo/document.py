@@ -9,13 +9,14 @@ from demo.stage import AGENT, SHELL_UID, Stage
 from hopseal.cli.document_draft import draft_attest, dump_yaml
 
 _ROLES = {"orchestrator": "orchestrator", "reasoner": "reasoning-engine", "crm-connector": "connector"}
-# An MCP session begins with a question for the server's versions; every MCP pattern implies the rest of it.
+# An MCP client asks for the server's versions first, and for the tool's schema to check the answer against.
+_MCP_SESSION = ["server/discover", "tools/list"]
 _CALLS: dict[str, list[dict[str, Any]]] = {
     "orchestrator": [
         {"to": "reasoner", "operations": ["POST /v1/chat/completions"]},
-        {"to": "crm-connector", "operations": ["server/discover", "tools/call crm.update"]},
+        {"to": "crm-connector", "operations": [*_MCP_SESSION, "tools/call crm.update"]},
     ],
-    "reasoner": [{"to": "crm-connector", "operations": ["server/discover", "tools/call crm.lookup"]}],
+    "reasoner": [{"to": "crm-connector", "operations": [*_MCP_SESSION, "tools/call crm.lookup"]}],
 }
 # MCP servers refuse a Host without a port.
 _EXTRA: dict[str, dict[str, Any]] = {

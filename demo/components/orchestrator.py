@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 
+import httpx2
 import openai
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -31,8 +32,7 @@ async def run_task(request: Request) -> JSONResponse:
     try:
         decision = await _reason(question, settings["model"])
     except openai.APIStatusError as error:
-        code = error.response.json().get("code", "failed")
-        return JSONResponse({"peer": "reasoner", "code": code}, status_code=502)
+        return JSONResponse({"peer": "reasoner", "code": _refusal_code(error.response)}, status_code=502)
     account = await call_tool("crm.update", decision)
     return JSONResponse({"account": account["name"], "next_step": account["next_step"]})
 
@@ -47,6 +47,13 @@ async def _reason(question: str, model: str) -> dict[str, str]:
         answer = await client.chat.completions.create(model=model, messages=[{"role": "user", "content": question}])
     decision: dict[str, str] = json.loads(answer.choices[0].message.content or "{}")
     return decision
+
+
+def _refusal_code(response: httpx2.Response) -> str:
+    """The broker's code if it refused the call, else the peer's own status."""
+    if response.headers.get("content-type") == "application/problem+json":
+        return str(response.json()["code"])
+    return f"http_{response.status_code}"
 
 
 def make_app() -> Starlette:
