@@ -75,4 +75,5 @@ def open_descriptors() -> int:
 
 def as_user(uid: int, gid: int, groups: tuple[int, ...] = ()) -> str:
     """Code that gives the root rights away for good; the interpreter itself may be readable by root only."""
-    return f"import os; os.setgroups({list(groups)}); os.setresgid({gid}, {gid}, {gid}); os.setresuid({uid}, {uid}, {uid})\n"
+    ids = [f"os.{name}({value}, {value}, {value})" for name, value in (("setresgid", gid), ("setresuid", uid))]
+    return "; ".join(["import os", f"os.setgroups({list(groups)})", *ids]) + "\n"

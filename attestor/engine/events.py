@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,17 +46,17 @@ class ContainerEvents:
         self._engine = engine
         self._random = random_source or random.Random()  # noqa: S311 - jitter, no secret
 
-    async def follow(self) -> AsyncIterator[ContainerEvent]:
+    async def follow(self) -> AsyncGenerator[ContainerEvent, None]:
         """Events without end; after every connect first :data:`RESYNCED`, because some may have been missed."""
         delay_s = _FIRST_DELAY_S
         while True:
             try:
                 async with self._engine.client.stream_lines(_PATH) as lines:
                     yield ContainerEvent("", RESYNCED, 0)
-                    delay_s = _FIRST_DELAY_S
                     async for line in lines:
                         event = parse_event(line)
                         if event is not None:
+                            delay_s = _FIRST_DELAY_S  # a stream that only breaks off must not be a busy loop
                             yield event
             except (EngineUnavailable, EngineInvalid, ContainerUnknown):
                 # Told by its absence: whoever inspects meanwhile gets the engine's error, and a resync follows.

@@ -103,14 +103,13 @@ async def test_a_program_executed_after_the_pin_is_noticed_although_pid_and_star
 
 
 def test_an_inode_finds_its_process_until_it_is_reaped() -> None:
-    with child(WAIT) as caller:
-        with pin_pid(caller.pid) as process, pin_inode(process.pidfd_inode) as same:
-            assert (same.pid, same.start_ticks, same.pidfd_inode) == (
-                process.pid,
-                process.start_ticks,
-                process.pidfd_inode,
-            )
-            inode = process.pidfd_inode
+    with child(WAIT) as caller, pin_pid(caller.pid) as process, pin_inode(process.pidfd_inode) as same:
+        assert (same.pid, same.start_ticks, same.pidfd_inode) == (
+            process.pid,
+            process.start_ticks,
+            process.pidfd_inode,
+        )
+        inode = process.pidfd_inode
     with pytest.raises(PeerGone):
         pin_inode(inode)
 
