@@ -11,7 +11,17 @@ import json
 from typing import Protocol, cast
 
 from broker.config import BrokerConfig
-from hopseal.errors import UnavailableError
+from hopseal.errors import InvalidError, UnavailableError
+
+_MUST_CORRECT = frozenset({"socket_path_occupied", "socket_folder_unsafe", "settings_invalid"})
+_REMEDIES = {
+    "socket_in_use": "stop the other broker, or configure another path",
+    "socket_path_occupied": "remove what is there, or configure another path",
+    "socket_folder_unsafe": "let nobody but its owner write to the folder",
+    "peer_port_in_use": "stop what listens there, or change peer_listen",
+    "log_locked": "stop the other broker that writes this log",
+    "log_unavailable": "see whether the state folder can be written and has space",
+}
 
 OUT_SOCKET_MODE = "0777"  # docs/architecture.md: every process may ask; its identity decides
 
@@ -84,6 +94,7 @@ def load_data_plane(config: BrokerConfig) -> DataPlane:
 
     Raises:
         UnavailableError: the compiled module is not installed (``dataplane_missing``).
+        InvalidError: it refuses the settings (``settings_invalid``).
     """
     try:
         module = importlib.import_module("broker._dataplane")
@@ -94,7 +105,25 @@ def load_data_plane(config: BrokerConfig) -> DataPlane:
             detail=str(error),
             remedy="install hopseal-node, or build it with `make rust`",
         ) from error
-    return cast("DataPlane", module.DataPlane(encode_settings(config)))
+    try:
+        return cast("DataPlane", module.DataPlane(encode_settings(config)))
+    except module.DataPlaneError as error:
+        raise InvalidError(*error.args) from error
+
+
+def start_data_plane(data_plane: DataPlane) -> int:
+    """The peer port, once the data plane serves.
+
+    Raises:
+        InvalidError: a path or setting must be corrected first; the code is the data plane's.
+        UnavailableError: a socket, port or log is taken or cannot be opened; the code is the data plane's.
+    """
+    try:
+        return data_plane.start()
+    except Exception as error:  # the binding's own exception type exists only where it is installed
+        code, message = error.args if len(error.args) == 2 else ("start_failed", repr(error))
+        family = InvalidError if code in _MUST_CORRECT else UnavailableError
+        raise family(str(code), str(message), remedy=_REMEDIES.get(str(code), "")) from error
 
 
 def encode_settings(config: BrokerConfig) -> str:

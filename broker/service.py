@@ -25,7 +25,7 @@ from broker.attestor_link import AttestorLink
 from broker.backoff import Backoff
 from broker.callees import Callees
 from broker.config import BrokerConfig
-from broker.dataplane_api import DataPlane, load_data_plane
+from broker.dataplane_api import DataPlane, load_data_plane, start_data_plane
 from broker.documents import DocumentKeeper
 from broker.events import DataPlaneEvents
 from broker.identities.registry import Identities
@@ -36,6 +36,7 @@ from broker.process import check_pidfd_support, harden, read_boot_id
 from broker.routes import RouteFollower
 from broker.status import StatusReader
 from hopseal.documents.follow import DocumentFollower
+from hopseal.errors import UnavailableError
 from hopseal.sockets import BoundSocket, bind_unix_socket
 
 DRAIN_S = 10.0
@@ -179,18 +180,24 @@ class Broker:
 async def _started(
     config: BrokerConfig, load: Callable[[BrokerConfig], DataPlane]
 ) -> AsyncIterator[tuple[DataPlane, int]]:
-    await asyncio.to_thread(_make_state_folders, config)
+    await asyncio.to_thread(_make_folders, config)
     data_plane = load(config)
-    port = await asyncio.to_thread(data_plane.start)
+    port = await asyncio.to_thread(start_data_plane, data_plane)
     try:
         yield data_plane, port
     finally:
         await asyncio.to_thread(data_plane.stop)
 
 
-def _make_state_folders(config: BrokerConfig) -> None:
-    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (config.state_dir / "log").mkdir(mode=0o700, exist_ok=True)
+def _make_folders(config: BrokerConfig) -> None:
+    try:
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (config.state_dir / "log").mkdir(mode=0o700, exist_ok=True)
+        config.out_socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            "folder_unavailable", f"{error.filename}: {error.strerror}", remedy="make it writable for the broker's user"
+        ) from error
 
 
 def _watch_signals() -> asyncio.Event:
