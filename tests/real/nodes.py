@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import httpx
 import yaml
+
 from waiting import wait_until
 
 HOPSEAL = (sys.executable, "-m", "hopseal.cli.main")
@@ -108,11 +110,8 @@ class Node:
         process = self.processes[daemon]
         if process.poll() is not None:
             raise AssertionError(f"{daemon} ended with {process.returncode}:\n{self.log(daemon)[-6000:]}")
-        socket = self.attestor_admin if daemon == "attestor" else self.broker_admin
-        try:
-            return get(socket, "/readyz").status_code == httpx.codes.OK
-        except httpx.TransportError:
-            return False
+        admin = self.attestor_admin if daemon == "attestor" else self.broker_admin
+        return _listens(admin) and get(admin, "/readyz").status_code == httpx.codes.OK
 
     def log(self, daemon: str) -> str:
         path = self.folder / f"{daemon}.log"
@@ -175,16 +174,25 @@ class Node:
 
 def exe_digest() -> str:
     """``sha256:…`` of the interpreter that runs the daemons."""
-    return "sha256:" + hashlib.sha256(Path(sys.executable).resolve().read_bytes()).hexdigest()
+    return digest_of(Path(sys.executable).resolve())
 
 
-def get(socket: Path, path: str) -> httpx.Response:
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=10.0) as client:
+def digest_of(program: Path) -> str:
+    return "sha256:" + hashlib.sha256(program.read_bytes()).hexdigest()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def get(admin: Path, path: str) -> httpx.Response:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(admin)), timeout=10.0) as client:
         return client.get(f"http://hopseal.local{path}")
 
 
-def post(socket: Path, path: str) -> httpx.Response:
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=10.0) as client:
+def post(admin: Path, path: str) -> httpx.Response:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(admin)), timeout=10.0) as client:
         return client.post(f"http://hopseal.local{path}")
 
 

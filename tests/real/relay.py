@@ -122,13 +122,11 @@ def main() -> int:
         print(json.dumps(run(chosen.out, json.loads(chosen.once), None)), flush=True)
         return 0
     if chosen.listen is None:
-        print("holding", flush=True)
         while True:
             time.sleep(3600)
     server = Server(chosen.listen, Handler)
     os.chmod(chosen.listen, 0o666)
     server.out = chosen.out
-    print("listening", flush=True)
     server.serve_forever()
     return 0
 
