@@ -8,7 +8,7 @@ configuration. Does not own: parsing any of them, nor comparing with what was me
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attestor.verdict import BROKER_COMPONENT
 from hopseal.documents.model import AgentStatus, AttestBlock, Component, DocumentSet, SvidMode
@@ -26,7 +26,6 @@ class Approval:
         selectors: what the process gains once every item of one alternative holds.
         alternatives: at least one; all items of one must hold.
         status: the agent's, the node's own decision included.
-        status_is_local: the node's decision and not the document's.
     """
 
     qualified: str
@@ -37,7 +36,6 @@ class Approval:
     svid: SvidMode
     hint: str
     status: AgentStatus
-    status_is_local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +66,18 @@ def build_approved(
     """The approved set; ``local_status`` is by agent name and wins over the document."""
     if documents is None:
         return ApprovedSet(brokers, "")
-    status_of = {agent.name: agent.status for agent in documents.agents}
     components = (
-        _approval(component, local_status.get(component.agent), status_of[component.agent])
-        for component in documents.components
+        _approval(component, agent.status)
+        for agent in effective_documents(documents, local_status).agents
+        for component in agent.components
     )
     return ApprovedSet((*brokers, *components), documents.sha256)
+
+
+def effective_documents(documents: DocumentSet, local_status: Mapping[str, AgentStatus]) -> DocumentSet:
+    """``documents`` with the node's own decisions in place of the status that they say."""
+    agents = tuple(replace(agent, status=local_status.get(agent.name, agent.status)) for agent in documents.agents)
+    return replace(documents, agents=agents)
 
 
 def broker_approval(spiffe_id: SpiffeId, attest: AttestBlock) -> Approval:
@@ -90,7 +94,7 @@ def broker_approval(spiffe_id: SpiffeId, attest: AttestBlock) -> Approval:
     )
 
 
-def _approval(component: Component, local: AgentStatus | None, documented: AgentStatus) -> Approval:
+def _approval(component: Component, status: AgentStatus) -> Approval:
     return Approval(
         qualified=component.qualified,
         spiffe_id=component.spiffe_id,
@@ -99,6 +103,5 @@ def _approval(component: Component, local: AgentStatus | None, documented: Agent
         alternatives=component.attest,
         svid=component.svid,
         hint=component.hint,
-        status=documented if local is None else local,
-        status_is_local=local is not None,
+        status=status,
     )

@@ -14,8 +14,8 @@ from typing import Any
 import click
 
 from attestor.config import load_config
+from attestor.daemon import run_daemon
 from attestor.logs import set_up_logs
-from attestor.service import run_service
 
 DEFAULT_CONFIG = Path("/etc/hopseal/attestor.yaml")
 
@@ -48,7 +48,7 @@ def run_command(config_path: Path, check: bool) -> None:
         click.echo(f"{config_path} is valid")
         return
     set_up_logs(config.log)
-    asyncio.run(run_service(config))
+    asyncio.run(run_daemon(config))
 
 
 @attestor_group.command("config")

@@ -18,16 +18,22 @@ from attestor.engine.events import RESYNCED, ContainerEvent
 from attestor.entered import EnteredContainers
 from attestor.facts import ContainerFacts
 from attestor.peer import PinnedProcess
-from hopseal.errors import HopsealError
+from hopseal.errors import DeniedError, HopsealError
 
 _log = structlog.get_logger("hopseal.attestor")
 
 MAX_WAITING = 1024
+PROBE_INTERVAL_S = 5.0
+_NO_CONTAINER = "0" * 64
 _STOPPED = frozenset({"die", "destroy"})
 
 
 class RunningContainers(Protocol):
     """What an engine can be asked: ``attestor.engine.api.Engine``."""
+
+    @property
+    def socket(self) -> str:
+        """Path of the engine's socket."""
 
     async def list_running(self) -> tuple[RunningContainer, ...]:
         """Every running container."""
@@ -57,12 +63,19 @@ class ContainerFollower:
         self._attestations = attestations
         self._entered = entered
         self._pin = pin
+        self._problem = ""
         self._to_observe: asyncio.Queue[tuple[str, int | None]] = asyncio.Queue(MAX_WAITING)
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the engine, one sentence; empty while it answers."""
+        return self._problem
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._observe_waiting(), name="containers-observe")
+            group.create_task(self._probe(), name="containers-probe")
             async for event in self._follow():
                 await self._handle(event)
 
@@ -102,3 +115,18 @@ class ContainerFollower:
                 await self._attestations.observe(self._pin(pid))
             except HopsealError as error:
                 _log.info("container_not_observed", container=container_id, code=error.code)
+
+    async def _probe(self) -> None:
+        """Ask the engine about a container that does not exist: it answers that, or it does not answer."""
+        while True:
+            problem = ""
+            try:
+                await self._engine.inspect(_NO_CONTAINER)
+            except DeniedError:
+                pass
+            except HopsealError as error:
+                problem = f"container engine {self._engine.socket}: {error.message}"
+            if problem != self._problem:
+                self._problem = problem
+                _log.warning("engine_health", engine=self._engine.socket, problem=problem or "none any more")
+            await asyncio.sleep(PROBE_INTERVAL_S)

@@ -1,7 +1,7 @@
 """The attestor daemon: the only place where its parts are put together.
 
-Owns: construction, the order of start and stop, signals, hardening of the process.
-Does not own: anything that the parts do.
+Owns: construction, the order of start and stop.
+Does not own: anything that the parts do, or the process they run in (``attestor.daemon``).
 
 Start: status decisions, documents, sockets (so that a second daemon fails before it does anything),
 upstream, attestations, APIs, admin socket. Stop: the APIs first, so that their clients see a lost
@@ -12,15 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import random
-import resource
-import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 import structlog
 
@@ -30,7 +26,7 @@ from attestor.admission import Admission, Rate
 from attestor.api.broker import BrokerServer
 from attestor.api.limits import ConnectionLimits
 from attestor.api.workload import WorkloadServer
-from attestor.approved import Approval, broker_approval, build_approved
+from attestor.approved import broker_approval, build_approved, effective_documents
 from attestor.attestation import Attestations, Capacity, approved_watch
 from attestor.case import Bench
 from attestor.collectors.config import ConfigLimits
@@ -58,10 +54,8 @@ from hopseal.sockets import BoundSocket, bind_unix_socket
 
 _log = structlog.get_logger("hopseal.attestor")
 
-_PR_SET_DUMPABLE = 4
 _SOCKET_LOOK_S = 1.0
 _BURST_S = 4
-_EXIT_BY_SIGNAL = 128
 
 
 class AttestorService:
@@ -96,6 +90,7 @@ class AttestorService:
         )
         self._watches = ConfigWatches(self._collector.offload)
         self._attestations = self._build_attestations()
+        self._container_followers: tuple[ContainerFollower, ...] = ()
         self._sockets: dict[str, BoundSocket] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -120,10 +115,8 @@ class AttestorService:
             group.create_task(self._follow_sockets(), name="sockets"),
         ]
         async with self._attestations:
-            background += [
-                group.create_task(self._container_follower(engine).run(), name=f"containers-{engine.socket}")
-                for engine in self._engines
-            ]
+            self._container_followers = tuple(map(self._container_follower, self._engines))
+            background += [group.create_task(each.run(), name="containers") for each in self._container_followers]
             async with self._serve(group):
                 _log.info("attestor_started", node=self._config.node, version=__version__, pid=os.getpid())
                 await stop.wait()
@@ -182,18 +175,16 @@ class AttestorService:
         """Make what the documents and the node's own decisions say effective, everywhere at once."""
         approved = build_approved(documents, self._store.decisions, self._brokers)
         self._attestations.approve(approved)
-        self._entries.set(self._build_entries(documents, approved.approvals))
+        self._entries.set(self._build_entries(documents))
 
-    def _build_entries(self, documents: DocumentSet | None, approvals: tuple[Approval, ...]) -> tuple[Entry, ...]:
+    def _build_entries(self, documents: DocumentSet | None) -> tuple[Entry, ...]:
         entries = [
             entry
             for each in self._config.brokers
             for entry in broker_entries(self._config.trust_domain, each.node, each.attest)
         ]
         if documents is not None:
-            status = {approval.qualified.partition("/")[0]: approval.status for approval in approvals}
-            agents = tuple(replace(agent, status=status.get(agent.name, agent.status)) for agent in documents.agents)
-            entries += document_entries(replace(documents, agents=agents))
+            entries += document_entries(effective_documents(documents, self._store.decisions))
         return tuple(entries)
 
     def _decide(self, agent: str, status: AgentStatus | None) -> AgentStatus:
@@ -265,6 +256,7 @@ class AttestorService:
             for each in self._sockets.values()
             if not each.is_in_place()
         ]
+        found += [each.problem for each in self._container_followers if each.problem]
         if not upstream.healthy:
             found.append(f"upstream {upstream.kind}: {upstream.detail}")
         if documents.problems:
@@ -279,28 +271,6 @@ class AttestorService:
         add("upstream_healthy", "1 if the identity upstream works", lambda: float(self._upstream.health().healthy))
         add("workload_connections", "Open Workload API connections", lambda: workload.stats().open_connections)
         add("broker_connections", "Open Broker API connections", lambda: broker.stats().open_connections)
-
-
-async def run_service(config: AttestorConfig) -> None:
-    """Run an attestor in this process until SIGTERM or SIGINT; a second one exits at once."""
-    harden_process()
-    stop = asyncio.Event()
-
-    def on_signal(number: int) -> None:
-        if stop.is_set():
-            os._exit(_EXIT_BY_SIGNAL + number)
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    await AttestorService(config).run(stop)
-
-
-def harden_process() -> None:
-    """No core dumps and no tracing by the same user: keys are in this memory."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _evidence_limits(config: AttestorConfig) -> EvidenceLimits:

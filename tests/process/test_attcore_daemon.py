@@ -456,7 +456,7 @@ def test_the_daemon_dumps_no_core_and_is_not_dumpable(daemon: Daemon):
         core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
         assert core.split()[4:6] == ["0", "0"]
     code = (
-        "import ctypes; from attestor.service import harden_process; harden_process(); "
+        "import ctypes; from attestor.daemon import harden_process; harden_process(); "
         "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

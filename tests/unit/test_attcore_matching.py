@@ -248,5 +248,4 @@ def test_narrowing_keeps_the_files_of_alternatives_whose_other_items_hold():
 def test_a_local_decision_wins_over_the_document():
     decided = build_approved(documents(component()), {"crm": AgentStatus.SUSPENDED}, ())
     assert decided.approvals[0].status is AgentStatus.SUSPENDED
-    assert decided.approvals[0].status_is_local
     assert decided.documents_sha256 == "d" * 64

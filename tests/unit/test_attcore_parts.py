@@ -21,7 +21,7 @@ from attestor.registry import Registry, key_of
 from attestor.standing import judge
 from attestor_values import EXE, approved, component, container_facts, evidence, process_facts
 from hopseal.documents.model import AttestBlock
-from hopseal.errors import UnavailableError
+from hopseal.errors import DeniedError, UnavailableError
 from waiting import async_wait_until
 
 CONTAINER = "a" * 64
@@ -151,6 +151,8 @@ def test_a_process_outside_containers_is_never_doubted():
 
 
 class FakeEngine:
+    socket = "/run/fake.sock"
+
     def __init__(self) -> None:
         self.events: asyncio.Queue[ContainerEvent] = asyncio.Queue()
         self.listing_fails = False
@@ -161,6 +163,10 @@ class FakeEngine:
         return (RunningContainer("b" * 64, 70),)
 
     async def inspect(self, container_id):
+        if self.listing_fails:
+            raise UnavailableError("engine_unavailable", "no answer")
+        if container_id == "0" * 64:
+            raise DeniedError("container_unknown", "no such container")
         return container_facts(id=container_id, pid=80)
 
     async def follow(self):
@@ -187,6 +193,7 @@ async def followed():
     engine, attestations, entered = FakeEngine(), FakeAttestations(), entered_with({})
     follower = ContainerFollower(engine, engine.follow, attestations, entered, lambda pid: SimpleNamespace(pid=pid))
     task = asyncio.create_task(follower.run())
+    engine.follower = follower
     yield engine, attestations, entered
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -229,3 +236,15 @@ async def test_an_engine_that_does_not_list_is_followed_all_the_same(followed):
     engine.events.put_nowait(ContainerEvent("", RESYNCED, 0))
     engine.events.put_nowait(ContainerEvent(CONTAINER, "die", 0))
     await async_wait_until(lambda: ("stopped", CONTAINER) in attestations.calls)
+
+
+async def test_an_engine_that_does_not_answer_is_a_problem_of_the_node_until_it_does(followed, monkeypatch):
+    engine, _, _ = followed
+    assert engine.follower.problem == ""
+    monkeypatch.setattr("attestor.containers.PROBE_INTERVAL_S", 0.01)
+    engine.listing_fails = True
+    task = asyncio.create_task(engine.follower._probe())
+    await async_wait_until(lambda: "/run/fake.sock" in engine.follower.problem)
+    engine.listing_fails = False
+    await async_wait_until(lambda: engine.follower.problem == "")
+    task.cancel()
