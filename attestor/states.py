@@ -7,6 +7,7 @@ Does not own: finding anything out (``attestor.matching``) or remembering it (``
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -198,6 +199,68 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
 )
 
 
+MEANINGS: Mapping[State, str] = MappingProxyType(
+    {
+        State.UNKNOWN: "asked for an identity and claims no component",
+        State.ATTESTED: "every item of one alternative holds and the agent is active",
+        State.DRIFTED: "was attested and no longer is what is approved: withdrawn",
+        State.REFUSED: "claims a component and does not satisfy its document",
+        State.SUSPENDED: "is what was approved, but its agent is suspended",
+        State.RETIRED: "is what was approved, but its agent is retired",
+        State.UNREADABLE: "evidence that the document asks for could not be read: refused",
+        State.GONE: "exited, or its container stopped",
+    }
+)
+
+_PAGE = """\
+# States of a component
+
+Drawn from `attestor/states.py` by `python -m attestor.states`; a test keeps it so.
+
+## States
+
+{meanings}
+
+A component is `attested` while one of its processes on this node is; else it is `suspended` or `retired`
+if its agent is, else what happened to it last. `hopseal explain` shows every item, approved against measured.
+
+## Transitions
+
+What was attested once drifts; what never was is refused. Columns are what one look at the process found.
+
+{transitions}
+
+## Claims
+
+A process that satisfies no document is `refused` if it claims a component and `unknown` if it does not. It
+claims a component when it, or its container, was attested as that component before, or when an identifying
+item of one alternative holds:
+
+| the alternative asks for | identifying items |
+| --- | --- |
+| `image` | `image`, `config`, `containerLabels` |
+| no `image` | `unit`, `uid` (never uid 0), `containerLabels` |
+| none of these | `exe` |
+| no `exe` either | `config` |
+
+Where nothing differs and something could not be read, the process is `unreadable`. A declared file that does
+not exist is an answer, and differs.
+
+## Reason codes
+
+Codes of evidence that could not be read (`engine_unavailable`, `config_symlink_refused`, …) stand beside
+these; `hopseal explain` gives their detail.
+
+{reasons}
+"""
+
+
+def render_page() -> str:
+    """``docs/states.md``."""
+    meanings = "\n".join(f"- **{state}**: {meaning}" for state, meaning in MEANINGS.items())
+    return _PAGE.format(meanings=meanings, transitions=render_table(), reasons=render_reasons())
+
+
 def render_table() -> str:
     """The transition table as a Markdown table: one row for each state, one column for each finding."""
     findings = tuple(Finding)
@@ -216,3 +279,7 @@ def render_reasons() -> str:
     lines = ["| code | layer | meaning | what to do |", "| --- | --- | --- | --- |"]
     lines += [f"| `{code}` | {r.layer} | {r.message} | {r.remedy} |" for code, r in sorted(REASONS.items())]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render_page())
