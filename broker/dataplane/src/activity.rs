@@ -32,15 +32,21 @@ impl Activity {
     }
 
     /// Resolves once nothing was in progress for the limit.
-    pub async fn idle(&self) {
+    pub async fn unused(&self) {
+        self.unused_for(self.0.limit).await;
+    }
+
+    /// Resolves once nothing was in progress for `limit`.
+    pub async fn unused_for(&self, limit: Duration) {
+        let asked = Instant::now();
         loop {
             let last = *self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
-            let due = last + self.0.limit;
+            let due = last.max(asked) + limit;
             let is_busy = self.0.busy.load(Ordering::SeqCst) > 0;
             if !is_busy && Instant::now() >= due {
                 return;
             }
-            sleep_until(due.max(Instant::now() + self.0.limit / 4)).await;
+            sleep_until(due.max(Instant::now() + limit / 4)).await;
         }
     }
 }
@@ -62,10 +68,10 @@ mod tests {
     async fn a_connection_is_idle_once_its_last_request_ended_long_ago() {
         let activity = Activity::new(LIMIT);
         let busy = activity.busy();
-        assert!(tokio::time::timeout(LIMIT * 10, activity.idle()).await.is_err());
+        assert!(tokio::time::timeout(LIMIT * 10, activity.unused()).await.is_err());
         drop(busy);
         let ended = Instant::now();
-        activity.idle().await;
+        activity.unused().await;
         assert!(ended.elapsed() >= LIMIT && ended.elapsed() <= LIMIT * 2);
     }
 }

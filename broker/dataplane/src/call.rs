@@ -9,6 +9,7 @@ use http::StatusCode;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::activity::Busy;
 use crate::events::{Events, Weight};
 use crate::problem::Refusal;
 use crate::stats::Stats;
@@ -30,6 +31,8 @@ pub struct CallRecord {
     complete: bool,
     /// The call's share of the bound on calls in progress.
     place: Option<OwnedSemaphorePermit>,
+    /// Keeps the connection from counting as unused.
+    pub busy: Option<Busy>,
     events: Arc<Events>,
     stats: Arc<Stats>,
 }
@@ -52,6 +55,7 @@ impl CallRecord {
             detail: None,
             complete: false,
             place: None,
+            busy: None,
             events: Arc::clone(events),
             stats: Arc::clone(stats),
         }

@@ -6,6 +6,7 @@
 //! Source: runtime.md "Between nodes"; threats.md section 4.
 
 use std::convert::Infallible;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const RESETS: usize = 64;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection with nothing left to do may take to say so.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// One verified connection.
 pub struct PeerConnection {
@@ -50,6 +53,7 @@ pub struct PeerConnection {
     pub chain: PeerChain,
     /// The same as the codec reads it.
     pub peer: Peer,
+    pub activity: Activity,
 }
 
 /// Serves one TCP connection to its end.
@@ -80,7 +84,8 @@ async fn open(broker: &Arc<Broker>, tcp: TcpStream) -> Result<(TlsStream<TcpStre
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let chain = broker.trust.verify(certificates.iter().map(AsRef::as_ref), clock::now_s()).map_err(|_| "untrusted")?;
     let peer = Peer::new(Arc::clone(chain.leaf()), chain.certificates[1..].to_vec());
-    Ok((stream, PeerConnection { component, leaf, chain, peer }))
+    let activity = Activity::new(ms(broker.settings.timeouts_ms.idle));
+    Ok((stream, PeerConnection { component, leaf, chain, peer, activity }))
 }
 
 /// The component that a server name asks for; an unknown one only if a default is configured.
@@ -91,53 +96,42 @@ fn component_for(broker: &Broker, name: Option<&str>) -> Option<String> {
 }
 
 async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc<PeerConnection>) {
-    let mut lifetime =
+    let lifetime =
         Lifetime::new(Arc::clone(&connection.leaf), connection.chain.clone(), &broker.trust, broker.shutdown.clone());
-    let should_finish = lifetime.should_finish();
-    let activity = Activity::new(ms(broker.settings.timeouts_ms.idle));
+    let activity = connection.activity.clone();
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
     let io = TokioIo::new(stream);
     let service = service_fn({
-        let (broker, activity) = (Arc::clone(broker), activity.clone());
+        let broker = Arc::clone(broker);
         move |request: Request<Incoming>| {
-            let (broker, connection, busy) = (Arc::clone(&broker), Arc::clone(&connection), activity.busy());
-            async move {
-                let answer = receive::answer(&broker, &connection, request).await;
-                drop(busy);
-                Ok::<_, Infallible>(answer)
-            }
+            let (broker, connection) = (Arc::clone(&broker), Arc::clone(&connection));
+            async move { Ok::<_, Infallible>(receive::answer(&broker, &connection, request).await) }
         }
     });
-    let finish = async {
-        tokio::select! {
-            () = should_finish => {}
-            () = activity.idle() => {}
-        }
-    };
     if is_h2 {
         let served = h2_builder(broker).serve_connection(io, service);
-        tokio::pin!(served);
-        tokio::select! {
-            _why = lifetime.must_close() => return,
-            _ended = served.as_mut() => return,
-            () = finish => served.as_mut().graceful_shutdown(),
-        }
-        tokio::select! {
-            _why = lifetime.must_close() => {}
-            _ended = served => {}
-        }
+        supervise(pin!(served), http2::Connection::graceful_shutdown, lifetime, &activity).await;
     } else {
         let served = h1_builder(broker).serve_connection(io, service);
-        tokio::pin!(served);
-        tokio::select! {
-            _why = lifetime.must_close() => return,
-            _ended = served.as_mut() => return,
-            () = finish => served.as_mut().graceful_shutdown(),
-        }
-        tokio::select! {
-            _why = lifetime.must_close() => {}
-            _ended = served => {}
-        }
+        supervise(pin!(served), http1::Connection::graceful_shutdown, lifetime, &activity).await;
+    }
+}
+
+/// Serves until the connection ends, must close, or should finish and has nothing left to do.
+async fn supervise<C: Future>(mut served: Pin<&mut C>, finish: fn(Pin<&mut C>), mut lifetime: Lifetime, activity: &Activity) {
+    let should_finish = lifetime.should_finish();
+    tokio::select! {
+        _ended = served.as_mut() => return,
+        _why = lifetime.must_close() => return,
+        () = should_finish => {}
+        () = activity.unused() => {}
+    }
+    finish(served.as_mut());
+    // A peer that never finished its preface, or ignores the goodbye, would stay for ever.
+    tokio::select! {
+        _ended = served => {}
+        _why = lifetime.must_close() => {}
+        () = activity.unused_for(LAST_WORDS) => {}
     }
 }
 

@@ -41,6 +41,7 @@ pub async fn answer(
 ) -> Response<AnswerBody> {
     let mut record = CallRecord::begin("in", &broker.events, &broker.stats);
     record.caller = Some(connection.chain.id.to_string());
+    record.busy = Some(connection.activity.busy());
     let claimed = request.headers().get(RECORD).cloned();
     match call(broker, connection, request, &mut record).await {
         Ok(response) => {

@@ -89,14 +89,11 @@ pub async fn send(broker: &Arc<Broker>, outgoing: Outgoing, record: &mut CallRec
     Err(Refusal::new("peer_unreachable", last))
 }
 
-/// A local listener wins, through our own peer port; else the routes, each tried until one connects.
+/// Each endpoint is tried until one connects.
 async fn connect(broker: &Broker, outgoing: &Outgoing) -> Result<Lease, Refusal> {
     let callee = &outgoing.callee;
-    let endpoints = match (&callee.listen, broker.started.get()) {
-        (Some(_), Some(started)) => vec![started.peer_address.to_string()],
-        _ => broker.directory.endpoints(&callee.qualified),
-    };
-    let mut last = Refusal::new("peer_unreachable", format!("no route to {}", callee.qualified));
+    let endpoints = endpoints_of(broker, callee)?;
+    let mut last = Refusal::new("peer_unreachable", "no endpoint");
     for endpoint in endpoints {
         match broker.pool.lease(&outgoing.caller.leaf, callee, &endpoint).await {
             Ok(lease) => return Ok(lease),
@@ -104,6 +101,26 @@ async fn connect(broker: &Broker, outgoing: &Outgoing) -> Result<Lease, Refusal>
         }
     }
     Err(last)
+}
+
+/// A listener that is admitted here wins, through our own peer port; else the routes. Every node has
+/// every document, so a `listen` path alone says nothing about this node.
+fn endpoints_of(broker: &Broker, callee: &Component) -> Result<Vec<String>, Refusal> {
+    let own = || broker.started.get().map(|started| vec![started.peer_address.to_string()]);
+    let has_identity = |owner| broker.instances.current(owner).is_some();
+    if broker.listeners.serving(&callee.qualified).as_ref().is_some_and(has_identity)
+        && let Some(own) = own()
+    {
+        return Ok(own);
+    }
+    let routes = broker.directory.endpoints(&callee.qualified);
+    if !routes.is_empty() {
+        return Ok(routes);
+    }
+    // A listener that no call has met yet is admitted by the first that does.
+    let is_known_here = callee.listen.is_some() && broker.instances.serving(&callee.qualified, None).is_some();
+    let nowhere = || Refusal::new("callee_unavailable", format!("{} is not here and has no route", callee.qualified));
+    own().filter(|_| is_known_here).ok_or_else(nowhere)
 }
 
 async fn compose_request(
