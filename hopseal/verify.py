@@ -29,6 +29,7 @@ MAX_INTERMEDIATES = 4
 _LIBRARY_ERRORS = (
     ValueError,
     TypeError,
+    x509.InvalidVersion,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
     UnsupportedAlgorithm,

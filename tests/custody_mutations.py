@@ -1,0 +1,80 @@
+"""Requests that are nearly right: hypothesis strategies that take a published vector and change something."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from vectors.generate import FILES
+
+Json = dict[str, Any]
+FOLDER = Path(__file__).parent / "vectors"
+CHARACTERS = st.sampled_from('Aa0_-.:,= \t\x00\n\xe9"{}1~')
+
+
+def load_requests(kind: str) -> list[Json]:
+    """Every request of a kind, good and bad."""
+    requests = []
+    for name in FILES:
+        document = json.loads((FOLDER / f"{name}.json").read_text(encoding="ascii"))
+        if document["kind"] == kind:
+            requests += [{"kind": kind, "input": document["defaults"] | case["input"]} for case in document["cases"]]
+    return requests
+
+
+def changed_text(text: str) -> st.SearchStrategy[str]:
+    """``text`` with one character put in, taken out or exchanged, or cut, or doubled."""
+    places = st.integers(0, len(text))
+    return st.one_of(
+        st.builds(lambda at, new: text[:at] + new + text[at:], places, CHARACTERS),
+        st.builds(lambda at, new: text[:at] + new + text[at + 1 :], places, CHARACTERS),
+        st.builds(lambda at: text[:at] + text[at + 1 :], places),
+        st.builds(lambda at: text[:at], places),
+        st.just(text + text),
+    )
+
+
+@st.composite
+def changed_headers(draw: st.DrawFn, headers: list[list[str]]) -> list[list[str]]:
+    """A header list with one line changed, moved, doubled or taken out."""
+    lines = copy.deepcopy(headers)
+    custody = [index for index, (name, _) in enumerate(lines) if name.lower().startswith("custody")]
+    at = draw(st.sampled_from(custody or [0]) | st.integers(0, len(lines) - 1))
+    match draw(st.sampled_from(["value", "name", "double", "remove", "move"])):
+        case "value":
+            lines[at][1] = draw(changed_text(lines[at][1]))
+        case "name":
+            lines[at][0] = draw(changed_text(lines[at][0]))
+        case "double":
+            lines.insert(draw(st.integers(0, len(lines))), list(lines[at]))
+        case "remove":
+            del lines[at]
+        case _:
+            lines.insert(draw(st.integers(0, len(lines) - 1)), lines.pop(at))
+    return lines
+
+
+@st.composite
+def changed_requests(draw: st.DrawFn, requests: list[Json]) -> Json:
+    """One of ``requests`` of kind ``receive``, with up to two changes."""
+    request = copy.deepcopy(draw(st.sampled_from(requests)))
+    given = request["input"]
+    for _ in range(draw(st.integers(1, 2))):
+        match draw(st.sampled_from(["headers", "headers", "headers", "now", "body", "peer", "bundles", "state"])):
+            case "headers":
+                given["headers"] = draw(changed_headers(given["headers"])) if given["headers"] else []
+            case "now":
+                given["now"] += draw(st.sampled_from([-61, -11, -10, -1, 1, 9, 10, 11, 60, 900, 3600]))
+            case "body":
+                given["body"] = draw(st.sampled_from(["", "AA==", given["body"]]))
+            case "peer":
+                given["tls_peer"] = draw(st.sampled_from([None, given["own_leaves"][:1], ["AA=="], given["tls_peer"]]))
+            case "bundles":
+                given["bundles"] = draw(st.sampled_from([{}, dict(list(given["bundles"].items())[:1])]))
+            case _:
+                given["state"] |= {"replay_capacity": draw(st.integers(0, 1)), "certs": draw(st.just([]))}
+    return request
