@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import re
@@ -115,9 +116,19 @@ def _packages() -> Iterator[Path]:
         for file in distribution.files or ():
             path = Path(str(distribution.locate_file(file))).resolve()
             if path.is_file() and environment in path.parents and "bin" not in path.relative_to(environment).parts:
-                yield path
+                yield from _with_bytecode(path)
     for name in CHECKOUT_PACKAGES:
-        yield from _tree(ROOT / name, left_out={"__pycache__"})
+        for path in _tree(ROOT / name, left_out={"__pycache__"}):
+            yield from _with_bytecode(path)
+
+
+def _with_bytecode(path: Path) -> Iterator[Path]:
+    """``path``, and its bytecode if there is any: a container cannot keep what it compiles."""
+    yield path
+    if path.suffix == ".py":
+        compiled = Path(importlib.util.cache_from_source(str(path)))
+        if compiled.is_file():
+            yield compiled
 
 
 def _closure(names: tuple[str, ...]) -> Iterator[importlib.metadata.Distribution]:
