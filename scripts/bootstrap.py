@@ -96,7 +96,7 @@ def _environment(kind: str) -> None:
         "-r",
         lock,
     ]
-    run("Python packages", command, cwd=ROOT)
+    run("Python packages", [*command, "--compile-bytecode", "-r", lock], cwd=ROOT)
     stamps[0].write_text(wanted)
 
 
@@ -110,6 +110,9 @@ def _packages() -> None:
         partial.rename(target)
     _register("hopseal", ROOT / "pyproject.toml")
     _register("hopseal-node", CRATE / "pyproject.toml")
+    # Components of other users, and containers, can read bytecode here but never write it.
+    compiled = [PYTHON, "-m", "compileall", "-q", "attestor", "broker", "demo", "hopseal"]
+    subprocess.run(compiled, cwd=ROOT, check=True)
 
 
 def _build_dataplane() -> Path:
@@ -124,7 +127,7 @@ def _build_dataplane() -> Path:
     command = ["cargo", "build", "--locked", "--release", "--lib", "--features", "pyo3/extension-module"]
     run("Rust data plane (minutes the first time)", command, cwd=CRATE, env=environment)
     library.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(CACHE / "target" / "release" / "libhopseal_dataplane.so", library)
+    shutil.copyfile(CACHE / "target" / "release" / "lib_dataplane.so", library)
     return library
 
 
