@@ -120,7 +120,9 @@ class Case:
         bench, record = self._bench, self._record()
         approved = bench.approved_now()
         now = bench.clock()
-        decision = decide(evidence, approved, bench.registry.seen_as(self.key, record.container_id))
+        registry = bench.registry
+        seen_as, attested_as = registry.seen_as(self.key, record.container_id), registry.attested_as(self.key)
+        decision = decide(evidence, approved, seen_as, attested_as)
         after = judge(decision, record.standings, now)
         unusable = self._unusable(evidence)
         if unusable:

@@ -15,7 +15,9 @@ Rules
       or, if neither is asked for, ``exe``, or, if that is not either, ``config``. Shared
       interpreters and root are nobody's mark, so that not every Python program of the node
       is refused as every component.
-4. Where nothing differs and the identifying items cannot be read, it cannot be told whether the
+4. A process that is one component claims no other, unless it was attested as that one itself. One
+   that is none claims what it was seen as, else only what it is closest to.
+5. Where nothing differs and the identifying items cannot be read, it cannot be told whether the
    process is the component: that is unreadable, not unknown.
 """
 
@@ -111,17 +113,37 @@ class Decision:
         return next((result for result in self.results if result.approval.qualified == qualified), None)
 
 
-def decide(evidence: Evidence, approved: ApprovedSet, seen_as: frozenset[str] = frozenset()) -> Decision:
+def decide(
+    evidence: Evidence,
+    approved: ApprovedSet,
+    seen_as: frozenset[str] = frozenset(),
+    attested_as: frozenset[str] = frozenset(),
+) -> Decision:
     """What ``evidence`` makes of a process.
 
     Args:
         evidence: measured for the config files that :func:`wanted_config` names.
         approved: what is approved now.
         seen_as: qualified names that the process or its container was attested as before.
+        attested_as: those of them that the process itself was attested as.
     """
-    results = (compare(evidence, approval, seen_as) for approval in approved.approvals)
+    results = [compare(evidence, approval, seen_as) for approval in approved.approvals]
     claimed = [result for result in results if result.finding is not Finding.NO_DOCUMENT]
-    return Decision(tuple(sorted(claimed, key=_rank, reverse=True)))
+    kept = _most_telling(claimed, seen_as, attested_as)
+    return Decision(tuple(sorted(kept, key=_rank, reverse=True)))
+
+
+def _most_telling(
+    claimed: list[ComponentResult], seen_as: frozenset[str], attested_as: frozenset[str]
+) -> list[ComponentResult]:
+    """Rule 4: programs that share an image or interpreter are not refused as each other."""
+    if any(result.best.holds for result in claimed):
+        return [each for each in claimed if each.best.holds or each.approval.qualified in attested_as]
+    seen = [each for each in claimed if each.approval.qualified in seen_as]
+    if seen or not claimed:
+        return seen
+    closest = max(each.best.closeness for each in claimed)
+    return [each for each in claimed if each.best.closeness == closest]
 
 
 def compare(evidence: Evidence, approval: Approval, seen_as: frozenset[str] = frozenset()) -> ComponentResult:

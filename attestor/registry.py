@@ -116,13 +116,15 @@ class Registry:
 
     def seen_as(self, key: ProcessKey, container_id: str) -> frozenset[str]:
         """Components that this process, or a process of its container, was attested as."""
-        record = self._live.get(key)
-        own = (
-            frozenset(change.qualified for change in record.history if change.state is State.ATTESTED)
-            if record
-            else frozenset()
+        return self.attested_as(key) | (
+            self._attested_in.get(container_id, frozenset()) if container_id else frozenset()
         )
-        return own | (self._attested_in.get(container_id, frozenset()) if container_id else frozenset())
+
+    def attested_as(self, key: ProcessKey) -> frozenset[str]:
+        """Components that this process was attested as."""
+        record = self._live.get(key)
+        history = () if record is None else record.history
+        return frozenset(change.qualified for change in history if change.state is State.ATTESTED)
 
     def admit(self, process: PinnedProcess, now: float) -> Record:
         """The record of ``process``, made now if there is none."""

@@ -76,7 +76,7 @@ def _component(approval: Approval, records: list[Record], refusal: Refusal | Non
         "code": summary.code,
         "message": message_of(summary.code),
         "svid": approval.svid,
-        "instances": [_instance(name, group) for group in _by_instance(records)],
+        "instances": [_instance(name, group) for group in _by_instance(name, records)],
         "last_refusal": None
         if refusal is None
         else {"at": refusal.at, "code": refusal.code, "message": refusal.message},
@@ -84,10 +84,7 @@ def _component(approval: Approval, records: list[Record], refusal: Refusal | Non
 
 
 def _instance(name: str, records: list[Record]) -> dict[str, Any]:
-    # One process that is not attested shows, however many others are.
-    standing = max(
-        (r.standings[name] for r in records), key=lambda each: (each.state is not State.ATTESTED, each.since)
-    )
+    standing = max((record.standings[name] for record in records), key=lambda each: each.since)
     first = records[0]
     measured = [record.measured_at for record in records if record.measured_at is not None]
     expiries = [at for record in records if (at := record.svid_expires_at.get(name)) is not None]
@@ -113,8 +110,9 @@ def _by_component(registry: Registry) -> Mapping[str, list[Record]]:
     return found
 
 
-def _by_instance(records: list[Record]) -> Iterable[list[Record]]:
-    found: defaultdict[str, list[Record]] = defaultdict(list)
+def _by_instance(name: str, records: list[Record]) -> Iterable[list[Record]]:
+    """One group for each instance and state: a drifted worker hides neither behind attested ones nor they behind it."""
+    found: defaultdict[tuple[str, State], list[Record]] = defaultdict(list)
     for record in records:
-        found[record.instance].append(record)
+        found[record.instance, record.standings[name].state].append(record)
     return found.values()

@@ -226,11 +226,25 @@ def test_with_nothing_readable_it_cannot_be_told_and_is_not_unknown():
     assert lead_of(FULL_BLOCK, measured).finding is Finding.UNREADABLE
 
 
-def test_a_holding_component_comes_before_one_that_is_only_claimed():
+def test_a_process_that_is_one_component_claims_no_other_that_shares_its_image():
     other = component(AttestBlock(image=(IMAGE,), exe=(OTHER_EXE,), config=config_rule()), name="aaa")
-    decision = decide(evidence(), approved(other, component(AttestBlock(exe=(EXE,)))))
-    assert decision.lead.approval.qualified == "crm/orchestrator"
-    assert len(decision.results) == 2
+    documents = approved(other, component(AttestBlock(exe=(EXE,))))
+    seen = frozenset({"crm/aaa"})
+    assert [each.approval.qualified for each in decide(evidence(), documents).results] == ["crm/orchestrator"]
+    assert len(decide(evidence(), documents, seen).results) == 1
+    decision = decide(evidence(), documents, seen, attested_as=seen)
+    assert [each.finding for each in decision.results] == [Finding.HOLDS, Finding.DIFFERS]
+
+
+def test_a_process_that_is_nothing_claims_only_what_it_is_closest_to():
+    near = component(AttestBlock(image=(IMAGE,), uid=1204, config=config_rule(OTHER_ROOT)), name="near")
+    far = component(AttestBlock(image=(IMAGE,), uid=9, config=config_rule(OTHER_ROOT)), name="far")
+    decision = decide(evidence(), approved(far, near))
+    assert [each.approval.qualified for each in decision.results] == ["crm/near"]
+    seen = decide(evidence(), approved(far, near), frozenset({"crm/far"}))
+    assert [each.approval.qualified for each in seen.results] == ["crm/far"]
+    removed = decide(evidence(), approved(far, near), frozenset({"crm/removed"}))
+    assert [each.approval.qualified for each in removed.results] == ["crm/near"]
 
 
 def test_only_files_of_documents_that_the_uid_may_be_are_measured():

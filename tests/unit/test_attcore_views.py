@@ -45,7 +45,8 @@ def see(registry: Registry, pid: int, measured=None, documents=DOCUMENTS, *, now
     measured = measured or evidence()
     container = measured.container.id if measured.container else "host"
     registry.measured(key, measured, f"docker:{container}")
-    decision = decide(measured, documents, registry.seen_as(key, before.container_id))
+    seen_as = registry.seen_as(key, before.container_id)
+    decision = decide(measured, documents, seen_as, registry.attested_as(key))
     registry.stand(key, judge(decision, before.standings, now), now)
     return key
 
@@ -75,7 +76,8 @@ def test_one_drifted_worker_shows_in_its_instance_while_the_component_stays_atte
     see(registry, 12)
     see(registry, 12, DRIFTED, now=2.0)
     shown = only(registry)
-    assert (shown["state"], shown["instances"][0]["state"]) == ("attested", "drifted")
+    assert shown["state"] == "attested"
+    assert {(each["state"], *each["pids"]) for each in shown["instances"]} == {("attested", 11), ("drifted", 12)}
     assert (shown["last_refusal"]["code"], shown["last_refusal"]["at"]) == ("config_changed", 2.0)
 
 
