@@ -244,8 +244,8 @@ item of one alternative holds:
 | no `exe` either | `config` |
 
 A process that is one component claims no other, unless it was attested as that one itself; one that is none
-claims what it was attested as, else only what it is closest to. Where nothing differs and something could not be read, the process is `unreadable`. A declared file that does
-not exist is an answer, and differs.
+claims what it was attested as, else only what it is closest to. Where nothing differs and something could not
+be read, the process is `unreadable`. A declared file that does not exist is an answer, and differs.
 
 ## Reason codes
 
