@@ -15,7 +15,7 @@ from hopseal.cli.options import log_option, trust_domain_option
 from hopseal.cli.output import json_option, paint_state, print_json
 from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
-from hopseal.log.entries import BundleEntry, LogEntry, RecordEntry
+from hopseal.log.entries import BundleEntry, Direction, LogEntry, RecordEntry
 from hopseal.log.evidence import Rejected
 from hopseal.log.offline import ChainReport, HopReport, verify_chain_offline
 from hopseal.log.reader import find_chains
@@ -167,16 +167,30 @@ def _print(report: ChainReport, damage: list[str]) -> None:
 
 
 def _lines(hops: Sequence[HopReport], indent: str) -> Iterator[tuple[HopReport, str, str]]:
-    for position, hop in enumerate(hops, 1):
-        is_last = position == len(hops)
+    ordered = sorted(hops, key=_moment)
+    for hop in ordered:
+        is_last = hop is ordered[-1]
         record = hop.record
-        where = ", ".join(sorted({f"{each.direction} on {each.node}" for each in hop.sightings}))
         text = (
             f"{short_id(str(record.iss))} → {short_id(record.aud)}  {click.style(record.op or '?', bold=True)}"
-            f"  hop {record.hop}{f'  ({where})' if where else ''}"
+            f"  hop {record.hop}{_where(hop)}"
         )
         yield hop, indent + ("└─ " if is_last else "├─ "), text
         yield from _lines(hop.children, indent + ("   " if is_last else "│  "))
+
+
+def _moment(hop: HopReport) -> tuple[float, int]:
+    """When a log first held the record; a record that is only known as an ancestor has its own time, in seconds."""
+    return min((each.at_ms for each in hop.sightings), default=hop.record.iat * 1000), hop.record.iat
+
+
+def _where(hop: HopReport) -> str:
+    """The nodes, if they are two; or which side's log is missing, if one is."""
+    nodes = {str(each.direction): each.node for each in hop.sightings}
+    if len(nodes) < len(Direction):
+        return f"  ({', '.join(f'only {side}, on {node}' for side, node in nodes.items()) or 'in no log'})"
+    sent, received = nodes[Direction.SENT], nodes[Direction.RECEIVED]
+    return f"  ({sent} ⇒ {received})" if sent != received else ""
 
 
 def _verdict(*, verified: bool) -> str:
