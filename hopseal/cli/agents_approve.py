@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hopseal.cli.admin import AdminClient
-from hopseal.cli.approval import Change, Measured, approve_measured
+from hopseal.cli.approval import ApprovalMode, Change, Measured, approve_measured
 from hopseal.cli.options import attestor_socket_option, documents_option, trust_domain_option
 from hopseal.cli.output import json_option, print_json, print_table
 from hopseal.cli.svid_files import replace_file
@@ -26,8 +26,10 @@ _LIVE = frozenset({"attested", "drifted", "refused", "unreadable"})
 @click.argument("name")
 @click.option("--pid", "processes", multiple=True, metavar="COMPONENT=PID", help="A process that the attestor does not "
               "know as this component yet.")  # fmt: skip
-@click.option("--add", is_flag=True, help="Keep what was approved before beside the new, for a rollout.")
-@click.option("--prune", is_flag=True, help="Only remove digests of what does not run now.")
+@click.option(
+    "--add", is_flag=True, help="Keep what was approved before and add what runs as an alternative, for a rollout."
+)
+@click.option("--prune", is_flag=True, help="Only remove what does not run now.")
 @click.option("--dry-run", is_flag=True, help="Show the changes, write nothing.")
 @documents_option
 @trust_domain_option
@@ -73,7 +75,8 @@ def approve(
         raise DeniedError(
             "nothing_runs", f"no process of {name} is known here", remedy="start it, or name it: --pid COMPONENT=PID"
         )
-    text, changes = approve_measured(path.read_text(), measured, add=add, prune=prune)
+    mode = ApprovalMode.ADD if add else ApprovalMode.PRUNE if prune else ApprovalMode.REPLACE
+    text, changes = approve_measured(path.read_text(), measured, mode)
     parse_documents({**read_folder(documents), agent.file: text.encode()}, domain)
     if changes and not dry_run:
         replace_file(path, text.encode(), path.stat().st_mode & 0o777)
