@@ -8,12 +8,13 @@ mod support;
 use std::hint::black_box;
 use std::time::Instant;
 
+use hopseal_custody::binding::Body;
 use hopseal_custody::cache::CacheSizes;
 use hopseal_custody::compose::{Payload, root_payload};
 use hopseal_custody::forward::ForwardedFields;
-use hopseal_custody::receive::Receiver;
+use hopseal_custody::receive::{Receiver, Request};
 use hopseal_custody::replay::ReplayStore;
-use support::{Broker, Message, NOW, World, call, child_message, deliver, root, root_message};
+use support::{BODY, Broker, METHOD, Message, NOW, URI, World, call, child_message, deliver, root, root_message};
 
 const ROUNDS: u32 = 400;
 
@@ -71,6 +72,23 @@ fn main() {
         let list = messages(&a, &b, size, 640);
         measure_receiving(&world, &a, &format!("receive a root sealed in a batch of {size}"), &list, &b);
     }
+    let list = messages(&a, &b, 32, 640);
+    let (own_leaves, body) = ([b.x5t()], Body::of(BODY));
+    let started = Instant::now();
+    for message in &list {
+        let headers = message.lines();
+        let request = Request {
+            method: METHOD,
+            target_uri: URI,
+            headers: &headers,
+            body,
+            peer: Some(&a.peer),
+            own_id: &b.id,
+            own_leaves: &own_leaves,
+        };
+        drop(black_box(b.receiver.examine(&request, &world.policy, NOW)).expect("examined"));
+    }
+    report("examine a root: all checks without a signature", list.len(), started);
     let first = world.deliver(&a, &b, &root_message(&a, &b, &root())).expect("accepted");
     let list: Vec<Message> = (0..ROUNDS).map(|_| child_message(&b, &c, &first, None)).collect();
     measure_receiving(&world, &b, "receive hop 1, its parent known", &list, &c);

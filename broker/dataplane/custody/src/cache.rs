@@ -119,6 +119,7 @@ pub(crate) struct Caches {
     certificates: Mutex<BoundedMap<Thumbprint, Arc<Certificate>>>,
     /// Those of `certificates` that may stand between a leaf and its bundle.
     authorities: Mutex<BoundedMap<Thumbprint, Arc<Certificate>>>,
+    proven_authorities: Mutex<BoundedMap<Thumbprint, Arc<Certificate>>>,
     seals: Mutex<BoundedMap<SealHash, VerifiedSeal>>,
     prefixes: Mutex<BoundedMap<StatementHash, Arc<VerifiedStatement>>>,
     paths: Mutex<BoundedMap<(Thumbprint, BundleVersion), Arc<ValidPath>>>,
@@ -130,6 +131,7 @@ impl Caches {
         Self {
             certificates: bounded(sizes.certificates),
             authorities: bounded(CacheSize::shared(AUTHORITY_CACHE_ENTRIES)),
+            proven_authorities: bounded(CacheSize::shared(AUTHORITY_CACHE_ENTRIES)),
             seals: bounded(sizes.seals),
             prefixes: bounded(sizes.prefixes),
             paths: bounded(sizes.certificates),
@@ -150,10 +152,14 @@ impl Caches {
         }
     }
 
-    /// Known authorities with this subject.
-    pub(crate) fn authorities_named(&self, subject: &[u8]) -> Vec<Arc<Certificate>> {
-        let authorities = lock(&self.authorities);
-        authorities.values().filter(|authority| authority.subject() == subject).cloned().collect()
+    /// Known certificates with this subject that may stand between a leaf and its bundle.
+    pub(crate) fn authorities(&self, subject: &[u8]) -> Vec<Arc<Certificate>> {
+        named(&self.authorities, subject)
+    }
+
+    /// Those that stood on a proven path once.
+    pub(crate) fn proven_authorities(&self, subject: &[u8]) -> Vec<Arc<Certificate>> {
+        named(&self.proven_authorities, subject)
     }
 
     pub(crate) fn seal(&self, hash: &SealHash) -> Option<VerifiedSeal> {
@@ -178,6 +184,9 @@ impl Caches {
 
     pub(crate) fn remember_path(&self, leaf: Thumbprint, bundle: BundleVersion, path: &Arc<ValidPath>, peer: &str) {
         lock(&self.paths).insert((leaf, bundle), Arc::clone(path), peer);
+        for authority in path.intermediates() {
+            lock(&self.proven_authorities).insert(authority.thumbprint(), Arc::clone(authority), peer);
+        }
     }
 
     /// Nothing if no chain `cid` is known, or it was begun by `iss`.
@@ -222,6 +231,10 @@ fn check_root(roots: &BoundedMap<RandomId, Root>, cid: &RandomId, iss: &SpiffeId
         return Err(Rejection::new(Code::Chain, "the chain was begun by another component"));
     }
     Ok(())
+}
+
+fn named(authorities: &Mutex<BoundedMap<Thumbprint, Arc<Certificate>>>, subject: &[u8]) -> Vec<Arc<Certificate>> {
+    lock(authorities).values().filter(|authority| authority.subject() == subject).cloned().collect()
 }
 
 fn bounded<K: Clone + Eq + std::hash::Hash, V>(size: CacheSize) -> Mutex<BoundedMap<K, V>> {

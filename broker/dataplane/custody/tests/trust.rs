@@ -9,6 +9,7 @@ use std::sync::Arc;
 use hopseal_custody::authority::AudiencePattern;
 use hopseal_custody::cert::Certificate;
 use hopseal_custody::forward::ForwardedFields;
+use hopseal_custody::hash::encode_base64;
 use hopseal_custody::ids::TrustDomain;
 use hopseal_custody::sealer::{SealError, Sealer};
 use hopseal_custody::trust::Bundles;
@@ -167,4 +168,30 @@ fn a_leaf_with_a_name_that_cannot_be_read_is_nobody() {
             world.deliver(&a, &b, &root_message(&a, &b, &root())).expect("accepted");
         }
     }
+}
+
+#[test]
+fn namesakes_of_an_authority_displace_nobodys() {
+    let world = World::new();
+    let (mallory, b, c) = (world.broker("mallory"), world.broker("b"), world.broker("c"));
+    let upper = world.ca.below("upper");
+    let lower = upper.below("lower");
+    let a = Broker::with_intermediates(&lower, &id("a"), &[&lower, &upper]);
+    let flood = |to: &Broker| {
+        for name in ["lower", "upper"] {
+            for _ in 0..3 {
+                let fakes: Vec<String> = (0..9).map(|_| format!(":{}:", encode_base64(&Ca::root(name).der))).collect();
+                let mut message = root_message(&mallory, to, &root());
+                message.set("custody-certs", fakes.join(",").as_bytes());
+                world.deliver(&mallory, to, &message).expect("accepted: nothing says what else may come along");
+            }
+        }
+    };
+    flood(&b);
+    let first = world.deliver(&a, &b, &root_message(&a, &b, &root())).expect("accepted");
+    world.deliver(&b, &c, &child_message(&b, &c, &first, None)).expect("accepted");
+    flood(&c);
+    // The authorities stood on a proven path, so another leaf below them needs to bring none.
+    let bare = Broker::with_intermediates(&lower, &id("bare"), &[]);
+    world.deliver(&bare, &c, &root_message(&bare, &c, &root())).expect("accepted");
 }

@@ -96,6 +96,9 @@ fn check_root(caches: &Caches, root: &Record, policy: &Policy, now: i64) -> Resu
     Ok((task.clone(), auth.clone()))
 }
 
+/// Looks authorities up by their subject.
+type Source<'a> = &'a dyn Fn(&[u8]) -> Vec<Arc<Certificate>>;
+
 /// Step 5 for the records of one message.
 struct Prover<'a> {
     caches: &'a Caches,
@@ -175,20 +178,29 @@ impl Prover<'_> {
         Ok(path)
     }
 
-    /// Authorities whose names lead upwards from `leaf`, those of the message first.
+    /// Authorities whose names lead upwards from `leaf`.
+    ///
+    /// Those of the message come first, then those that stood on a proven path, then whatever else is known:
+    /// a peer that floods the cache with namesakes of an authority displaces nobody's.
     fn candidates(&self, leaf: &Certificate) -> Vec<Arc<Certificate>> {
+        let of_message = |subject: &[u8]| {
+            let here = self.certificates.iter().filter(|known| known.may_sign_certificates());
+            here.filter(|known| known.subject() == subject).cloned().collect()
+        };
+        let proven = |subject: &[u8]| self.caches.proven_authorities(subject);
+        let known = |subject: &[u8]| self.caches.authorities(subject);
+        let sources: [Source<'_>; 3] = [&of_message, &proven, &known];
         let mut found: Vec<Arc<Certificate>> = Vec::new();
-        let mut wanted: Vec<Vec<u8>> = vec![leaf.issuer().to_vec()];
-        while let Some(subject) = wanted.pop() {
-            let here =
-                self.certificates.iter().filter(|known| known.may_sign_certificates() && known.subject() == subject);
-            for authority in here.cloned().chain(self.caches.authorities_named(&subject)) {
-                if found.len() >= MAX_PATH_CANDIDATES {
-                    return found;
-                }
-                if found.iter().all(|known| known.thumbprint() != authority.thumbprint()) {
-                    wanted.push(authority.issuer().to_vec());
-                    found.push(authority);
+        for source in sources {
+            let mut wanted: Vec<Vec<u8>> = found.iter().map(|authority| authority.issuer().to_vec()).collect();
+            wanted.push(leaf.issuer().to_vec());
+            while let Some(subject) = wanted.pop() {
+                for authority in source(&subject) {
+                    let is_new = found.iter().all(|known| known.thumbprint() != authority.thumbprint());
+                    if is_new && found.len() < MAX_PATH_CANDIDATES {
+                        wanted.push(authority.issuer().to_vec());
+                        found.push(authority);
+                    }
                 }
             }
         }
