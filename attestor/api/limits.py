@@ -22,7 +22,7 @@ class ConnectionLimits:
             are at least half of what it opened.
         control_frames_per_s: frames that carry neither a request nor its body.
         header_list_bytes: decoded size of one header list.
-        header_block_bytes: received without a header list coming to its end.
+        fruitless_bytes: received without anything coming of it, as in a header list or a frame that does not end.
         request_bytes: body of one request.
         preface_timeout_s: from accept to the client's preface and settings.
         first_request_timeout_s: from accept to the first request.
@@ -39,7 +39,7 @@ class ConnectionLimits:
     early_resets_per_s: int = 100
     control_frames_per_s: int = 1000
     header_list_bytes: int = 16_384
-    header_block_bytes: int = 65_536
+    fruitless_bytes: int = 65_536
     request_bytes: int = 65_536
     preface_timeout_s: float = 2.0
     first_request_timeout_s: float = 5.0

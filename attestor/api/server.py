@@ -38,7 +38,7 @@ _ACCEPT_PAUSE_S = 0.2
 _CLOSE_TIMEOUT_S = 5.0
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _UCRED = struct.Struct("=iii")
-_FLOODS = frozenset({"rapid_reset", "control_flood", "header_block", "request_too_large", "write_buffer"})
+_FLOODS = frozenset({"rapid_reset", "control_flood", "fruitless", "request_too_large", "write_buffer"})
 _log = logging.getLogger(__name__)
 
 

@@ -108,7 +108,7 @@ class GuardedConnection(H2Protocol):
         self._transport: Transport | None = None
         self._closed = asyncio.Event()
         self._stalled_since: float | None = None
-        self._unfinished_bytes = 0
+        self._fruitless_bytes = 0
         self._has_preface = self._has_request = self._is_cut = False
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -218,9 +218,9 @@ class GuardedConnection(H2Protocol):
     def _note(self, events: Iterable[Event], size_bytes: int) -> str | None:
         """Account for ``events``; why to cut the connection, or None."""
         now = self._clock()
-        self._unfinished_bytes += size_bytes
+        self._fruitless_bytes += size_bytes
         for event in events:
-            self._unfinished_bytes = 0
+            self._fruitless_bytes = 0
             reason: str | None = None
             if isinstance(event, RequestReceived):
                 self._has_request = True
@@ -236,7 +236,7 @@ class GuardedConnection(H2Protocol):
                 reason = self._budget.note_control_frame(now)
             if reason is not None:
                 return reason
-        return "header_block" if self._unfinished_bytes > self._limits.header_block_bytes else None
+        return "fruitless" if self._fruitless_bytes > self._limits.fruitless_bytes else None
 
     def _note_body(self, event: DataReceived) -> str | None:
         if not event.data:
