@@ -73,6 +73,7 @@ class Tracked:
         self._deadline: asyncio.Timeout | None = None
         self._over: HopsealError = _identity_none()
         self._task: asyncio.Task[None] | None = None
+        self._asked_again = False
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Run in ``group``."""
@@ -121,7 +122,10 @@ class Tracked:
 
     def _lose(self, error: UnavailableError) -> None:
         if self.state is TrackedState.OPENING:
-            raise error
+            # A rotation of the broker's own SVID ends streams too; only an attestor that is away is worth a refusal.
+            if self._asked_again or not self._api.is_connected:
+                raise error
+            self._asked_again = True
         if self.state is TrackedState.CONFIRMED:
             self._become(TrackedState.UNCONFIRMED)
             self._expire(

@@ -272,6 +272,19 @@ async def test_a_caller_that_was_being_asked_about_when_the_attestor_went_is_tol
         await w.caller(5)
 
 
+async def test_a_caller_is_asked_about_again_when_only_its_stream_was_lost():
+    async with world() as w:
+        for chance in (1, 2):
+            w.identities.see_caller(5, pid=1)
+            for _ in range(2):
+                await async_wait_until(lambda: CallerRef(5) in w.api.streams)
+                assert len(w.plane.named("refuse_caller")) == chance - 1
+                w.api.streams.pop(CallerRef(5))
+                w.api.ends[CallerRef(5)].set_exception(UnavailableError("attestor_unavailable", "rotated"))
+            await async_wait_until(lambda chance=chance: len(w.plane.named("refuse_caller")) == chance)
+        assert w.api.asked == [CallerRef(5)] * 4
+
+
 async def test_identities_survive_a_short_loss_and_are_referenced_again():
     async with world(grace_s=5.0) as w:
         await w.caller(5)
