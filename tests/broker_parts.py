@@ -79,7 +79,7 @@ spec:
 """
 
 
-def write_config(folder: Path, **changes: str) -> Path:
+def write_config(folder: Path, *, grace_s: str = "1", **changes: str) -> Path:
     """A broker.yaml whose every path is in ``folder``, with documents of two components."""
     agents = folder / "agents"
     agents.mkdir(exist_ok=True)
@@ -90,7 +90,7 @@ def write_config(folder: Path, **changes: str) -> Path:
         "documents": str(agents),
         "state_dir": str(folder / "state"),
         "sockets": f"{{out: {folder}/call/out.sock, admin: {folder}/admin/admin.sock}}",
-        "attestor": f"{{workload_socket: {folder}/api.sock, broker_socket: {folder}/broker.sock, grace_s: 1}}",
+        "attestor": f"{{workload_socket: {folder}/api.sock, broker_socket: {folder}/broker.sock, grace_s: {grace_s}}}",
         "peer_listen": "127.0.0.1:0",
         "metrics_listen": "127.0.0.1:0",
         **changes,

@@ -153,8 +153,9 @@ class BrokerProcess:
         return json.loads(self.get("/v1/status")[1])
 
     def callee(self, component: str) -> str:
-        """The state of one callee."""
-        return next(each["state"] for each in self.status()["callees"] if each["component"] == component)
+        """The state of one callee; ``unknown`` as long as no document names it."""
+        states = {each["component"]: each["state"] for each in self.status()["callees"]}
+        return states.get(component, "unknown")
 
     def signal(self, number: int) -> None:
         """Send a signal."""
