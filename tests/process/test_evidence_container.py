@@ -309,7 +309,7 @@ async def following(engine: Engine) -> AsyncIterator[list[ContainerEvent]]:
 
     async def follow() -> None:
         async for event in ContainerEvents(engine).follow():
-            seen.append(event)
+            seen.append(event)  # noqa: PERF401 - the list is looked at while it grows
 
     task = asyncio.create_task(follow())
     try:

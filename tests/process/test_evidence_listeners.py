@@ -124,10 +124,10 @@ def test_the_same_path_in_another_mount_namespace_is_another_socket(path: Path) 
         "assert libc.mount(b'none', b'/', None, 0x44000, None) == 0\n"
         "assert libc.mount(b'none', sys.argv[1].rpartition('/')[0].encode(), b'tmpfs', 0, None) == 0\n"
     )
-    with child(LISTEN + "print('ready'); input()", str(path)) as server:
-        with child(hidden + LISTEN + "print('ready'); input()", str(path)) as lookalike:
-            assert Path(f"/proc/{lookalike.pid}/root{path}").stat().st_ino != path.stat().st_ino
-            assert holders(path) == {server.pid}
+    wait = "print('ready'); input()"
+    with child(LISTEN + wait, str(path)) as server, child(hidden + LISTEN + wait, str(path)) as lookalike:
+        assert Path(f"/proc/{lookalike.pid}/root{path}").stat().st_ino != path.stat().st_ino
+        assert holders(path) == {server.pid}
 
 
 def test_a_socket_file_that_was_replaced_is_the_new_ones_only(path: Path) -> None:

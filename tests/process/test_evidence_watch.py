@@ -156,7 +156,7 @@ async def test_other_files_of_the_same_folder_and_the_hosts_own_give_none(
     watches: ConfigWatches, process: PinnedProcess, root: Path
 ) -> None:
     assert await quiet(watches, process, lambda: (root / "etc/other").write_text("x"), "/etc/settings")
-    assert await quiet(watches, process, lambda: (root / "etc/settings").read_text(), "/etc/settings")
+    assert await quiet(watches, process, (root / "etc/settings").read_text, "/etc/settings")
     assert await quiet(watches, process, lambda: (root.parent / "settings").write_text("x"), "/etc/settings")
 
 
