@@ -1,22 +1,24 @@
 """Asking a daemon on its admin socket.
 
-Owns: the HTTP exchange and which of our errors it becomes. Does not own: what the answers mean.
+Owns: which of our errors an answer becomes. Does not own: what the answers mean.
 """
 
 from __future__ import annotations
 
+import http.client
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+from urllib.parse import quote, urlencode
 
-import httpx
-
+from hopseal.cli.unix_http import HttpAnswer, exchange
 from hopseal.errors import DeniedError, HopsealError, InvalidError, UnavailableError
 
 TIMEOUT_S = 10.0  # measuring a large executable takes a while
 
-_FAMILIES: dict[int, type[HopsealError]] = {403: DeniedError, 409: DeniedError, 502: UnavailableError}
+_FAMILIES: dict[int, type[HopsealError]] = {403: DeniedError, 409: DeniedError}
+_SERVER_ERROR = 500
 
 
 class AdminClient:
@@ -30,17 +32,6 @@ class AdminClient:
     def __init__(self, daemon: str, socket: Path) -> None:
         self._daemon = daemon
         self._socket = socket
-        self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://localhost", timeout=TIMEOUT_S
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._http.close()
 
     def get(self, path: str, parameters: Mapping[str, str | int | list[str]] | None = None) -> dict[str, Any]:
         """The JSON object at ``path``.
@@ -50,59 +41,51 @@ class AdminClient:
             InvalidError: it knows nothing of what was asked.
             DeniedError: it refuses, or the socket is not for this user.
         """
-        return self._ask("GET", path, parameters)
+        query = f"?{urlencode(parameters, doseq=True)}" if parameters else ""
+        return self._ask("GET", quote(path) + query)
 
     def post(self, path: str) -> dict[str, Any]:
         """The JSON object that ``path`` answers; raises like :meth:`get`."""
-        return self._ask("POST", path, None)
+        return self._ask("POST", quote(path))
 
-    def _ask(self, method: str, path: str, parameters: Mapping[str, str | int | list[str]] | None) -> dict[str, Any]:
+    def _ask(self, method: str, target: str) -> dict[str, Any]:
         try:
-            response = self._http.request(method, path, params=parameters)
-            answer = response.json()
-        except httpx.ConnectError as error:
-            raise self._unreachable(error) from error
-        except (httpx.HTTPError, ValueError) as error:
+            response = exchange(self._socket, method, target, timeout_s=TIMEOUT_S)
+            answer = json.loads(response.body)
+        except PermissionError as error:
+            raise DeniedError(
+                "admin_socket_forbidden",
+                f"this user may not use {self._socket}",
+                remedy="run it as root, or as a member of the socket's group",
+            ) from error
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+            raise self._unreachable() from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise UnavailableError(
                 f"{self._daemon}_answer_invalid",
                 f"the {self._daemon} at {self._socket} did not answer in time or not in JSON",
-                detail=str(error),
-                remedy=f"hopseal logs, or restart the {self._daemon}",
+                detail=f"{type(error).__name__}: {error}",
+                remedy=f"read its log, or restart the {self._daemon}",
             ) from error
         if not isinstance(answer, dict):
             raise UnavailableError(f"{self._daemon}_answer_invalid", f"the {self._daemon} answered no JSON object")
         if response.is_success:
             return answer
-        raise self._refusal(response.status_code, answer)
+        raise self._refusal(response, answer)
 
-    def _refusal(self, status: int, answer: dict[str, Any]) -> HopsealError:
-        family = _FAMILIES.get(
-            status, UnavailableError if status >= httpx.codes.INTERNAL_SERVER_ERROR else InvalidError
-        )
-        return family(
+    def _refusal(self, response: HttpAnswer, answer: dict[str, Any]) -> HopsealError:
+        default = UnavailableError if response.status >= _SERVER_ERROR else InvalidError
+        return _FAMILIES.get(response.status, default)(
             str(answer.get("code", f"{self._daemon}_refused")),
-            str(answer.get("message", f"the {self._daemon} answered {status}")),
+            str(answer.get("message", f"the {self._daemon} answered {response.status}")),
             detail=str(answer.get("detail") or ""),
             remedy=str(answer.get("remedy") or ""),
         )
 
-    def _unreachable(self, error: httpx.ConnectError) -> HopsealError:
-        cause = _root_cause(error)
-        if isinstance(cause, PermissionError):
-            return DeniedError(
-                "admin_socket_forbidden",
-                f"this user may not use {self._socket}",
-                remedy="run it as root, or as a member of the socket's group",
-            )
+    def _unreachable(self) -> UnavailableError:
         return UnavailableError(
             f"{self._daemon}_unreachable",
             f"no {self._daemon} answers on {self._socket}",
             remedy=f"start it (hopseal up, or hopseal {self._daemon} run), or name its socket with "
             f"--{self._daemon}-socket",
         )
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error

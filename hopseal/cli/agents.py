@@ -132,8 +132,8 @@ def check(context: click.Context, folder: Path | None, documents: Path, trust_do
 
 
 def _decide(verb: str, name: str, attestor_socket: Path, *, as_json: bool) -> None:
-    with AdminClient("attestor", attestor_socket) as client:
-        answer = client.post(f"/v1/agents/{name}/{verb}")
+    client = AdminClient("attestor", attestor_socket)
+    answer = client.post(f"/v1/agents/{name}/{verb}")
     if as_json:
         print_json(answer)
     else:

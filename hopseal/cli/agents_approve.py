@@ -65,12 +65,12 @@ def approve(
     if agent is None:
         raise InvalidError("agent_unknown", f"no document in {documents} is of agent {name!r}", remedy="agents list")
     path = documents / agent.file
-    with AdminClient("attestor", attestor_socket) as client:
-        pids = _running(client, agent, processes)
-        measured = {
-            component.name: [_measure(client, pid, component) for pid in pids[component.name]]
-            for component in agent.components
-        }
+    client = AdminClient("attestor", attestor_socket)
+    pids = _running(client, agent, processes)
+    measured = {
+        component.name: [_measure(client, pid, component) for pid in pids[component.name]]
+        for component in agent.components
+    }
     if not any(measured.values()):
         raise DeniedError(
             "nothing_runs", f"no process of {name} is known here", remedy="start it, or name it: --pid COMPONENT=PID"

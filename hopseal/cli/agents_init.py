@@ -47,12 +47,12 @@ def init(name: str, processes: tuple[str, ...], files: tuple[str, ...], owner: s
     if unknown := [component for component, _ in named if component not in pids]:
         raise InvalidError("component_unknown", f"--file names {unknown[0]!r}, which no --pid does")
     measured = {}
-    with AdminClient("attestor", attestor_socket) as client:
-        for component, pid in pids.items():
-            parse_label(component)
-            paths = [path for each, path in named if each == component]
-            found = client.get("/v1/measure", {"pid": pid, "files": paths})
-            measured[component] = (found, paths)
+    client = AdminClient("attestor", attestor_socket)
+    for component, pid in pids.items():
+        parse_label(component)
+        paths = [path for each, path in named if each == component]
+        found = client.get("/v1/measure", {"pid": pid, "files": paths})
+        measured[component] = (found, paths)
     click.echo(draft_agent(name, measured, owner), nl=False)
 
 

@@ -94,7 +94,8 @@ def approve_measured(
         running = measured.get(name, ())
         if not running:
             continue
-        blocks = [_block(node) for node in (attest.value if isinstance(attest, yaml.SequenceNode) else [attest])]
+        nodes = attest.value if isinstance(attest, yaml.SequenceNode) else [attest]
+        blocks = [_block(node) for node in nodes if isinstance(node, yaml.MappingNode)]
         if mode is ApprovalMode.REPLACE:
             more = _replace(name, blocks, running)
         elif mode is ApprovalMode.ADD:

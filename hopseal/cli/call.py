@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
-import httpx
 
 from hopseal.cli.document_draft import draft_caller
 from hopseal.cli.lazy import EXIT_NO, EXIT_UNAVAILABLE
 from hopseal.cli.options import out_socket_option
 from hopseal.cli.output import json_option, print_json
-from hopseal.errors import InvalidError, UnavailableError
+from hopseal.cli.unix_http import PROBLEM_TYPE, HttpAnswer, exchange
+from hopseal.errors import DeniedError, InvalidError, UnavailableError
 from hopseal.sdk.handle import HANDLE_HEADER
 
-PROBLEM_TYPE = "application/problem+json"
+_UNAVAILABLE = 503
 _NEEDS_DOCUMENT = frozenset({"identity_none", "may_not_start", "policy_denied"})
 _REMEDIES = {
     "identity_ambiguous": "this process matches several components: give them different uid, exe, unit or image",
@@ -73,42 +76,57 @@ def call(
         fields["content-type"] = "application/json"
     if handle:
         fields[HANDLE_HEADER] = handle
-    response = _send(out_socket, method or ("GET" if body is None else "POST"), url, fields, body, timeout_s)
+    method = method or ("GET" if body is None else "POST")
+    response = _send(out_socket, method, url, fields, body, timeout_s)
     if as_json:
         print_json(_as_json(response))
     else:
         _print(response, include=include)
-    if response.headers.get("content-type") == PROBLEM_TYPE:
-        _explain_refusal(response, url)
-        context.exit(EXIT_UNAVAILABLE if response.status_code == httpx.codes.SERVICE_UNAVAILABLE else EXIT_NO)
+    if response.header("content-type") == PROBLEM_TYPE:
+        _explain_refusal(response, url, method)
+        context.exit(EXIT_UNAVAILABLE if response.status == _UNAVAILABLE else EXIT_NO)
     if not response.is_success:
         context.exit(EXIT_NO)
 
 
 def _send(
-    out_socket: Path, method: str, url: str, headers: httpx.Headers, body: bytes | None, timeout_s: float
-) -> httpx.Response:
+    out_socket: Path, method: str, url: str, headers: dict[str, str], body: bytes | None, timeout_s: float
+) -> HttpAnswer:
+    host, target = _parse_url(url)
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise InvalidError("url_invalid", f"{url!r} is no URL", remedy="write http://COMPONENT.AGENT/path") from error
-    if parsed.scheme != "http" or not parsed.host:
-        raise InvalidError(
-            "url_invalid",
-            f"{url!r} does not name a component",
-            remedy="write http://COMPONENT.AGENT/path: the broker adds mutual TLS itself",
-        )
-    try:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(out_socket)), timeout=timeout_s) as client:
-            return client.request(method, parsed, headers=headers, content=body)
-    except httpx.ConnectError as error:
+        return exchange(out_socket, method, target, headers={"host": host, **headers}, body=body, timeout_s=timeout_s)
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         raise UnavailableError(
             "broker_unreachable",
             f"no broker answers on {out_socket}",
             remedy="start it (hopseal up, or hopseal broker run), or name its socket with --out-socket",
         ) from error
-    except httpx.HTTPError as error:
-        raise UnavailableError("call_failed", f"the call was not answered: {error}", remedy="hopseal logs") from error
+    except PermissionError as error:
+        raise DeniedError("out_socket_forbidden", f"this user may not use {out_socket}") from error
+    except http.client.InvalidURL as error:
+        raise InvalidError("url_invalid", str(error), remedy="percent-encode it") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise UnavailableError(
+            "call_failed", f"the call was not answered: {type(error).__name__} {error}", remedy="hopseal logs"
+        ) from error
+    except ValueError as error:
+        raise InvalidError("request_invalid", str(error), remedy="check method and headers") from error
+
+
+def _parse_url(url: str) -> tuple[str, str]:
+    """Host and request target."""
+    try:
+        parts = urlsplit(url)
+        is_named = parts.scheme == "http" and bool(parts.hostname) and parts.username is None and url.isascii()
+    except ValueError as error:
+        raise InvalidError("url_invalid", f"{url!r} is no URL", remedy="write http://COMPONENT.AGENT/path") from error
+    if not is_named:
+        raise InvalidError(
+            "url_invalid",
+            f"{url!r} does not name a component",
+            remedy="write http://COMPONENT.AGENT/path: the broker adds mutual TLS itself",
+        )
+    return parts.netloc, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 def _read_body(data: str | None) -> bytes | None:
@@ -122,43 +140,43 @@ def _read_body(data: str | None) -> bytes | None:
     return found
 
 
-def _parse_headers(texts: tuple[str, ...]) -> httpx.Headers:
-    fields = httpx.Headers()
+def _parse_headers(texts: tuple[str, ...]) -> dict[str, str]:
+    fields: dict[str, str] = {}
     for text in texts:
         name, colon, value = text.partition(":")
         if not colon or not name.strip():
             raise InvalidError("header_invalid", f"{text!r} is no header", remedy="write -H 'Name: value'")
-        fields[name.strip()] = value.strip()
+        fields[name.strip().lower()] = value.strip()
     return fields
 
 
-def _as_json(response: httpx.Response) -> dict[str, object]:
+def _as_json(response: HttpAnswer) -> dict[str, object]:
     return {
-        "status": response.status_code,
-        "headers": dict(response.headers.items()),
+        "status": response.status,
+        "headers": dict(response.headers),
         "body": response.text,
-        "task": response.headers.get(HANDLE_HEADER),
+        "task": response.header(HANDLE_HEADER),
     }
 
 
-def _print(response: httpx.Response, *, include: bool) -> None:
+def _print(response: HttpAnswer, *, include: bool) -> None:
     if include:
-        click.echo(f"{response.status_code} {response.reason_phrase}")
-        for name, value in response.headers.multi_items():
+        click.echo(f"{response.status} {response.reason}")
+        for name, value in response.headers:
             click.echo(f"{name}: {value}")
         click.echo()
     click.echo(response.text)
-    if handle := response.headers.get(HANDLE_HEADER):
+    if handle := response.header(HANDLE_HEADER):
         click.secho(f"task: {handle}", dim=True, err=True)
 
 
-def _explain_refusal(response: httpx.Response, url: str) -> None:
+def _explain_refusal(response: HttpAnswer, url: str, method: str) -> None:
     try:
-        code = str(response.json().get("code"))
-    except (ValueError, AttributeError):
+        code = str(json.loads(response.body)["code"])
+    except (ValueError, LookupError, TypeError):
         return
     if remedy := _REMEDIES.get(code):
         click.secho(f"  → {remedy}", fg="cyan", err=True)
     if code in _NEEDS_DOCUMENT:
         click.secho(f"  → {code}: this process needs a component like this in an Agent document:", fg="cyan", err=True)
-        click.echo(draft_caller(url, response.request.method), err=True)
+        click.echo(draft_caller(url, method), err=True)

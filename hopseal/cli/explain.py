@@ -33,8 +33,8 @@ def explain(context: click.Context, component_or_pid: str, attestor_socket: Path
       hopseal explain 4711 --json
     """
     key = "pid" if component_or_pid.isdecimal() else "component"
-    with AdminClient("attestor", attestor_socket) as client:
-        found = client.get("/v1/explain", {key: component_or_pid})
+    client = AdminClient("attestor", attestor_socket)
+    found = client.get("/v1/explain", {key: component_or_pid})
     if as_json:
         print_json(found)
     else:

@@ -184,17 +184,17 @@ class LocalNode:
             )
 
     def _wait_ready(self, name: str, socket: Path, started: float) -> None:
-        with AdminClient(name, socket) as client:
-            while True:
-                try:
-                    client.get("/readyz")
-                except (UnavailableError, DeniedError) as error:
-                    self._check_running()
-                    if time.monotonic() - started > READY_TIMEOUT_S:
-                        raise self._failed(name, f"was not ready within {READY_TIMEOUT_S:g} s") from error
-                    time.sleep(POLL_S)
-                else:
-                    return
+        client = AdminClient(name, socket)
+        while True:
+            try:
+                client.get("/readyz")
+            except (UnavailableError, DeniedError) as error:
+                self._check_running()
+                if time.monotonic() - started > READY_TIMEOUT_S:
+                    raise self._failed(name, f"was not ready within {READY_TIMEOUT_S:g} s") from error
+                time.sleep(POLL_S)
+            else:
+                return
 
     def _check_running(self) -> None:
         for name, process in self._running.items():

@@ -45,13 +45,13 @@ def status(context: click.Context, attestor_socket: Path, broker_socket: Path, *
 
 
 def _fetch(attestor_socket: Path, broker_socket: Path) -> dict[str, Any]:
-    with AdminClient("attestor", attestor_socket) as client:
-        attestor = client.get("/v1/status")
+    client = AdminClient("attestor", attestor_socket)
+    attestor = client.get("/v1/status")
     broker: dict[str, Any] | None = None
     unreachable: HopsealError | None = None
     try:
-        with AdminClient("broker", broker_socket) as client:
-            broker = client.get("/v1/status")
+        client = AdminClient("broker", broker_socket)
+        broker = client.get("/v1/status")
     except HopsealError as error:
         unreachable = error
     problems = list(_problems(attestor, broker, unreachable))
