@@ -41,12 +41,6 @@ class Latest(Generic[_T]):
         self._closed = True
         self._wake()
 
-    async def wait_first(self) -> _T | None:
-        """The newest value, once there is one; None if closed without any."""
-        async for value in self.follow():
-            return value
-        return None
-
     async def follow(self) -> AsyncIterator[_T]:
         """The newest value at once if there is one, then each newer one; ends after the final one."""
         seen = 0

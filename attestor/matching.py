@@ -108,10 +108,6 @@ class Decision:
         """The component that the process is, or is closest to."""
         return self.results[0] if self.results else None
 
-    def get(self, qualified: str) -> ComponentResult | None:
-        """What was found for ``qualified``, or None if the process does not claim it."""
-        return next((result for result in self.results if result.approval.qualified == qualified), None)
-
 
 def decide(
     evidence: Evidence,

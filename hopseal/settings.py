@@ -144,7 +144,9 @@ class Section:
         """One of ``choices``."""
         text = self.text(key, default=default)
         if text and text not in choices:
-            self.mistake(key, f"{text!r} is none of {', '.join(choices)}", _suggest(text, choices))
+            self.mistake(
+                key, f"{text!r} is none of {', '.join(choices)}", _suggest(text, choices, otherwise="write one of them")
+            )
             return default or choices[0]
         return text or choices[0]
 
@@ -370,6 +372,6 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _suggest(text: str, choices: tuple[str, ...]) -> str:
+def _suggest(text: str, choices: tuple[str, ...], *, otherwise: str = "remove it") -> str:
     close = difflib.get_close_matches(text, choices, n=1)
-    return f"did you mean {close[0]}?" if close else "remove it"
+    return f"did you mean {close[0]}?" if close else otherwise

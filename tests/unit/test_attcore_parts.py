@@ -52,7 +52,7 @@ async def test_followers_end_after_the_final_value_and_nothing_follows_it():
 
 async def test_closing_ends_followers_without_a_value():
     latest: Latest[int] = Latest()
-    waiting = asyncio.ensure_future(latest.wait_first())
+    waiting = asyncio.ensure_future(anext(latest.follow(), None))
     await asyncio.sleep(0)
     latest.close()
     assert await waiting is None
