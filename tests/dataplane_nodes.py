@@ -305,6 +305,7 @@ def exchange(connection: socket.socket, data: bytes, *, step: int | None = None)
 def pair(folder: Path, **settings: object) -> Iterator[tuple[Node, Node, Component]]:
     """Node ``a`` with the orchestrator, node ``b`` with the tool behind a Unix socket."""
     authority = Authority(TRUST_DOMAIN)
+    folder.mkdir(exist_ok=True)
     path = folder / "tool.sock"
     with Component(path) as tool:
         a = Node(folder / "a", authority, settings=dict(settings)).start()

@@ -20,6 +20,9 @@ use crate::problem::Refusal;
 
 /// Unit in which buffered memory is counted.
 const PERMIT_BYTES: usize = 1024;
+/// Most of a refused request's body that is read and dropped.
+const DRAIN_BYTES: usize = 256 << 10;
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The memory that request bodies may take, all calls together.
 #[derive(Clone)]
@@ -46,7 +49,7 @@ impl BodyMemory {
     /// # Errors
     /// `body_too_large` over the limit or when it does not end in time; `request_invalid` when its
     /// framing breaks; `overloaded` when other bodies take all memory.
-    pub async fn read(&self, headers: &HeaderMap, body: Incoming) -> Result<Buffered, Refusal> {
+    pub async fn read(&self, headers: &HeaderMap, body: &mut Incoming) -> Result<Buffered, Refusal> {
         let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| length > self.limit_bytes as u64) {
             return Err(Refusal::new("body_too_large", "announced length"));
@@ -57,7 +60,7 @@ impl BodyMemory {
         }
     }
 
-    async fn collect(&self, mut body: Incoming) -> Result<Buffered, Refusal> {
+    async fn collect(&self, body: &mut Incoming) -> Result<Buffered, Refusal> {
         let mut bytes = BytesMut::new();
         let mut memory: Option<OwnedSemaphorePermit> = None;
         while let Some(frame) = body.frame().await {
@@ -86,6 +89,21 @@ impl BodyMemory {
         }
         Ok(())
     }
+}
+
+/// Reads on past a refusal, within bounds: a client that is still writing would lose the answer if
+/// the connection closed on it.
+pub async fn drain(body: &mut Incoming) {
+    let read_on = async {
+        let mut left = DRAIN_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _or_too_slow = tokio::time::timeout(DRAIN_TIMEOUT, read_on).await;
 }
 
 /// What a caller gets back: a whole answer of ours, or the stream from behind.

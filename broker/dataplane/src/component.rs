@@ -25,7 +25,7 @@ use crate::lifetime::Shutdown;
 use crate::listeners::{DEAD, Listener, Listeners};
 use crate::pidfd::{PinError, PinnedPeer, pin_peer};
 use crate::problem::Refusal;
-use crate::settings::{Settings, ms};
+use crate::settings::{Settings, buffer_bytes, ms};
 
 /// What a request to a component is sent on.
 pub type Sender = http1::SendRequest<Full<Bytes>>;
@@ -90,7 +90,8 @@ impl ComponentSockets {
             .ok_or_else(|| Refusal::new("callee_unavailable", "too many listeners are known"))?;
         let instance = self.listeners.instance(&listener, path, self.verdict_timeout).await?;
         let (sender, connection) = http1::Builder::new()
-            .max_buf_size(self.header_bytes)
+            .max_header_size(self.header_bytes)
+            .max_buf_size(buffer_bytes(self.header_bytes))
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Refusal::new("callee_unavailable", error.to_string()))?;

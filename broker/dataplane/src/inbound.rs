@@ -30,7 +30,7 @@ use crate::clock;
 use crate::instance::Leaf;
 use crate::lifetime::Lifetime;
 use crate::receive;
-use crate::settings::ms;
+use crate::settings::{buffer_bytes, ms};
 use crate::tls::{ALPN_H2, SNI_SUFFIX};
 use crate::trust::PeerChain;
 
@@ -156,6 +156,7 @@ fn h1_builder(broker: &Broker) -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(ms(broker.settings.timeouts_ms.header_read))
-        .max_buf_size(broker.settings.limits.peer_header_bytes as usize);
+        .max_header_size(broker.settings.limits.peer_header_bytes as usize)
+        .max_buf_size(buffer_bytes(broker.settings.limits.peer_header_bytes as usize));
     builder
 }

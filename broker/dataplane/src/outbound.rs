@@ -14,7 +14,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 
-use crate::body::{AnswerBody, Buffered};
+use crate::body::{AnswerBody, Buffered, drain};
 use crate::broker::{Broker, Continues};
 use crate::call::CallRecord;
 use crate::callers::Connected;
@@ -49,7 +49,8 @@ pub struct Caller {
 /// Answers one request on `out.sock`; never fails, refusals are answers.
 pub async fn answer(broker: &Arc<Broker>, connected: &Connected, request: Request<Incoming>) -> Response<AnswerBody> {
     let mut record = CallRecord::begin("out", &broker.events, &broker.stats);
-    match call(broker, connected, request, &mut record).await {
+    let (parts, mut body) = request.into_parts();
+    match call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record).await {
         Ok(Answered::Stream(response)) => {
             record.answered(response.status());
             response.map(|body| AnswerBody::stream(body, record))
@@ -60,6 +61,7 @@ pub async fn answer(broker: &Arc<Broker>, connected: &Connected, request: Reques
             response.map(|body| AnswerBody::whole(body, Some(record)))
         }
         Err(refusal) => {
+            drain(&mut body).await;
             record.refused(&refusal);
             record.complete();
             refusal.response().map(|body| AnswerBody::whole(body, Some(record)))
@@ -76,7 +78,8 @@ pub enum Answered {
 async fn call(
     broker: &Arc<Broker>,
     connected: &Connected,
-    request: Request<Incoming>,
+    request: Request<()>,
+    body: &mut Incoming,
     record: &mut CallRecord,
 ) -> Result<Answered, Refusal> {
     record.occupy(&broker.calls)?;
@@ -86,7 +89,7 @@ async fn call(
     let instance = connected.instance(&broker.events, timeout).await?;
     let caller = identify(broker, instance)?;
     record.caller = Some(caller.leaf.id.to_string());
-    let (mut parts, body) = request.into_parts();
+    let (mut parts, ()) = request.into_parts();
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
     let body = broker.memory.read(&parts.headers, body).await?;
@@ -109,7 +112,7 @@ async fn call(
 }
 
 /// The one host that the request names; absolute form and `Host` must agree.
-fn host_of(request: &Request<Incoming>) -> Result<String, Refusal> {
+fn host_of(request: &Request<()>) -> Result<String, Refusal> {
     let invalid = |why: &str| Refusal::new("host_invalid", why);
     let host = request.headers().get(header::HOST).ok_or_else(|| invalid("no Host"))?;
     let host = plain_host(host.to_str().map_err(|_| invalid("Host is not ASCII"))?).ok_or_else(|| invalid("Host"))?;

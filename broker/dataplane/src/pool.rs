@@ -198,7 +198,7 @@ impl Pool {
             return Ok(Sender::H2(sender));
         }
         let (sender, connection) =
-            http1::Builder::new().max_buf_size(RESPONSE_HEADER_BYTES as usize).handshake(io).await?;
+            http1::Builder::new().max_header_size(RESPONSE_HEADER_BYTES as usize).handshake(io).await?;
         self.drive(connection, lifetime);
         Ok(Sender::H1(sender))
     }

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use crate::body::{AnswerBody, Buffered};
+use crate::body::{AnswerBody, Buffered, drain};
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::clock;
@@ -43,12 +43,14 @@ pub async fn answer(
     record.caller = Some(connection.chain.id.to_string());
     record.busy = Some(connection.activity.busy());
     let claimed = request.headers().get(RECORD).cloned();
-    match call(broker, connection, request, &mut record).await {
+    let (parts, mut body) = request.into_parts();
+    match call(broker, connection, Request::from_parts(parts, ()), &mut body, &mut record).await {
         Ok(response) => {
             record.answered(response.status());
             response.map(|body| AnswerBody::stream(body, record))
         }
         Err(refusal) => {
+            drain(&mut body).await;
             log_refused(broker, &refusal, claimed).await;
             record.refused(&refusal);
             record.complete();
@@ -60,7 +62,8 @@ pub async fn answer(
 async fn call(
     broker: &Arc<Broker>,
     connection: &PeerConnection,
-    request: Request<Incoming>,
+    request: Request<()>,
+    body: &mut Incoming,
     record: &mut CallRecord,
 ) -> Result<Response<Incoming>, Refusal> {
     record.occupy(&broker.calls)?;
@@ -68,7 +71,7 @@ async fn call(
     let callee = broker.directory.by_qualified(&connection.component);
     let callee = callee.ok_or_else(|| Refusal::new("callee_unavailable", "no document"))?;
     record.callee = Some(callee.id.to_string());
-    let (parts, body) = request.into_parts();
+    let (parts, ()) = request.into_parts();
     let target = parts.uri.path_and_query().cloned();
     let target = target.ok_or_else(|| Refusal::new("path_invalid", "no path"))?;
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;

@@ -161,6 +161,11 @@ pub fn ms(value: u64) -> Duration {
     Duration::from_millis(value)
 }
 
+/// Read buffer for headers of at most `header_bytes`: hyper wants room for a read beyond them.
+pub fn buffer_bytes(header_bytes: usize) -> usize {
+    (header_bytes * 2).max(16 << 10)
+}
+
 fn default_mode() -> u32 {
     0o777
 }

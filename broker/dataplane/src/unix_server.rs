@@ -21,7 +21,7 @@ use crate::callers::Connected;
 use crate::outbound;
 use crate::pidfd::{PinError, pin_peer};
 use crate::server::Places;
-use crate::settings::ms;
+use crate::settings::{buffer_bytes, ms};
 
 /// Pause after accept fails, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -77,7 +77,8 @@ async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(ms(broker.settings.timeouts_ms.header_read))
-        .max_buf_size(broker.settings.limits.component_header_bytes)
+        .max_header_size(broker.settings.limits.component_header_bytes)
+        .max_buf_size(buffer_bytes(broker.settings.limits.component_header_bytes))
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     let shutdown = broker.shutdown.clone();
