@@ -156,14 +156,6 @@ pub struct Examined {
     peer: Arc<str>,
 }
 
-impl Examined {
-    /// The newest record's claims, unverified; for logs only.
-    #[must_use]
-    pub fn unverified_newest(&self) -> &Record {
-        &self.newest.record
-    }
-}
-
 /// A chain that was proven, before the broker's own policy and the replay check.
 #[derive(Debug)]
 pub struct Verified {
