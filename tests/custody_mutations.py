@@ -73,8 +73,9 @@ def changed_requests(draw: st.DrawFn, requests: list[Json]) -> Json:
                 given["body"] = draw(st.sampled_from(["", "AA==", given["body"]]))
             case "peer":
                 given["tls_peer"] = draw(st.sampled_from([None, given["own_leaves"][:1], ["AA=="], given["tls_peer"]]))
-            case "bundles":
+            case "bundles" if not given["state"]["prefix"]:  # which was verified with these bundles
                 given["bundles"] = draw(st.sampled_from([{}, dict(list(given["bundles"].items())[:1])]))
             case _:
-                given["state"] |= {"replay_capacity": draw(st.integers(0, 1)), "certs": draw(st.just([]))}
+                room = draw(st.integers(0, 1))
+                given["state"] |= {"replay_capacity": len(given["state"]["replay"]) + room, "certs": []}
     return request

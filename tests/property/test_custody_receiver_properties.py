@@ -42,7 +42,7 @@ def test_no_changed_character_of_a_record_passes(request: Json, field: str, data
 
 
 def holds(der: bytes) -> bool:
-    """Whether a leaf is valid and not only another encoding of the reasoner's (its signature's count of unused bits)."""
+    """Whether a leaf is valid, and not the reasoner's with another count of unused bits before its signature."""
     try:
         verify_path(parse_svid_leaf(der), lambda _subject: [], BUNDLES, NOW)
     except SvidError:
