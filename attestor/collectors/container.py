@@ -45,7 +45,7 @@ async def measure_container(
         candidates = container_cgroups(read_cgroup(pid))
         if not candidates:
             return None
-        if known is not None and known.id == candidates[0].id and _in_cgroup(known, candidates[0]):
+        if known is not None and _still_holds(known, candidates[0]):
             return known
     except CgroupInvalid as error:
         return Unreadable(error.code, f"{error.message}: {error.detail}")
@@ -93,6 +93,12 @@ async def _inspect(engine: Engine, container_id: str) -> ContainerFacts | Unread
         return None
     except (EngineUnavailable, EngineInvalid) as error:
         return Unreadable(error.code, error.detail, error.remedy)
+
+
+def _still_holds(known: ContainerFacts, outermost: ContainerCgroup) -> bool:
+    """Whether facts from before can stand for asking again; an item missing in them is worth asking for."""
+    complete = isinstance(known.image_digests, frozenset)
+    return complete and known.id == outermost.id and _in_cgroup(known, outermost)
 
 
 def _in_cgroup(facts: ContainerFacts, candidate: ContainerCgroup) -> bool:

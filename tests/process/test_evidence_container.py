@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,8 @@ async def test_known_facts_spare_the_engine_until_the_cgroup_says_otherwise(
     assert await measure_container(component.pid, [engine], known) is known
     assert await measure_container(os.getpid(), [engine], known) is None
     assert fake.requests == []
+    incomplete = replace(known, image_digests=Unreadable("x", "y"))
+    assert code(await measure_container(component.pid, [engine], incomplete)) == "engine_unavailable"
     with cgroup(f"hopseal-test/docker/{secrets.token_hex(32)}") as other, child(WAIT) as process:
         move(process.pid, other)
         assert code(await measure_container(process.pid, [engine], known)) == "engine_unavailable"
