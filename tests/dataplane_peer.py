@@ -99,8 +99,9 @@ def connected(port: int, tls: ssl.SSLContext, sni: str | None = SNI):
     """A TLS connection to the peer port."""
     with (
         socket.create_connection(("127.0.0.1", port), timeout=10) as tcp,
-        tls.wrap_socket(tcp, server_hostname=sni) as wrapped,
+        tls.wrap_socket(tcp, server_hostname=sni, do_handshake_on_connect=False) as wrapped,
     ):
+        wrapped.do_handshake()
         yield wrapped
 
 

@@ -1,0 +1,38 @@
+"""A node in a process of its own, to be killed: reads its set-up as JSON, prints its port, admits everybody."""
+
+from __future__ import annotations
+
+import base64
+import json
+import select
+import sys
+
+from broker._dataplane import DataPlane
+
+
+def main() -> None:
+    setup = json.loads(sys.stdin.readline())
+    plane = DataPlane(json.dumps(setup["settings"]))
+    plane.set_bundles([(name, [base64.b64decode(der) for der in ders], 1) for name, ders in setup["bundles"]])
+    plane.set_components(setup["components"])
+    plane.set_policies(setup["policies"], "[]")
+    for name, chain, key, expires_at in setup["identities"]:
+        instance, component, spiffe_id = name
+        plane.set_identity(
+            instance, component, spiffe_id, [base64.b64decode(der) for der in chain], base64.b64decode(key), expires_at
+        )
+    print(plane.start(), flush=True)
+    while True:
+        select.select([plane.event_fd()], [], [])
+        for text in plane.take_events():
+            event = json.loads(text)
+            if event["event"] == "caller_seen":
+                plane.admit_caller(event["pidfd_inode"], *setup["caller"])
+            elif event["event"] == "listener_seen":
+                name = event["component"].removeprefix("crm/")
+                plane.admit_listener(event["component"], event["pidfd_inode"], f"instance-of-{name}")
+            print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""The custody log under crashes, full disks and second writers, and the memory that is rebuilt from it."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dataplane_nodes import (
+    PERMIT_ALL,
+    TRUST_DOMAIN,
+    Component,
+    Node,
+    call,
+    components,
+    instance,
+    pair,
+    spiffe_id,
+)
+from dataplane_peer import Message, send
+from svid_authority import Authority
+from waiting import wait_until
+
+from broker._dataplane import DataPlaneError
+from hopseal.log.entries import BundleEntry, CertificateEntry, RecordEntry, StartEntry
+from hopseal.log.offline import verify_chain_offline
+from hopseal.log.reader import LogContents, read_log
+from hopseal.svid import X509Svid
+
+
+class NodeProcess:
+    """The tool's node in a process that can be killed; its identity and folder outlive it."""
+
+    def __init__(self, folder: Path, authority: Authority, listen: Path) -> None:
+        self.folder = folder
+        self.log_file = folder / "log" / "custody.log"
+        self.log_file.parent.mkdir(parents=True)
+        svid = authority.issue(spiffe_id("tool"))
+        encode = lambda data: base64.b64encode(data).decode()  # noqa: E731
+        self.setup = {
+            "settings": {
+                "trust_domain": TRUST_DOMAIN,
+                "node": "killed",
+                "out_socket": str(folder / "out.sock"),
+                "peer_listen": "127.0.0.1:0",
+                "log_dir": str(self.log_file.parent),
+            },
+            "bundles": [[TRUST_DOMAIN, [encode(authority.der)]]],
+            "components": components({"tool": listen}),
+            "policies": PERMIT_ALL,
+            "caller": [instance("tool"), "crm/tool"],
+            "identities": [
+                [
+                    [instance("tool"), "crm/tool", spiffe_id("tool")],
+                    [encode(der) for der in svid.chain_der],
+                    encode(svid.key_pkcs8),
+                    svid.expires_at,
+                ]
+            ],
+        }
+
+    def start(self) -> int:
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parents[1] / "dataplane_child.py")],
+            env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": os.environ["PATH"]},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(self.setup).encode() + b"\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+    def log(self) -> LogContents:
+        return read_log(self.log_file.read_bytes())
+
+
+@pytest.fixture
+def authority() -> Authority:
+    return Authority(TRUST_DOMAIN)
+
+
+@pytest.fixture
+def svid(authority: Authority) -> X509Svid:
+    return authority.issue(spiffe_id("orchestrator"))
+
+
+@pytest.fixture
+def killed(tmp_path: Path, authority: Authority) -> Iterator[NodeProcess]:
+    path = tmp_path / "tool.sock"
+    with Component(path):
+        node = NodeProcess(tmp_path / "k", authority, path)
+        yield node
+        with contextlib.suppress(ValueError):
+            node.kill()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k,mode=0700", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_the_log_begins_with_a_start_and_holds_each_bundle_and_certificate_once(tmp_path: Path) -> None:
+    with pair(tmp_path) as (a, b, _tool):
+        for _ in range(3):
+            call(a)
+        b.plane.set_bundles([(TRUST_DOMAIN, [b.authority.der], 7)])
+        call(a)
+        entries = b.log().entries
+        assert isinstance(entries[0], StartEntry)
+        assert b.log().node == "b"
+        assert len([each for each in entries if isinstance(each, BundleEntry)]) == 1
+        assert len([each for each in entries if isinstance(each, CertificateEntry)]) == 1
+        assert len([each for each in entries if isinstance(each, RecordEntry)]) == 4
+        b.plane.set_bundles([(TRUST_DOMAIN, [b.authority.der, Authority(TRUST_DOMAIN).der], 8)])
+        wait_until(lambda: len([each for each in b.log().entries if isinstance(each, BundleEntry)]) == 2)
+
+
+def test_after_a_kill_every_replay_is_still_refused(killed: NodeProcess, svid: X509Svid) -> None:
+    messages = [Message(svid).wire() for _ in range(5)]
+    port = killed.start()
+    assert [send(port, svid, data).status for data in messages] == [200] * 5
+    killed.kill()
+    port = killed.start()
+    assert [send(port, svid, data).code for data in messages] == ["custody_replayed"] * 5
+    assert send(port, svid, Message(svid).wire()).status == 200
+    assert not killed.log().damage
+
+
+def test_after_a_kill_the_roots_of_a_chain_still_come_from_one_issuer(
+    killed: NodeProcess, svid: X509Svid, authority: Authority
+) -> None:
+    first = Message(svid)
+    port = killed.start()
+    assert send(port, svid, first.wire()).status == 200
+    killed.kill()
+    port = killed.start()
+    other_id = f"spiffe://{TRUST_DOMAIN}/elsewhere"
+    other = authority.issue(other_id)
+    foreign = Message(other)
+    claims = {"iss": type(foreign.record.iss).parse(other_id), "cid": first.record.cid}
+    assert send(port, other, foreign.changed(**claims).wire()).code == "custody_chain"
+
+
+def test_killed_again_and_again_under_load_it_loses_no_acknowledged_record(
+    killed: NodeProcess, svid: X509Svid
+) -> None:
+    acknowledged: set[str] = set()
+    for _ in range(8):
+        port = killed.start()
+
+        def one(_: int, port: int = port) -> None:
+            message = Message(svid)
+            answer = send(port, svid, message.wire())
+            if answer is not None and answer.status == 200:
+                acknowledged.add(message.record.jti)
+
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            running = [threads.submit(one, n) for n in range(40)]
+            wait_until(lambda before=len(acknowledged): len(acknowledged) > before + 5)
+            killed.kill()
+            concurrent.futures.wait(running)
+    killed.start()  # cuts off what was torn
+    contents = killed.log()
+    logged = {each.jti for each in contents.entries if isinstance(each, RecordEntry) and each.accepted}
+    assert acknowledged <= logged
+    assert not contents.damage
+    assert not contents.torn_bytes
+
+
+def test_a_torn_last_line_is_cut_off_and_the_numbering_goes_on(killed: NodeProcess, svid: X509Svid) -> None:
+    port = killed.start()
+    data = Message(svid).wire()
+    send(port, svid, data)
+    killed.kill()
+    whole = killed.log_file.read_bytes()
+    killed.log_file.write_bytes(whole + b'0badc0de {"n":99,"at_ms":1,"ty')
+    port = killed.start()
+    assert send(port, svid, data).code == "custody_replayed"
+    contents = killed.log()
+    assert not contents.damage
+    assert not contents.torn_bytes
+    assert killed.log_file.read_bytes().startswith(whole)
+
+
+def test_with_damage_in_the_middle_records_from_before_the_start_are_refused(
+    killed: NodeProcess, svid: X509Svid
+) -> None:
+    port = killed.start()
+    data = Message(svid).wire()
+    assert send(port, svid, data).status == 200
+    killed.kill()
+    lines = killed.log_file.read_bytes().splitlines(keepends=True)
+    position = next(n for n, line in enumerate(lines) if b'"type":"rec"' in line)
+    lines[position] = lines[position].replace(b"accepted", b"acceptex")
+    killed.log_file.write_bytes(b"".join([*lines, lines[0]]))
+    port = killed.start()
+    assert send(port, svid, data).code == "custody_unavailable"
+    assert send(port, svid, Message(svid).wire()).code == "custody_unavailable"
+    later = Message(svid)
+    now = int(time.time()) + 10
+    # Within the allowed skew a record may be dated just after the doubtful time.
+    wait_until(lambda: send(port, svid, later.changed(jti=Message(svid).record.jti, iat=int(time.time()) + 9, exp=now + 30).wire()).status == 200)
+    assert lines[position] in killed.log_file.read_bytes()
+
+
+def test_a_full_disk_fails_calls_on_either_side_and_heals_by_itself(tmp_path: Path, small_disk: Path) -> None:
+    authority = Authority(TRUST_DOMAIN)
+    path = tmp_path / "tool.sock"
+    logs = {"out": small_disk / "a", "in": small_disk / "b"}
+    with Component(path) as tool:
+        for folder in logs.values():
+            folder.mkdir()
+        a = Node(tmp_path / "a", authority, settings={"log_dir": str(logs["out"])}).start()
+        b = Node(tmp_path / "b", authority, caller=None, listens={"tool": path}, settings={"log_dir": str(logs["in"])}).start()
+        a.route(tool=b.port)
+        try:
+            assert call(a).status == 200
+            ballast = small_disk / "ballast"
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while True:
+                    file.write(b"\0" * 512)
+            codes = set()
+            delivered = len(tool.seen)
+            for _ in range(100):
+                got = call(a)
+                codes.add(got.code)
+                delivered += got.status == 200
+            assert codes <= {None, "log_unavailable", "custody_unavailable"}
+            assert "log_unavailable" in codes or "custody_unavailable" in codes
+            assert len(tool.seen) == delivered  # nothing reached the component without its record
+            failing = a if a.of("log_failed") else b
+            wait_until(lambda: failing.of("log_failed"))
+            assert json.loads(failing.plane.stats())["log"]["healthy"] is False
+            ballast.unlink()
+            wait_until(lambda: failing.of("log_recovered"))
+            assert json.loads(failing.plane.stats())["log"]["healthy"] is True
+            assert call(a).status == 200
+            for folder in logs.values():
+                contents = read_log((folder / "custody.log").read_bytes())
+                assert not contents.damage
+                assert not contents.torn_bytes
+                for each in contents.entries:
+                    if isinstance(each, RecordEntry) and each.accepted:
+                        assert verify_chain_offline(contents.entries, each.cid).verified
+        finally:
+            a.stop()
+            b.stop()
+
+
+def test_a_log_that_somebody_cuts_off_takes_no_more_calls(tmp_path: Path) -> None:
+    with pair(tmp_path) as (a, _b, tool):
+        assert call(a).status == 200
+        os.truncate(a.log_dir / "custody.log", 10)
+        got = call(a)
+        assert (got.code, got.status) == ("log_unavailable", 503)
+        assert len(tool.seen) == 1
+
+
+def test_two_writers_of_one_log_are_refused(tmp_path: Path) -> None:
+    authority = Authority(TRUST_DOMAIN)
+    first = Node(tmp_path / "one", authority).start()
+    second = Node(tmp_path / "two", authority, settings={"log_dir": str(first.log_dir)})
+    try:
+        with pytest.raises(DataPlaneError) as caught:
+            second.plane.start()
+        assert caught.value.args[0] == "log_locked"
+        assert not second.out.exists()
+    finally:
+        first.stop()
+        second.plane.stop()
+
+
+@pytest.mark.parametrize("kind", ["missing", "symlink", "folder"])
+def test_a_log_path_that_is_no_plain_file_is_refused(tmp_path: Path, kind: str) -> None:
+    node = Node(tmp_path / "n", Authority(TRUST_DOMAIN))
+    if kind == "missing":
+        node.log_dir.rmdir()
+    elif kind == "symlink":
+        (node.log_dir / "custody.log").symlink_to(tmp_path / "elsewhere")
+    else:
+        (node.log_dir / "custody.log").mkdir()
+    with pytest.raises(DataPlaneError) as caught:
+        node.plane.start()
+    assert caught.value.args[0] == "log_unavailable"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_log_is_for_its_owner_only(tmp_path: Path) -> None:
+    node = Node(tmp_path / "n", Authority(TRUST_DOMAIN)).start()
+    node.stop()
+    assert (node.log_dir / "custody.log").stat().st_mode & 0o777 == 0o600
