@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from attestor.approved import ApprovedSet
-from attestor.explain import explain_component, explain_process, explain_unreadable
+from attestor.explain import explain_component, explain_entered, explain_process, explain_unreadable
 from attestor.facts import ContainerFacts, Evidence, ProcessFacts, Unreadable
 from attestor.matching import wanted_config
 from attestor.metrics import Metrics
@@ -55,6 +55,7 @@ class AdminView:
     registry: Registry
     metrics: Metrics
     collector: Collector
+    is_entered: Callable[[Evidence], bool]
     pin: Callable[[int], PinnedProcess]
     approved: Callable[[], ApprovedSet]
     documents: Callable[[], FollowState]
@@ -137,6 +138,8 @@ class _Admin:
             record = view.registry.get(key_of(process))
         if isinstance(evidence.process, Unreadable):
             return _json(explain_unreadable(pid, evidence.process))
+        if view.is_entered(evidence):
+            return _json(explain_entered(pid))
         return _json(explain_process(view.registry, approved, evidence, pid, record))
 
     async def get_measurement(self, request: web.Request) -> web.Response:

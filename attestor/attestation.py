@@ -118,10 +118,17 @@ class Attestations:
         self._start(process)
 
     def approve(self, approved: ApprovedSet) -> None:
-        """From now on this is what is approved; every watched process is judged by it at once."""
+        """From now on this is what is approved; every watched process is judged by it at once.
+
+        Those that were refused and that nobody asks about are looked at anew, so that ``status`` shows what
+        the change means for what runs already.
+        """
         self._around.bench.approved.set(approved)
-        for tracking in self._trackings.values():
-            tracking.wake(Wake.APPROVED)
+        for tracking in tuple(self._trackings.values()):
+            if not tracking.case.is_final:
+                tracking.wake(Wake.APPROVED)
+            elif tracking.users == 0 and tracking.process.alive():
+                self._start(tracking.process.duplicate())
 
     def container_stopped(self, container_id: str) -> None:
         """Withdraw from every process of the container."""

@@ -66,6 +66,11 @@ def explain_process(
     return _from_result(lead, state, code, pid)
 
 
+def explain_entered(pid: int) -> dict[str, Any]:
+    """The answer about a process that was put into its container from outside."""
+    return _answer(None, State.UNREADABLE, None, "container_entered", pid=pid)
+
+
 def explain_unreadable(pid: int, why: Unreadable) -> dict[str, Any]:
     """The answer about a process of which nothing could be measured."""
     answer = _answer(None, State.UNREADABLE, None, why.code, pid=pid)

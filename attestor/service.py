@@ -240,6 +240,7 @@ class AttestorService:
             registry=self._registry,
             metrics=self._metrics,
             collector=self._collector,
+            is_entered=self._entered.is_entered,
             pin=pin_pid,
             approved=self._bench.approved_now,
             documents=lambda: self._follower.current,

@@ -393,6 +393,19 @@ async def test_a_subscriber_that_does_not_read_holds_nobody_back_and_gets_the_ne
                 assert [verdict.state async for verdict in slow] == [State.GONE]
 
 
+async def test_what_was_refused_is_looked_at_anew_when_the_documents_change():
+    async with node_of(approved_of(component(replace(BLOCK, uid=9)))) as node:
+        with child(UID) as process:
+            async with node.follow(process.pid) as verdicts:
+                assert (await next_of(verdicts)).state is State.UNKNOWN
+            await async_wait_until(lambda: node.attestations.count_users() == 0)
+            node.approve(approved_of(component(BLOCK)))
+            await async_wait_until(lambda: any(record.standings for record in node.registry.live()))
+            standing = next(iter(node.registry.live())).standings["crm/orchestrator"]
+            assert standing.state is State.ATTESTED
+            assert len(node.attestations) == 1
+
+
 async def test_an_observed_process_that_executes_its_program_before_anybody_asked_has_not_drifted():
     code = "sys.stdin.readline(); os.execv('/bin/sleep', ['sleep', '60'])"
     sleep = os.path.realpath("/bin/sleep")

@@ -6,14 +6,12 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -21,60 +19,14 @@ from click.testing import CliRunner
 
 from attestor.admin_server import AdminServer
 from attestor.commands import attestor_group
-from attestor.config import load_config
 from attestor.service import AttestorService
+from attestor_daemon import REPOSITORY, Daemon, line_of, workload_client
 from attestor_nodes import child, exe_digest, root_of
 from hopseal.errors import HopsealError, InvalidError, UnavailableError
 from hopseal.sockets import bind_unix_socket
 from waiting import async_wait_until, wait_until
 
 UID = 24_101
-REPOSITORY = Path(__file__).parents[2]
-
-CLIENT = """
-import asyncio, os, sys
-from grpclib.client import Channel
-from grpclib.exceptions import GRPCError
-from hopseal.wire.gen.spiffe.workload import workload_grpc, workload_pb2
-uid, path = int(sys.argv[1]), sys.argv[2]
-os.setgroups([]); os.setgid(uid); os.setuid(uid)
-async def main():
-    channel = Channel(path=path)
-    stub = workload_grpc.SpiffeWorkloadAPIStub(channel)
-    try:
-        async with stub.FetchX509SVID.open(metadata={"workload.spiffe.io": "true"}) as stream:
-            await stream.send_message(workload_pb2.X509SVIDRequest(), end=True)
-            async for answer in stream:
-                print("svids", *[svid.spiffe_id for svid in answer.svids], flush=True)
-    except GRPCError as error:
-        print("error", error.status.name, flush=True)
-    except Exception as error:
-        print("lost", type(error).__name__, flush=True)
-    sys.stdin.read()
-asyncio.run(main())
-"""
-
-
-@contextmanager
-def workload_client(uid: int, path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A component of another user that fetches its SVIDs and prints what comes."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLIENT, str(uid), str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=REPOSITORY,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-async def line_of(process: subprocess.Popen[str], timeout_s: float = 15.0) -> str:
-    async with asyncio.timeout(timeout_s):
-        return (await asyncio.to_thread(process.stdout.readline)).strip()
 
 
 def document(*, uid: int = UID, exe: str | None = None, config: Path | None = None, status: str = "active") -> str:
@@ -95,79 +47,6 @@ spec:
       svid: both
       attest: {{uid: {uid}, exe: ['{exe or exe_digest()}']{declared}}}
 """
-
-
-class Daemon:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.documents = folder / "agents"
-        self.documents.mkdir(exist_ok=True)
-        self.config_file = folder / "attestor.yaml"
-        self.config_file.write_text(f"""\
-trust_domain: example.org
-node: node-1
-documents: {self.documents}
-state_dir: {folder}/state
-sockets:
-  workload: {folder}/run/agent/api.sock
-  broker: {folder}/run/own/broker.sock
-  admin: {folder}/run/own/admin.sock
-upstream: {{kind: embedded, state_dir: {folder}/authority}}
-brokers: [{{node: node-1, attest: {{uid: 24190, exe: ['{exe_digest()}']}}}}]
-reattest_interval_s: 1
-collector_timeout_s: 5
-log: {{format: console, level: error}}
-""")
-
-    @property
-    def config(self):
-        return load_config(self.config_file)
-
-    @property
-    def workload(self) -> Path:
-        return self.folder / "run/agent/api.sock"
-
-    @property
-    def admin(self) -> Path:
-        return self.folder / "run/own/admin.sock"
-
-    def write(self, text: str) -> None:
-        (self.documents / "crm.yaml").write_text(text)
-
-    async def ask(self, path: str, method: str = "GET") -> tuple[int, Any]:
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(self.admin))) as session,
-            session.request(method, f"http://attestor{path}") as response,
-        ):
-            body = await response.read()
-            is_json = response.content_type == "application/json"
-            return response.status, json.loads(body) if is_json else body.decode()
-
-    async def component(self, name: str = "crm/orchestrator") -> dict[str, Any]:
-        _, status = await self.ask("/v1/status")
-        return next(each for each in status["components"] if each["component"] == name)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        stop = asyncio.Event()
-        task = asyncio.create_task(AttestorService(self.config).run(stop))
-        try:
-            await async_wait_until(lambda: task.done() or self._answers(), what="the daemon to answer")
-            if task.done():
-                await task
-            yield
-        finally:
-            stop.set()
-            await asyncio.wait_for(task, 10)
-
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(0.1)
-            try:
-                client.connect(str(self.admin))
-            except OSError:
-                return False
-            return True
 
 
 @pytest.fixture
@@ -434,7 +313,7 @@ def daemon_process(daemon: Daemon) -> Iterator[subprocess.Popen[bytes]]:
         stderr=subprocess.PIPE,
     )
     try:
-        wait_until(lambda: daemon._answers() or process.poll() is not None)
+        wait_until(lambda: daemon.answers() or process.poll() is not None)
         assert process.poll() is None, process.stderr.read()
         yield process
     finally:

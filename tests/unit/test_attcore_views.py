@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from attestor.explain import explain_component, explain_process, explain_unreadable
+from attestor.explain import explain_component, explain_entered, explain_process, explain_unreadable
 from attestor.facts import ConfigFacts
 from attestor.matching import decide
 from attestor.peer import PinnedProcess
@@ -206,6 +206,15 @@ def test_a_process_of_which_nothing_can_be_read_is_explained_by_why():
         "unreadable",
         "no answer",
         "start the engine",
+    )
+
+
+def test_a_process_put_into_its_container_is_explained_by_that():
+    explained = explain_entered(11)
+    assert (explained["state"], explained["code"], explained["layer"]) == (
+        "unreadable",
+        "container_entered",
+        "evidence",
     )
 
 
