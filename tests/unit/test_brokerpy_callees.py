@@ -1,0 +1,164 @@
+"""Finding out who answers on the sockets of this node's components."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from broker_parts import component, documents
+
+from broker.callees import PROBE_S, Callees, CalleeState
+from broker.identities.registry import Refusal
+from broker.process import Listener
+
+
+class FakeIdentities:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+        self.forgotten: list[str] = []
+        self.admitted: set[str] = set()
+        self.refused: dict[str, Refusal] = {}
+
+    def see_listener(self, name: str, inode: int) -> None:
+        self.seen.append((name, inode))
+
+    def forget_exited_listener(self, name: str) -> None:
+        self.forgotten.append(name)
+
+    def is_listener_admitted(self, name: str) -> bool:
+        return name in self.admitted
+
+    def last_refusal(self, name: str) -> Refusal | None:
+        return self.refused.get(name)
+
+
+class World:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.identities = FakeIdentities()
+        self.now = 100.0
+        self.listener: Listener | None = Listener(5)
+        self.probes = 0
+        self.callees = Callees(self.identities, probe=self._probe, clock=lambda: self.now)
+        self.callees.set_documents(documents(component("front"), component("store", listen=str(path))))
+
+    def _probe(self, path: str) -> Listener | None:
+        assert path == str(self.path)
+        self.probes += 1
+        return self.listener
+
+    def bind(self) -> None:
+        self.path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(self.path))
+
+    def state(self) -> CalleeState:
+        (only,) = self.callees.status()
+        return only.state
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path / "store.sock")
+
+
+def test_an_absent_socket_is_not_probed(world):
+    world.callees.look()
+    assert (world.probes, world.state()) == (0, CalleeState.ABSENT)
+
+
+def test_a_socket_is_probed_when_it_appears(world):
+    world.callees.look()
+    world.bind()
+    world.callees.look()
+    assert world.identities.seen == [("crm/store", 5)]
+    assert world.state() is CalleeState.ASKED
+
+
+def test_it_is_probed_again_every_five_seconds_until_it_is_attested(world):
+    world.bind()
+    world.callees.look()
+    world.now += PROBE_S - 0.1
+    world.callees.look()
+    assert world.probes == 1
+    world.now += 0.2
+    world.callees.look()
+    assert world.probes == 2
+    world.identities.admitted.add("crm/store")
+    world.now += 100
+    world.callees.look()
+    assert world.probes == 2
+    assert world.state() is CalleeState.ATTESTED
+    world.identities.admitted.clear()
+    world.callees.look()
+    assert world.probes == 3
+
+
+def test_a_replaced_socket_is_probed_at_once_and_voids_the_exited_listener(world):
+    world.bind()
+    world.callees.look()
+    world.identities.admitted.add("crm/store")
+    world.identities.forgotten.clear()
+    world.bind()
+    world.listener = Listener(6)
+    world.callees.look()
+    assert world.identities.forgotten == ["crm/store"]
+    assert world.identities.seen == [("crm/store", 5), ("crm/store", 6)]
+
+
+def test_a_socket_that_disappears_voids_the_exited_listener(world):
+    world.bind()
+    world.callees.look()
+    world.identities.forgotten.clear()
+    world.path.unlink()
+    world.callees.look()
+    assert world.identities.forgotten == ["crm/store"]
+    assert world.state() is CalleeState.ABSENT
+
+
+def test_a_listener_that_has_exited_is_named_by_zero(world):
+    world.bind()
+    world.listener = Listener(0)
+    world.callees.look()
+    assert world.identities.seen == [("crm/store", 0)]
+
+
+def test_nobody_listening_is_silent(world):
+    world.bind()
+    world.listener = None
+    world.callees.look()
+    assert world.identities.seen == []
+    assert world.state() is CalleeState.SILENT
+
+
+def test_a_refusal_shows_its_code(world):
+    world.bind()
+    world.callees.look()
+    world.identities.refused["crm/store"] = Refusal("listener_not_component", "")
+    (only,) = world.callees.status()
+    assert (only.state, only.code) == (CalleeState.REFUSED, "listener_not_component")
+
+
+@pytest.mark.parametrize("kind", ["file", "symlink", "folder"])
+def test_what_is_no_socket_is_absent(world, kind, tmp_path):
+    if kind == "file":
+        world.path.write_text("")
+    elif kind == "folder":
+        world.path.mkdir()
+    else:
+        world.path.symlink_to(tmp_path / "elsewhere.sock")
+    world.callees.look()
+    assert (world.probes, world.state()) == (0, CalleeState.ABSENT)
+
+
+def test_components_that_the_documents_drop_are_forgotten_and_the_rest_kept(world):
+    world.bind()
+    world.callees.look()
+    world.callees.set_documents(documents(component("store", listen=str(world.path))))
+    world.callees.look()
+    assert world.probes == 1
+    world.callees.set_documents(documents(component("store", listen="/run/elsewhere.sock")))
+    assert [each.path for each in world.callees.status()] == ["/run/elsewhere.sock"]
+    world.callees.set_documents(documents(component("store")))
+    assert world.callees.status() == ()
