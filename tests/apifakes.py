@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ def selectors(*values: str) -> frozenset[Selector]:
 
 
 def entry(path: str, *values: str, hint: str = "", x509_ttl_s: int = 600, jwt_ttl_s: int = 300) -> Entry:
-    text = "-".join((path.strip("/").replace("/", "-"), *values)).replace(":", "-")
+    text = re.sub(r"[^A-Za-z0-9]+", "-", "-".join((path, *values)))
     return Entry(f"hopseal.{text}", spiffe_id(path), selectors(*values), hint, x509_ttl_s, jwt_ttl_s)
 
 
