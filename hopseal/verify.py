@@ -130,14 +130,7 @@ def verify_path(leaf: SvidLeaf, issuers: Issuers, bundles: Mapping[TrustDomain, 
     if not authorities:
         raise SvidError("no authority of the leaf's trust domain is known", detail=str(leaf.spiffe_id))
     try:
-        moment = dt.datetime.fromtimestamp(at, dt.UTC)
-        verifier = (
-            verification.PolicyBuilder()
-            .extension_policies(ca_policy=_CA_POLICY, ee_policy=verification.ExtensionPolicy.permit_all())
-            .store(verification.Store(list(authorities)))
-            .time(moment)
-            .build_client_verifier()
-        )
+        verifier = _build_verifier(authorities, at)
         chain = verifier.verify(leaf.certificate, _climb(leaf.certificate, issuers)).chain
     except (verification.VerificationError, OverflowError, OSError, *_LIBRARY_ERRORS) as error:
         raise SvidError("the leaf does not lead to its trust domain's bundle", detail=str(error)) from error
@@ -157,6 +150,16 @@ def parse_authorities(ders: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
         except _LIBRARY_ERRORS:
             continue
     return tuple(parsed)
+
+
+def _build_verifier(authorities: tuple[x509.Certificate, ...], at: int) -> verification.ClientVerifier:
+    return (
+        verification.PolicyBuilder()
+        .extension_policies(ca_policy=_CA_POLICY, ee_policy=verification.ExtensionPolicy.permit_all())
+        .store(verification.Store(list(authorities)))
+        .time(dt.datetime.fromtimestamp(at, dt.UTC))
+        .build_client_verifier()
+    )
 
 
 def _climb(certificate: x509.Certificate, issuers: Issuers) -> list[x509.Certificate]:
