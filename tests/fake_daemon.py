@@ -31,8 +31,9 @@ class FakeDaemon:
         self.bodies.append(await request.read())
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         status, answer = self.answers.get(key, (404, {"code": "not_found", "message": "no such path", "remedy": ""}))
-        if isinstance(answer, web.Response):
-            return answer
+        if callable(answer):
+            made: web.Response = answer()
+            return made
         return web.json_response(answer, status=status)
 
 

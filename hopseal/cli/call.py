@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from hopseal.errors import DeniedError, InvalidError, UnavailableError
 from hopseal.sdk.handle import HANDLE_HEADER
 
 _UNAVAILABLE = 503
+_METHOD = re.compile(r"[A-Za-z]{1,32}", re.ASCII)
 _NEEDS_DOCUMENT = frozenset({"identity_none", "may_not_start", "policy_denied"})
 _REMEDIES = {
     "identity_ambiguous": "this process matches several components: give them different uid, exe, unit or image",
@@ -93,6 +95,8 @@ def _send(
     out_socket: Path, method: str, url: str, headers: dict[str, str], body: bytes | None, timeout_s: float
 ) -> HttpAnswer:
     host, target = _parse_url(url)
+    if _METHOD.fullmatch(method) is None:
+        raise InvalidError("method_invalid", f"{method!r} is no HTTP method", remedy="write -X POST")
     try:
         return exchange(out_socket, method, target, headers={"host": host, **headers}, body=body, timeout_s=timeout_s)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -40,17 +41,18 @@ def logs(component: str | None, logs: tuple[Path, ...], lines: int, *, follow: b
       hopseal logs crm-assistant/reasoner -f
       hopseal logs --log /var/lib/hopseal/broker/log --json
     """
-    files = [_open(path) for path in logs]
-    past = [entry for file in files for entry in _entries(file) if _concerns(entry, component)]
-    past.sort(key=_moment)
-    for entry in past[len(past) - lines :] if lines else []:
-        _print(entry, as_json=as_json)
-    while follow:
-        fresh = [entry for file in files for entry in _entries(file) if _concerns(entry, component)]
-        for entry in sorted(fresh, key=_moment):
+    with ExitStack() as stack:
+        files = [stack.enter_context(_open(path)) for path in logs]
+        past = [entry for file in files for entry in _entries(file) if _concerns(entry, component)]
+        past.sort(key=_moment)
+        for entry in past[max(0, len(past) - lines) :]:
             _print(entry, as_json=as_json)
-        if not fresh:
-            time.sleep(POLL_S)
+        while follow:
+            fresh = [entry for file in files for entry in _entries(file) if _concerns(entry, component)]
+            for entry in sorted(fresh, key=_moment):
+                _print(entry, as_json=as_json)
+            if not fresh:
+                time.sleep(POLL_S)
 
 
 def _open(path: Path) -> TextIO:

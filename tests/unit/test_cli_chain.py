@@ -1,0 +1,179 @@
+"""hopseal chain show and logs: from log files and header lines, as a tree or JSON, with the right exit code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from custody_calls import Node, begin, go_on
+from custody_logs import LogFile
+from hopseal.cli.main import cli
+from hopseal.custody.headers import format_custody_fields
+from hopseal.custody.receiver import Accepted
+from vectors import pki
+
+
+@dataclass
+class Scene:
+    """shell → orchestrator → reasoner, logged by two nodes."""
+
+    first: Accepted
+    second: Accepted
+    left: Path
+    right: Path
+
+    @property
+    def cid(self) -> str:
+        return self.first.newest.record.cid
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    orchestrator, reasoner = Node("orchestrator"), Node("reasoner")
+    first = begin("shell", orchestrator)
+    second = go_on(first, orchestrator, reasoner)
+    left, right = LogFile("left"), LogFile("right")
+    for accepted, receiving in ((first, left), (second, right)):
+        left.sent(accepted.newest.text)
+        receiving.received(accepted)
+    (tmp_path / "left").mkdir()
+    (tmp_path / "left" / "custody.log").write_bytes(left.bytes())
+    (tmp_path / "right.log").write_bytes(right.bytes())
+    return Scene(first, second, tmp_path / "left", tmp_path / "right.log")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(each) for each in arguments], catch_exceptions=False)
+
+
+def show(scene: Scene, *arguments: object) -> Result:
+    return run("chain", "show", "--log", scene.left, "--log", scene.right, *arguments)
+
+
+def test_a_chain_is_printed_as_a_tree_with_the_nodes_that_saw_it(scene: Scene) -> None:
+    result = show(scene, "--cid", scene.cid)
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines[0].split() == ["chain", scene.cid, "verified"]
+    assert "└─ ✓" in lines[2]
+    assert lines[3].startswith("   └─ ✓")
+    assert lines[3].endswith("hop 1  (left ⇒ right)")
+
+
+@pytest.mark.parametrize("way", ["--last", "--cid", "--jti", "--task"])
+def test_a_chain_is_found_by_each_way_of_naming_it(scene: Scene, way: str) -> None:
+    record = scene.first.newest.record
+    assert record.task is not None
+    value = {"--last": [], "--cid": [record.cid], "--jti": [scene.second.newest.record.jti], "--task": [record.task.id]}
+    shown = json.loads(show(scene, way, *value[way], "--json").stdout)
+    assert [each["cid"] for each in shown] == [scene.cid]
+
+
+def test_json_nests_the_hops_and_says_who_saw_them(scene: Scene) -> None:
+    (chain,) = json.loads(show(scene, "--last", "--json").stdout)
+    assert chain["verified"] is True
+    assert chain["damage"] == chain["rejected"] == []
+    (hop,) = chain["hops"]
+    (inner,) = hop["children"]
+    assert (hop["hop"], inner["hop"]) == (0, 1)
+    assert inner["verified"] is True
+    assert {(each["node"], each["direction"]) for each in inner["seen"]} == {("left", "sent"), ("right", "received")}
+
+
+def test_a_missing_side_is_named(scene: Scene) -> None:
+    result = run("chain", "show", "--last", "--log", scene.left)
+    assert "(only sent, on left)" in result.output
+
+
+def test_a_chain_whose_ancestor_no_log_holds_does_not_verify_and_exits_1(scene: Scene, tmp_path: Path) -> None:
+    log = LogFile("left")
+    log.sent(scene.second.newest.text)
+    (tmp_path / "cut.log").write_bytes(log.bytes())
+    result = run("chain", "show", "--last", "--log", tmp_path / "cut.log")
+    assert result.exit_code == 1
+    assert "✗" in result.output
+    assert "custody_unresolved" in result.output
+
+
+def test_a_refused_message_is_shown_with_its_code(scene: Scene) -> None:
+    log = LogFile("left")
+    log.sent(scene.first.newest.text)
+    log.received(scene.first)
+    log.received(scene.first, verdict="refused", code="custody_replayed", detail="again")
+    (scene.left / "custody.log").write_bytes(log.bytes())
+    assert "refused on left: custody_replayed" in show(scene, "--cid", scene.cid).output
+
+
+def test_a_damaged_log_is_said_and_exits_1(scene: Scene) -> None:
+    data = bytearray((scene.left / "custody.log").read_bytes())
+    data[20] ^= 1
+    (scene.left / "custody.log").write_bytes(bytes(data))
+    result = show(scene, "--cid", scene.cid)
+    assert result.exit_code == 1
+    assert "the log is damaged" in result.output
+
+
+def test_a_chain_out_of_headers_verifies_against_a_given_bundle(scene: Scene, tmp_path: Path) -> None:
+    certificates = [pki.SHELL.der, pki.ORCHESTRATOR.der]
+    fields = format_custody_fields(scene.second.newest.text, [scene.first.newest.text], certificates)
+    (tmp_path / "headers").write_text("".join(f"{name}: {value}\r\n" for name, value in [("Host", "x"), *fields]))
+    authority = x509.load_der_x509_certificate(pki.PROD_CA.der).public_bytes(Encoding.PEM)
+    (tmp_path / "ca.pem").write_bytes(authority)
+    arguments = ["chain", "show", "--headers", tmp_path / "headers", "--log", tmp_path / "none"]
+    trusted = run(*arguments, "--bundle", tmp_path / "ca.pem", "--trust-domain", pki.PROD)
+    assert trusted.exit_code == 0, trusted.output
+    assert "hop 1" in trusted.output
+    assert run(*arguments).exit_code == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--last", "--cid", "x"], ["--jti", "a", "--task", "b"]])
+def test_a_chain_must_be_named_in_exactly_one_way(scene: Scene, arguments: list[str]) -> None:
+    assert show(scene, *arguments).exit_code == 2
+
+
+def test_an_unknown_chain_is_bad_input(scene: Scene) -> None:
+    result = show(scene, "--cid", "nothing")
+    assert result.exit_code == 2
+    assert "chain_unknown" in result.stderr
+
+
+def test_a_log_that_cannot_be_read_is_unavailable(tmp_path: Path) -> None:
+    assert run("chain", "show", "--last", "--log", tmp_path / "none").exit_code == 3
+    assert run("logs", "--log", tmp_path / "none").exit_code == 3
+
+
+def test_logs_print_one_line_for_each_record_and_none_for_certificates(scene: Scene) -> None:
+    lines = run("logs", "--log", scene.left).output.splitlines()
+    assert len(lines) == 4
+    assert "broker of node left started its log" in lines[0]
+    assert "accepted sent" in lines[1]
+
+
+def test_logs_of_one_component_leave_the_others_out(scene: Scene) -> None:
+    agent, name = str(scene.second.newest.record.aud).rsplit("/", 2)[-2:]
+    lines = run("logs", f"{agent}/{name}", "--log", scene.left, "--log", scene.right).output.splitlines()
+    assert len(lines) == 2
+    assert all(name in line for line in lines)
+    assert run("logs", "nobody/here", "--log", scene.left).output == ""
+
+
+def test_logs_read_the_daemons_own_json_too_and_sort_by_time(tmp_path: Path) -> None:
+    def line(event: str, second: int, **more: Any) -> str:
+        return json.dumps({"event": event, "timestamp": f"2026-01-01T00:00:0{second}Z", "level": "info", **more}) + "\n"
+
+    (tmp_path / "a.log").write_text(line("first", 1) + "no json\n" + line("third", 3, component="crm/x"))
+    (tmp_path / "b.log").write_text(line("second", 2) + '{"unfinished": ')
+    logs = ["--log", tmp_path / "a.log", "--log", tmp_path / "b.log"]
+    assert [text.split()[2] for text in run("logs", *logs).output.splitlines()] == ["first", "second", "third"]
+    assert [json.loads(text)["event"] for text in run("logs", "-n", 1, "--json", *logs).output.splitlines()] == [
+        "third"
+    ]
+    assert "component=crm/x" in run("logs", "crm/x", *logs).output
+    assert run("logs", "-n", 0, *logs).output == ""
