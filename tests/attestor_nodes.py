@@ -52,7 +52,7 @@ def child(uid: int, code: str = WAIT) -> Iterator[subprocess.Popen[bytes]]:
     """
     setup = f"import os, sys; os.setgroups([]); os.setgid({uid}); os.setuid({uid}); os.write(1, b'.'); "
     process = subprocess.Popen(
-        [PYTHON, "-I", "-S", "-c", setup + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        [PYTHON, "-I", "-S", "-c", setup + "\n" + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
     try:
         assert process.stdout is not None
@@ -60,7 +60,10 @@ def child(uid: int, code: str = WAIT) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
 
 
 @dataclass
