@@ -156,7 +156,41 @@ async def test_a_killed_agent_is_not_noticed_by_who_holds_an_svid(server, agent)
         assert all(snapshot.svids for snapshot in seen)
 
 
-async def test_what_was_left_is_still_known_when_the_agent_is_away(server, agent):
+async def test_a_stream_that_nobody_follows_lingers_and_then_ends(server, agent, monkeypatch):
+    await register(server, agent, entry("/a", "uid:1"))
+    agent.start()
+    upstream = upstream_of(agent)
+    async with healthy(upstream):
+        async with upstream.subscribe(selectors("uid:1")) as snapshots:
+            first = await with_svids(snapshots)
+        await register(server, agent, entry("/a", "uid:1", hint="meanwhile"))
+        await async_wait_until(
+            lambda: [svid.hint for svid in upstream._known[selectors("uid:1")].watch.current.svids] == ["meanwhile"],
+            timeout_s=TIMEOUT_S,
+        )
+        async with upstream.subscribe(selectors("uid:1")) as snapshots:
+            again = await anext(snapshots)
+            assert again.svids[0].hint == "meanwhile"
+            assert again.svids != first.svids
+        monkeypatch.setattr(upstream_module, "LINGER_S", 0.0)
+        await async_wait_until(lambda: not upstream._known)
+        assert not upstream._streams
+
+
+async def test_streams_that_nobody_follows_are_bounded(server, agent, monkeypatch):
+    monkeypatch.setattr(upstream_module, "MAX_LINGERING", 3)
+    await register(server, agent)
+    agent.start()
+    upstream = upstream_of(agent)
+    async with healthy(upstream):
+        for number in range(8):
+            async with upstream.subscribe(selectors(f"uid:{number}")) as snapshots:
+                await anext(snapshots)
+        assert set(upstream._known) == {selectors(f"uid:{number}") for number in (5, 6, 7)}
+
+
+async def test_what_was_left_is_still_known_when_the_agent_is_away(server, agent, monkeypatch):
+    monkeypatch.setattr(upstream_module, "MAX_LINGERING", 0)
     await register(server, agent, entry("/a", "uid:1"))
     agent.start()
     upstream = upstream_of(agent)

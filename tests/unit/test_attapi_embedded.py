@@ -84,10 +84,21 @@ async def test_subscribers_of_one_entry_share_its_svid(upstream):
         assert one.svids == two.svids
 
 
-async def test_what_nobody_follows_is_not_kept(upstream, clock):
+async def test_who_comes_back_gets_the_same_svid_until_it_is_due(upstream, clock):
+    async with running(upstream):
+        async with first(upstream, "uid:1") as (start, _):
+            pass
+        async with first(upstream, "uid:1") as (again, _):
+            assert again.svids == start.svids
+        clock.now += 50
+        await async_wait_until(lambda: set(upstream._issued) == {upstream._own_entry})
+
+
+async def test_the_key_of_an_entry_that_went_is_not_kept(upstream, entries):
     async with running(upstream):
         async with first(upstream, "uid:1"):
             pass
+        entries.set()
         await async_wait_until(lambda: set(upstream._issued) == {upstream._own_entry})
 
 

@@ -82,6 +82,7 @@ class EmbeddedUpstream:
         self._authorities: AuthoritySet | None = None
         self._entries: tuple[Entry, ...] | None = None
         self._issued: dict[Entry, _Issued] = {}
+        self._rendered: tuple[AuthoritySet, BundleSet] | None = None
         self._subscriptions: set[_Subscription] = set()
         self._own: Watch[IdentitySnapshot] = Watch()
         self._bundles: Watch[BundleSet] = Watch()
@@ -169,8 +170,12 @@ class EmbeddedUpstream:
         if self._published_authorities().signer(now) is None:
             self._fail("no authority can sign now")  # the last one expired and the next could not be written
             return
-        wanted = {entry for each in self._subscriptions for entry in self._matching(each.selectors)}
-        self._issued = {entry: issued for entry, issued in self._issued.items() if entry in {*wanted, self._own_entry}}
+        known = {self._own_entry, *(self._entries or ())}
+        self._issued = {
+            entry: issued
+            for entry, issued in self._issued.items()
+            if entry in known and not issued.is_due(now, self._published_authorities())
+        }
         bundles = self._bundle_set()
         self._bundles.publish(bundles)
         self._own.publish(IdentitySnapshot((self._svid(self._own_entry, now),), bundles))
@@ -218,7 +223,10 @@ class EmbeddedUpstream:
         return signer
 
     def _bundle_set(self) -> BundleSet:
-        return BundleSet(self._published_authorities().bundle(REFRESH_HINT_S))
+        authorities = self._published_authorities()
+        if self._rendered is None or self._rendered[0] is not authorities:
+            self._rendered = authorities, BundleSet(authorities.bundle(REFRESH_HINT_S))
+        return self._rendered[1]
 
     def _published_authorities(self) -> AuthoritySet:
         if self._authorities is None:

@@ -7,6 +7,7 @@ list of certificates, is never handed on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -77,13 +78,9 @@ def parse_x509_svid(spiffe_id: str, chain_der: Iterable[bytes], key_pkcs8: bytes
     return X509Svid(parsed_id, chain, key_pkcs8, int(leaf.not_valid_after_utc.timestamp()), hint)
 
 
-def is_anchored(svid: X509Svid, authorities: Iterable[bytes]) -> bool:
+def is_anchored(svid: X509Svid, authorities: tuple[bytes, ...]) -> bool:
     """Whether the top of the SVID's chain was issued by one of ``authorities``, or is one of them."""
-    listed = tuple(authorities)
-    top = x509.load_der_x509_certificate(svid.chain_der[-1])
-    return svid.chain_der[-1] in listed or any(
-        _is_issued_by(top, x509.load_der_x509_certificate(der)) for der in listed
-    )
+    return svid.chain_der[-1] in authorities or _is_issued_by_any(svid.chain_der[-1], authorities)
 
 
 def choose_svids(svids: Iterable[X509Svid]) -> tuple[X509Svid, ...]:
@@ -112,6 +109,12 @@ def _split(data: bytes) -> Iterator[bytes]:
             raise AnswerMalformedError("a certificate is cut short")
         yield data[start:end]
         start = end
+
+
+@lru_cache(maxsize=1024)  # many sets of selectors earn the same SVID
+def _is_issued_by_any(certificate_der: bytes, authorities: tuple[bytes, ...]) -> bool:
+    certificate = x509.load_der_x509_certificate(certificate_der)
+    return any(_is_issued_by(certificate, x509.load_der_x509_certificate(der)) for der in authorities)
 
 
 def _is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

@@ -3,14 +3,16 @@
 Owns: which selectors are subscribed to, and what is kept of those that no longer are.
 Does not own: streams (``agent``), what they say (``known``, ``trust``, ``own``).
 
-Each set of selectors has one stream to SPIRE Agent, however many processes wait for it. While the agent
-is away everything goes on with what it last said, until that expires and never longer.
+Each set of selectors has one stream to SPIRE Agent, however many processes wait for it, and keeps it for a
+while after the last one left, so that a program that is started again and again is served at once. While
+the agent is away everything goes on with what it last said, until that expires and never longer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -39,7 +41,9 @@ from hopseal.wire.gen.spire.api.agent.delegatedidentity.v1.delegatedidentity_grp
 EXPIRY_INTERVAL_S = 0.5
 PROBE_INTERVAL_S = 10.0
 PROBE_TIMEOUT_S = 3.0
-MAX_KEPT = 1024
+LINGER_S = 60.0
+MAX_LINGERING = 256  # streams that nobody follows
+MAX_KEPT = 1024  # sets of selectors without a stream whose SVIDs may still be needed
 _log = logging.getLogger(__name__)
 
 
@@ -58,6 +62,7 @@ class SpireUpstream:
         self._health = Health(clock)
         self._known: dict[frozenset[Selector], KnownIdentities] = {}
         self._kept: OrderedDict[frozenset[Selector], KnownIdentities] = OrderedDict()
+        self._lingering: OrderedDict[KnownIdentities, float] = OrderedDict()
         self._streams: dict[frozenset[Selector], asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -113,13 +118,15 @@ class SpireUpstream:
             known.take_bundles(self._trust.watch.current)
             self._start(known)
         known.followers += 1
+        self._lingering.pop(known, None)
         try:
             async with aclosing(known.watch.follow()) as snapshots:
                 yield snapshots
         finally:
             known.followers -= 1
             if not known.followers:
-                self._stop(known)
+                self._lingering[known] = asyncio.get_running_loop().time()
+                self._stop_lingering(MAX_LINGERING, math.inf)
 
     async def fetch_jwt_svids(
         self, selectors: frozenset[Selector], audience: tuple[str, ...], spiffe_id: SpiffeId
@@ -146,6 +153,16 @@ class SpireUpstream:
     def _start(self, known: KnownIdentities) -> None:
         if self._tasks is not None:
             self._streams[known.selectors] = self._tasks.create_task(self._follow(known))
+
+    def _stop_lingering(self, most: int, longest_s: float) -> None:
+        """Give up streams that nobody follows: the oldest beyond ``most``, and those left longer ago than said."""
+        oldest_allowed = asyncio.get_running_loop().time() - longest_s
+        while self._lingering:
+            known, since = next(iter(self._lingering.items()))
+            if len(self._lingering) <= most and since > oldest_allowed:
+                return
+            del self._lingering[known]
+            self._stop(known)
 
     def _stop(self, known: KnownIdentities) -> None:
         del self._known[known.selectors]
@@ -193,6 +210,7 @@ class SpireUpstream:
         while True:
             await asyncio.sleep(EXPIRY_INTERVAL_S)
             self._own.expire()
+            self._stop_lingering(MAX_LINGERING, LINGER_S)
             for known in self._known.values():
                 known.publish()
             for selectors in [each for each, known in self._kept.items() if not known.is_worth_keeping]:
