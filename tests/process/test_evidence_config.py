@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from attestor.collectors.config import ConfigLimits, config_root, measure_config
-from attestor.digests import DigestCache
+from attestor.digests import DigestCache, FileUnstable, Stamp
 from attestor.facts import ConfigFacts, Unreadable
 from children import Child, child, open_descriptors
 
@@ -501,3 +501,62 @@ def test_the_host_itself_can_be_measured_without_any_process(tmp_path: Path) -> 
         assert_root(measure_config(fd, (str(tmp_path),), LIMITS, DigestCache()), {str(tmp_path / "a"): b"1"})
     finally:
         os.close(fd)
+
+
+class MeddlingCache(DigestCache):
+    """A cache behind which somebody changes files: ``meddle`` runs right after each hash."""
+
+    def __init__(self, meddle: Callable[[], None]) -> None:
+        super().__init__()
+        self.meddle = meddle
+
+    def digest(self, fd: int, *, limit_bytes: int, now_ns: int) -> tuple[str, Stamp]:
+        answer = super().digest(fd, limit_bytes=limit_bytes, now_ns=now_ns)
+        self.meddle()
+        return answer
+
+
+def test_a_root_over_files_that_never_stood_together_is_not_given_out(component: Child, root: Path) -> None:
+    (root / "a").write_bytes(b"old")
+    (root / "b").write_bytes(b"old")
+    changes = [root / "a", root / "b"]
+
+    def change_one() -> None:
+        if changes:
+            changes.pop().write_bytes(b"new")
+
+    assert_root(measure(component, "/a", "/b", cache=MeddlingCache(change_one)), {"/a": b"new", "/b": b"new"})
+
+
+@pytest.mark.parametrize("paths", [("/a",), ("/folder",)])
+def test_files_that_never_stand_still_are_unstable(component: Child, root: Path, paths: tuple[str, ...]) -> None:
+    (root / "folder").mkdir()
+    (root / "folder/x").touch()
+    (root / "a").touch()
+    number = iter(range(1000))
+
+    def change() -> None:
+        (root / "a").write_bytes(str(next(number)).encode())
+        (root / f"folder/{next(number)}").touch()
+
+    assert code(measure(component, *paths, cache=MeddlingCache(change), limits=ConfigLimits())) == "config_unstable"
+
+
+def test_a_file_that_changes_between_two_reads_of_it_is_not_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    pread = os.pread
+    for meddle in (lambda: path.write_bytes(b"other"), lambda: os.truncate(path, 2), lambda: os.truncate(path, 9)):
+        path.write_bytes(b"first")
+
+        def read(fd: int, size: int, offset: int, meddle: Callable[[], object] = meddle) -> bytes:
+            data = pread(fd, size, offset)
+            if offset == 0:
+                meddle()
+            return data
+
+        monkeypatch.setattr(os, "pread", read)
+        with path.open("rb") as file, pytest.raises(FileUnstable):
+            DigestCache().digest(file.fileno(), limit_bytes=100, now_ns=0)
+        monkeypatch.undo()
