@@ -190,10 +190,8 @@ class Tracking:
             await asyncio.sleep(self._measured_mono + MIN_MEASURE_GAP_S - asyncio.get_running_loop().time())
 
     async def _look(self, *, measure: bool) -> None:
-        """Decide, on new evidence if ``measure``; called in turn only."""
-        if not measure:
-            if self.case.decide_again():
-                self.wake(Wake.MEASURE)
+        """Decide, on new evidence if ``measure`` or if the old leaves it open; called in turn only."""
+        if not measure and not self.case.decide_again():
             return
         loop = asyncio.get_running_loop()
         started, is_first = loop.time(), self.case.evidence is None

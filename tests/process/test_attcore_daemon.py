@@ -329,6 +329,47 @@ def test_a_signal_stops_the_daemon_with_exit_code_0_and_frees_its_paths(daemon: 
         assert not daemon.admin.exists()
 
 
+HANGING_DAEMON = """
+import asyncio, attestor.daemon
+class Hanging:
+    def __init__(self, config): pass
+    async def run(self, stop):
+        print("up", flush=True)
+        await stop.wait()
+        print("stopping", flush=True)
+        await asyncio.Event().wait()
+attestor.daemon.AttestorService = Hanging
+asyncio.run(attestor.daemon.run_daemon(None))
+"""
+
+
+def test_a_second_signal_ends_a_daemon_that_does_not_stop():
+    process = subprocess.Popen([sys.executable, "-c", HANGING_DAEMON], cwd=REPOSITORY, stdout=subprocess.PIPE)
+    try:
+        for expected in (b"up\n", b"stopping\n"):
+            assert process.stdout.readline() == expected
+            process.terminate()
+        assert process.wait(10) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_every_line_of_the_log_is_one_json_object_with_an_event_name(daemon: Daemon):
+    text = daemon.config_file.read_text()
+    daemon.config_file.write_text(
+        text.replace("log: {format: console, level: error}", "log: {format: json, level: debug}")
+    )
+    with daemon_process(daemon) as process:
+        daemon.write("kind: Agent\n")
+        process.terminate()
+        log = process.stderr.read().decode()
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert {"documents_loaded", "attestor_started", "attestor_stopping", "library"} <= {line["event"] for line in lines}
+    assert all(line["logger"] for line in lines if line["event"] == "library")
+    assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
+
+
 def test_the_daemon_dumps_no_core_and_is_not_dumpable(daemon: Daemon):
     with daemon_process(daemon) as process:
         limits = Path(f"/proc/{process.pid}/limits").read_text()
