@@ -357,7 +357,9 @@ def test_a_caller_that_exits_loses_its_connection_even_if_a_child_keeps_the_sock
     nodes: tuple[Node, Node, Component],
 ) -> None:
     a = nodes[0]
-    code = CONNECT + """
+    code = (
+        CONNECT
+        + """
 import os
 if os.fork() == 0:
     os.read(0, 1)  # the parent is gone by now
@@ -368,6 +370,7 @@ if os.fork() == 0:
         got = b""
     print("child got", len(got)); os._exit(0)
 """
+    )
     with child(code, str(a.out)) as process:
         process.process.wait(10)
         wait_until(lambda: a.metric("out_connections") == 0)
@@ -417,6 +420,31 @@ def test_withdrawal_closes_both_directions_within_a_second(tmp_path: Path) -> No
             wait_until(lambda a=a: a.metric("pool_connections") == 0)
             wait_until(lambda b=b: b.metric("peer_connections") == 0)
             assert call(a).code in {"identity_none", "peer_unreachable"}
+
+
+def test_a_peer_that_is_no_longer_trusted_is_cut_off_while_it_answers(tmp_path: Path) -> None:
+    def endless(handler: http.server.BaseHTTPRequestHandler, _seen: Seen) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        while True:
+            handler.wfile.write(b"1\r\nx\r\n")
+            time.sleep(0.01)
+
+    with pair(tmp_path) as (a, _b, tool):
+        tool.respond = endless
+        connection = Connection(a.out)
+        connection.request("GET", "/endless", headers={"Host": "tool.crm"})
+        response = connection.getresponse()
+        assert response.read(3) == b"xxx"
+        a.plane.set_bundles([(TRUST_DOMAIN, [Authority(TRUST_DOMAIN).der], 2)])
+        started = time.monotonic()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while response.read(64):
+                assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 1
+        connection.close()
+        wait_until(lambda: a.metric("pool_connections") == 0)
 
 
 def test_a_withdrawn_instance_loses_its_handles(nodes: tuple[Node, Node, Component]) -> None:

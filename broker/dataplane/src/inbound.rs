@@ -14,7 +14,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -27,6 +27,7 @@ use hopseal_custody::receive::Peer;
 use crate::activity::Activity;
 use crate::broker::Broker;
 use crate::clock;
+use crate::executor::ConnectionTasks;
 use crate::instance::Leaf;
 use crate::lifetime::Lifetime;
 use crate::receive;
@@ -109,7 +110,8 @@ async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc
         }
     });
     if is_h2 {
-        let served = h2_builder(broker).serve_connection(io, service);
+        let (tasks, _ended_on_return) = ConnectionTasks::new();
+        let served = h2_builder(broker, tasks).serve_connection(io, service);
         supervise(pin!(served), http2::Connection::graceful_shutdown, lifetime, &activity).await;
     } else {
         let served = h1_builder(broker).serve_connection(io, service);
@@ -135,9 +137,9 @@ async fn supervise<C: Future>(mut served: Pin<&mut C>, finish: fn(Pin<&mut C>), 
     }
 }
 
-fn h2_builder(broker: &Broker) -> http2::Builder<TokioExecutor> {
+fn h2_builder(broker: &Broker, tasks: ConnectionTasks) -> http2::Builder<ConnectionTasks> {
     let limits = &broker.settings.limits;
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)

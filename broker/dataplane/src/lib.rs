@@ -15,6 +15,7 @@ mod component;
 mod deliver;
 mod directory;
 mod events;
+mod executor;
 mod handles;
 mod headers;
 mod inbound;

@@ -15,7 +15,7 @@ use hopseal_custody::hash::Thumbprint;
 use hopseal_custody::ids::SpiffeId;
 use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -24,6 +24,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::clock;
 use crate::directory::Component;
+use crate::executor::ConnectionTasks;
 use crate::instance::Leaf;
 use crate::lifetime::{Lifetime, Shutdown};
 use crate::problem::Refusal;
@@ -185,7 +186,8 @@ impl Pool {
         let h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
         let io = TokioIo::new(stream);
         if h2 {
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            let (tasks, end_tasks) = ConnectionTasks::new();
+            let (sender, connection) = http2::Builder::new(tasks.clone())
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
@@ -194,7 +196,13 @@ impl Pool {
                 .keep_alive_timeout(PING_TIMEOUT)
                 .handshake(io)
                 .await?;
-            self.drive(connection, lifetime);
+            let served = async move {
+                // After a goodbye of the peer, responses may still stream in hyper's own tasks.
+                let _takes_no_more_requests = connection.await;
+                tasks.wait().await;
+                drop(end_tasks);
+            };
+            self.drive(served, lifetime);
             return Ok(Sender::H2(sender));
         }
         let (sender, connection) =

@@ -248,15 +248,22 @@ fn lost_in_time(deadline: Duration) -> Failed {
 /// A request that never left us, or that the peer's HTTP/2 layer says it did not look at, may be
 /// sent again; anything else may have been acted on.
 fn failed(unsent: bool, error: &hyper::Error) -> Failed {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    let mut refused = false;
+    let mut why = error.to_string();
+    let mut unprocessed = unsent;
+    let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
-        if let Some(h2) = inner.downcast_ref::<h2::Error>() {
-            refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-        }
+        why = format!("{why}: {inner}");
+        unprocessed |= inner.downcast_ref::<h2::Error>().is_some_and(says_unprocessed);
         source = inner.source();
     }
-    if unsent || refused { Failed::Unprocessed(error.to_string()) } else { Failed::Lost(error.to_string()) }
+    if unprocessed { Failed::Unprocessed(why) } else { Failed::Lost(why) }
+}
+
+/// RFC 9113 §8.7: a refused stream, or one above the last that a GOAWAY names; h2 reports the latter
+/// to those streams only.
+fn says_unprocessed(error: &h2::Error) -> bool {
+    let said_goodbye = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    error.is_remote() && (said_goodbye || error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 /// The answer as the component gets it; a new root comes with the handle of its siblings.

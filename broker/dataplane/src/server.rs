@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use hopseal_custody::error::Code;
 use hopseal_custody::hash::RandomId;
 use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::limits::MAX_SKEW_S;
@@ -167,12 +168,14 @@ fn open_log(broker: &Arc<Broker>, bound: SocketAddr) -> Result<JoinHandle<()>, S
     Ok(thread)
 }
 
-/// Remembers one accepted record; None if the log's claims cannot be read.
+/// Remembers one accepted record; None if the log's claims cannot be read or there is no room.
 fn restore(broker: &Broker, accepted: &Accepted, now: i64) -> Option<()> {
     let iss = SpiffeId::parse(&accepted.iss)?;
     let (jti, cid) = (RandomId::parse(&accepted.jti)?, RandomId::parse(&accepted.cid)?);
-    // A record that is in the log twice, or a store that is full, fails closed later all the same.
-    let _known_already = broker.receiver.restore_used(&iss, jti, accepted.exp, now);
+    let used = broker.receiver.restore_used(&iss, jti, accepted.exp, now);
+    if used.is_err_and(|rejection| rejection.code == Code::Unavailable) {
+        return None;
+    }
     let root = match &accepted.root {
         None => iss,
         Some(sealed) => Record::parse(&UnverifiedStatement::parse(sealed).ok()?.claims()).ok()?.iss,
