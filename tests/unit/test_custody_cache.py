@@ -45,6 +45,13 @@ def test_a_share_of_one_entry_is_replaced() -> None:
     assert (cache.get(2), len(cache)) == ("c", 1)
 
 
+def test_a_peer_without_entries_takes_no_memory() -> None:
+    cache: BoundedCache[int, str] = BoundedCache(entries=2, per_owner=2)
+    for key in range(100):
+        cache.put(key, "value", f"peer {key}")
+    assert len(cache._owned) == 2
+
+
 def test_entries_can_be_forgotten_by_condition() -> None:
     cache: BoundedCache[int, str] = BoundedCache(entries=10, per_owner=10)
     for key in range(4):
