@@ -17,11 +17,13 @@ from broker.attestor_admin import AttestorAdmin
 from broker.config import Endpoint
 from broker.metrics import BrokerCollector, render_metrics
 from broker.status import StatusReader
-from hopseal.errors import UnavailableError
+from hopseal.errors import BugError, UnavailableError
 from hopseal.sockets import BoundSocket
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BACKLOG = 64
+_CONNECTIONS = 64  # on each of the two sockets
+_LIFE_S = 30.0  # every answer is short; a connection that is older is idle, slow or hostile
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -48,14 +50,8 @@ class AdminHttp:
             web.get("/healthz", self._healthz),
             web.get("/readyz", self._readyz),
         ]
-        runners = [
-            await _start(admin.sock, [web.get("/v1/status", self._get_status), *common]),
-            await _start(metrics, common),
-        ]
-        try:
+        async with _served(admin.sock, [web.get("/v1/status", self._get_status), *common]), _served(metrics, common):
             yield
-        finally:
-            await asyncio.gather(*(runner.cleanup() for runner in runners))
 
     async def _get_status(self, _: web.Request) -> web.Response:
         return web.json_response(self._status.read().to_json())
@@ -108,11 +104,35 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return web.json_response({**problem, "remedy": ""}, status=error.status)
 
 
-async def _start(sock: socket.socket, routes: list[web.RouteDef]) -> web.AppRunner:
+class _Bounded(asyncio.Protocol):
+    """Hands a connection to aiohttp, within a bound on their number and on the life of each, which aiohttp has not."""
+
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not isinstance(transport, asyncio.Transport) or len(self._server.connections) >= _CONNECTIONS:
+            transport.close()
+            return
+        protocol = self._server()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        asyncio.get_running_loop().call_later(_LIFE_S, transport.abort)
+
+
+@asynccontextmanager
+async def _served(sock: socket.socket, routes: list[web.RouteDef]) -> AsyncIterator[None]:
     app = web.Application(client_max_size=0, middlewares=[_answer_errors])
     app.add_routes(routes)
-    # Status carries names from documents; a server banner or access log would add nothing.
+    # Status carries names from documents; an access log would add nothing.
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
-    await web.SockSite(runner, sock, backlog=_BACKLOG).start()
-    return runner
+    server = runner.server
+    if server is None:
+        raise BugError("admin_server_missing", "the HTTP server was set up and is not there")
+    listening = await asyncio.get_running_loop().create_server(lambda: _Bounded(server), sock=sock, backlog=_BACKLOG)
+    try:
+        yield
+    finally:
+        listening.close()
+        await runner.cleanup()

@@ -79,7 +79,7 @@ spec:
 """
 
 
-def write_config(folder: Path, *, grace_s: str = "1", **changes: str) -> Path:
+def write_config(folder: Path, *, grace_s: str = "1", attestor_admin: str = "", **changes: str) -> Path:
     """A broker.yaml whose every path is in ``folder``, with documents of two components."""
     agents = folder / "agents"
     agents.mkdir(exist_ok=True)
@@ -90,7 +90,7 @@ def write_config(folder: Path, *, grace_s: str = "1", **changes: str) -> Path:
         "documents": str(agents),
         "state_dir": str(folder / "state"),
         "sockets": f"{{out: {folder}/call/out.sock, admin: {folder}/admin/admin.sock}}",
-        "attestor": f"{{workload_socket: {folder}/api.sock, broker_socket: {folder}/broker.sock, grace_s: {grace_s}}}",
+        "attestor": _attestor(folder, grace_s, attestor_admin),
         "peer_listen": "127.0.0.1:0",
         "metrics_listen": "127.0.0.1:0",
         **changes,
@@ -98,3 +98,10 @@ def write_config(folder: Path, *, grace_s: str = "1", **changes: str) -> Path:
     path = folder / "broker.yaml"
     path.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
     return path
+
+
+def _attestor(folder: Path, grace_s: str, admin: str) -> str:
+    if admin:  # the real attestor wants each socket in a folder of its own
+        api, broker = folder / "api" / "api.sock", folder / "run" / "broker.sock"
+        return f"{{workload_socket: {api}, broker_socket: {broker}, admin_socket: {admin}, grace_s: {grace_s}}}"
+    return f"{{workload_socket: {folder}/api.sock, broker_socket: {folder}/broker.sock, grace_s: {grace_s}}}"

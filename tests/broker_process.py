@@ -57,7 +57,9 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         sock, _ = super().get_request()
         return sock, ("unix", 0)
 
-if len(sys.argv) > 1:
+if len(sys.argv) > 2:
+    os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
+if len(sys.argv) > 1 and sys.argv[1]:
     server = Server(sys.argv[1], Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 print("ready", flush=True)
@@ -67,10 +69,10 @@ for line in sys.stdin:
 
 
 class ComponentProcess:
-    """A process that calls when told, and answers on a socket if it is given one."""
+    """A process that calls when told, and answers on a socket if it is given one; as another user with ``uid``."""
 
-    def __init__(self, listen: Path | None = None) -> None:
-        command = [sys.executable, "-c", _COMPONENT, *([str(listen)] if listen else [])]
+    def __init__(self, listen: Path | None = None, *, uid: int | None = None) -> None:
+        command = [sys.executable, "-c", _COMPONENT, str(listen or ""), *([] if uid is None else [str(uid)])]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout.readline() == "ready\n"
         pidfd = os.pidfd_open(self._process.pid)

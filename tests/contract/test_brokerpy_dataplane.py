@@ -9,17 +9,17 @@ import socket
 from pathlib import Path
 
 import pytest
-from broker_parts import calls, component, documents, write_config
-from fake_dataplane import FakeDataPlane
-from svid_authority import Authority
-from waiting import wait_until
 
 from broker.config import load_config
 from broker.dataplane_api import DataPlane, load_data_plane, start_data_plane
 from broker.documents import encode_components
 from broker.metrics import translate_family
 from broker.policy.compile import compile_entities, compile_policies
+from broker_parts import calls, component, documents, write_config
+from fake_dataplane import FakeDataPlane
 from hopseal.errors import HopsealError
+from svid_authority import Authority
+from waiting import wait_until
 
 AUTHORITY = Authority()
 FRONT = "spiffe://example.org/agents/crm/front"

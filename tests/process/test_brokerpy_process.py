@@ -10,9 +10,9 @@ import sys
 import textwrap
 
 import pytest
-from waiting import wait_until
 
 from broker.process import Listener, check_pidfd_support, probe_listener, read_boot_id
+from waiting import wait_until
 
 
 def inode_of(pid: int) -> int:

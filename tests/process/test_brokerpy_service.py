@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+
 from attestor_double import AttestorDouble
 from broker_parts import DOCUMENT
 from broker_process import BrokerProcess, ComponentProcess

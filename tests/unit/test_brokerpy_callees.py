@@ -6,11 +6,11 @@ import socket
 from pathlib import Path
 
 import pytest
-from broker_parts import component, documents
 
 from broker.callees import PROBE_S, Callees, CalleeState
 from broker.identities.registry import Refusal
 from broker.process import Listener
+from broker_parts import component, documents
 
 
 class FakeIdentities:

@@ -9,10 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import structlog
-from broker_parts import component, documents
-from fake_dataplane import FakeDataPlane
-from svid_authority import Authority
-from waiting import async_wait_until
 
 from broker.backoff import Backoff
 from broker.config import LogConfig
@@ -25,11 +21,15 @@ from broker.references import CallerRef, ListenerRef, encode_reference
 from broker.routes import RouteFollower, parse_routes
 from broker.svids import parse_bundles, parse_svid, read_spiffe_id, split_certificates
 from broker.watch import Watch
+from broker_parts import component, documents
+from fake_dataplane import FakeDataPlane
 from hopseal.documents.follow import DocumentFollower
 from hopseal.errors import InvalidError, UnavailableError
 from hopseal.ids import TrustDomain
 from hopseal.settings import SettingsInvalidError
 from hopseal.wire.gen.hopseal.v1.reference_pb2 import ListenerReference, PidfdReference
+from svid_authority import Authority
+from waiting import async_wait_until
 
 # Routes.
 
@@ -212,7 +212,10 @@ def test_references_are_packed_as_their_own_types():
 
 @pytest.fixture
 def log_lines(capfd):
-    yield lambda: capfd.readouterr().err.splitlines()
+    def read() -> list[str]:
+        return capfd.readouterr().err.splitlines()
+
+    yield read
     structlog.reset_defaults()
 
 
