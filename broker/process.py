@@ -29,18 +29,37 @@ class Listener:
     pidfd_inode: int
 
 
-def harden() -> None:
-    """Keep the keys in this process's memory out of core dumps and away from other users' debuggers.
+def harden(*, unsafe_dumpable: bool = False) -> None:
+    """Keep the keys in this process's memory out of core dumps and away from other processes of its user.
+
+    Args:
+        unsafe_dumpable: leave this process readable for its own user, see :func:`is_attestor_same_user`.
 
     Raises:
         UnavailableError: the kernel refused (``hardening_failed``).
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+    if not unsafe_dumpable and libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise UnavailableError(
             "hardening_failed", "the process could not be made undumpable", detail=os.strerror(ctypes.get_errno())
         )
+
+
+def is_attestor_same_user(broker_socket: Path) -> bool:
+    """Whether the attestor runs as this unprivileged user, by who owns its socket, or the folder before it is there.
+
+    Such an attestor can read this process only while it is dumpable. Nothing is lost by that: whoever could
+    read our memory then is the same user, and could read the attestor's as well.
+    """
+    if os.geteuid() == 0:
+        return False
+    for path in (broker_socket, broker_socket.parent):
+        try:
+            return path.lstat().st_uid == os.geteuid()
+        except OSError:
+            continue
+    return False
 
 
 def read_boot_id() -> bytes:

@@ -32,7 +32,7 @@ from broker.identities.registry import Identities
 from broker.metrics import BrokerCollector
 from broker.own_identity import OwnIdentityClient
 from broker.policy.follow import PolicyFollower
-from broker.process import check_pidfd_support, harden, read_boot_id
+from broker.process import check_pidfd_support, harden, is_attestor_same_user, read_boot_id
 from broker.routes import RouteFollower
 from broker.status import StatusReader
 from hopseal.documents.follow import DocumentFollower
@@ -57,7 +57,10 @@ async def serve(config: BrokerConfig, *, load: Callable[[BrokerConfig], DataPlan
         HopsealError: it could not be started; nothing is left bound.
     """
     check_pidfd_support()
-    harden()
+    same_user = is_attestor_same_user(config.attestor.broker_socket)
+    harden(unsafe_dumpable=same_user)
+    if same_user:
+        log.warning("hardening_reduced", reason="the attestor runs as this user, so this process stays readable for it")
     async with contextlib.AsyncExitStack() as stack:
         admin = bind_unix_socket(config.admin_socket, mode=_ADMIN_MODE)
         stack.callback(admin.close)

@@ -63,6 +63,43 @@ def test_a_hardened_unprivileged_process_can_still_load_its_key():
     assert out.split() == ["1", "TLSv1_3", "0"]
 
 
+@pytest.mark.parametrize(
+    ("uid", "owner", "socket_owner", "expected"),
+    [
+        (65534, 65534, None, "True 1"),
+        (65534, 65534, 65534, "True 1"),
+        (65534, 65534, 0, "False 0"),
+        (65534, 0, None, "False 0"),
+        (65534, None, None, "False 0"),
+        (0, 0, 0, "False 0"),
+    ],
+)
+def test_only_an_unprivileged_attestor_of_the_same_user_may_read_the_broker(
+    tmp_path, uid, owner, socket_owner, expected
+):
+    folder = tmp_path / "run"
+    if owner is not None:
+        folder.mkdir()
+        os.chown(folder, owner, -1)
+    if socket_owner is not None:
+        (folder / "broker.sock").touch()
+        os.chown(folder / "broker.sock", socket_owner, -1)
+    for each in (tmp_path, *tmp_path.parents[:2]):
+        each.chmod(0o755)
+    out = run(
+        f"""
+        import ctypes, os, pathlib
+        from broker.process import harden, is_attestor_same_user
+        os.setuid({uid})
+        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # changing the user cleared it already
+        same = is_attestor_same_user(pathlib.Path({str(folder)!r}) / "broker.sock")
+        harden(unsafe_dumpable=same)
+        print(same, ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+        """
+    )
+    assert out.strip() == expected
+
+
 def test_the_boot_id_is_sixteen_bytes():
     assert len(read_boot_id()) == 16
     assert read_boot_id() == read_boot_id()
