@@ -8,7 +8,6 @@ Blocking.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,9 +15,9 @@ from attestor.collectors import cgroup
 from attestor.collectors.controls import Live, decide_posture
 from attestor.collectors.host import host_pid
 from attestor.collectors.mounts import MountEntry, parse_mountinfo
-from attestor.collectors.process import read_cgroup, read_namespaces
+from attestor.collectors.process import is_exe_deleted, read_cgroup, read_namespaces
 from attestor.facts import PostureFacts, Unreadable
-from attestor.peer import MAX_PROC_TEXT_BYTES, PeerGone, ProcTextInvalid, parse_ids, parse_status, read_proc
+from attestor.peer import MAX_PROC_TEXT_BYTES, ProcTextInvalid, parse_ids, parse_status, read_proc
 
 if TYPE_CHECKING:
     from attestor.facts import ContainerFacts
@@ -74,7 +73,7 @@ def read_live(pid: int, *, with_mounts: bool) -> Live:
         no_new_privs=_number(status, "NoNewPrivs", 10) == 1,
         uids=parse_ids(status, "Uid"),
         tracer_pid=_number(status, "TracerPid", 10),
-        exe_deleted=_exe_deleted(pid),
+        exe_deleted=is_exe_deleted(pid),
         cgroup=cgroup.main_path(read_cgroup(pid)),
         namespaces=read_namespaces(pid),
         host_namespaces=read_namespaces(host),
@@ -91,14 +90,6 @@ def _number(status: dict[str, str], name: str, base: int) -> int:
         return int(status[name], base)
     except (KeyError, ValueError) as error:
         raise ProcTextInvalid(f"status field {name}: {status.get(name)!r}") from error
-
-
-def _exe_deleted(pid: int) -> bool:
-    path = f"/proc/{pid}/exe"
-    try:
-        return os.readlink(path).endswith(" (deleted)") or os.stat(path).st_nlink == 0  # noqa: PTH115, PTH116
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise PeerGone(f"{path}: {error.strerror}") from error
 
 
 def _mounts(pid: int) -> tuple[MountEntry, ...]:

@@ -17,6 +17,7 @@ import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from attestor import syscalls
 from attestor.collectors import cgroup
 from attestor.digests import DigestCache, FileTooLarge, FileUnstable
 from attestor.facts import ExeIdentity, ProcessFacts, Unreadable
@@ -47,17 +48,13 @@ def read_cgroup(pid: int) -> tuple[Cgroup, ...]:
 
 
 def read_exe_identity(pid: int) -> ExeIdentity:
-    """The inode that a process executes.
+    """The inode that a process executes; one look at what the kernel has cached, safe on the event loop.
 
     Raises:
         PeerGone: it has exited, or has no executable.
         OSError: it cannot be read.
     """
-    try:
-        status = os.stat(f"/proc/{pid}/exe")  # noqa: PTH116 - a magic link, not a path
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise PeerGone(f"/proc/{pid}/exe: {error.strerror}") from error
-    return ExeIdentity(status.st_dev, status.st_ino)
+    return _stat_exe(pid)[0]
 
 
 def read_namespaces(pid: int) -> Mapping[str, int]:
@@ -93,15 +90,16 @@ def measure_process(pid: int) -> ProcessFacts:
     """
     status = parse_status(read_proc(pid, "status"))
     lines = read_cgroup(pid)
+    exe, links = _stat_exe(pid)
     exe_path = _read_exe_path(pid)
     return ProcessFacts(
         pid=pid,
         uid=parse_ids(status, "Uid")[1],
         gids=_groups(status),
-        exe=read_exe_identity(pid),
+        exe=exe,
         exe_sha256=_PENDING,
         exe_path=exe_path.removesuffix(_DELETED),
-        exe_deleted=exe_path.endswith(_DELETED) or os.stat(f"/proc/{pid}/exe").st_nlink == 0,  # noqa: PTH116
+        exe_deleted=exe_path.endswith(_DELETED) or not links,
         namespaces=read_namespaces(pid),
         ppid=_number(status, "PPid"),
         start_ticks=parse_start_ticks(read_proc(pid, "stat")),
@@ -135,6 +133,25 @@ def measure_exe(pid: int, cache: DigestCache, limit_bytes: int) -> tuple[ExeIden
         return Unreadable("exe_unreadable", f"reading the executable: {error.strerror}")
     finally:
         os.close(fd)
+
+
+def is_exe_deleted(pid: int) -> bool:
+    """Whether the running file has no name any more.
+
+    Raises:
+        PeerGone: the process has exited, or has no executable.
+        OSError: it cannot be read.
+    """
+    return _read_exe_path(pid).endswith(_DELETED) or not _stat_exe(pid)[1]
+
+
+def _stat_exe(pid: int) -> tuple[ExeIdentity, int]:
+    """The running inode and its link count, without asking a filesystem that may not answer."""
+    try:
+        device, inode, links = syscalls.stat_nowait(b"/proc/%d/exe" % pid)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise PeerGone(f"/proc/{pid}/exe: {error.strerror}") from error
+    return ExeIdentity(device, inode), links
 
 
 def _read_exe_path(pid: int) -> str:
