@@ -46,8 +46,14 @@ class BoundedCache(Generic[K, V]):
         return found[0]
 
     def put(self, key: K, value: V, owner: str) -> list[V]:
-        """Store ``value`` for ``owner``; the values that had to go."""
-        self.discard(key)
+        """Store ``value`` for ``owner``; the values that had to go.
+
+        What is already there keeps its owner: another peer cannot take it over and then displace it.
+        """
+        if key in self._values:
+            self._values[key] = (value, self._values[key][1])
+            self._values.move_to_end(key)
+            return []
         mine = self._owned.setdefault(owner, OrderedDict())
         gone = []
         if len(mine) >= self._per_owner:

@@ -29,8 +29,6 @@ class CertificateCache:
     def add(self, der: bytes, peer: str) -> None:
         """Keep ``der``, on the account of ``peer``."""
         key = thumbprint(der)
-        if self._by_thumbprint.get(key) is not None:
-            return
         for forgotten in self._by_thumbprint.put(key, der, peer):
             self._forget_subject(forgotten)
         parsed = _parse(der)

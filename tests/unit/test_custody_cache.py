@@ -41,8 +41,24 @@ def test_a_share_of_one_entry_is_replaced() -> None:
     cache: BoundedCache[int, str] = BoundedCache(entries=10, per_owner=1)
     cache.put(1, "a", "peer")
     assert cache.put(2, "b", "peer") == ["a"]
-    assert cache.put(2, "c", "another peer") == []
+    assert cache.put(2, "c", "peer") == []
     assert (cache.get(2), len(cache)) == ("c", 1)
+
+
+def test_a_peer_cannot_take_over_an_entry_to_displace_it() -> None:
+    cache: BoundedCache[int, str] = BoundedCache(entries=10, per_owner=2)
+    cache.put(0, "kept", "quiet")
+    for key in (0, 1, 2, 3):
+        cache.put(key, "kept", "loud")
+    assert cache.get(0) == "kept"
+
+
+def test_storing_again_counts_as_use() -> None:
+    cache: BoundedCache[int, str] = BoundedCache(entries=2, per_owner=2)
+    for key in (0, 1, 0):
+        cache.put(key, "value", "peer")
+    cache.put(2, "value", "another peer")
+    assert [cache.get(key) for key in range(3)] == ["value", None, "value"]
 
 
 def test_a_peer_without_entries_takes_no_memory() -> None:
@@ -127,6 +143,7 @@ def test_a_forgotten_certificate_is_found_by_nothing() -> None:
     leaves = subject_name(parse_certificate(pki.REASONER.der))
     assert [cache.get(thumbprint(der)) for der in ders] == [None, None, None, *ders[3:]]
     assert cache.named(leaves) == ()
+    assert len(cache._by_subject) == 1
 
 
 def test_one_of_several_certificates_of_a_subject_can_go() -> None:
