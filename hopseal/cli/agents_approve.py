@@ -36,9 +36,8 @@ _LIVE = frozenset({"attested", "drifted", "refused", "unreadable"})
 @attestor_socket_option
 @json_option
 def approve(
-    name: str,
-    /,
     *,
+    name: str,
     processes: tuple[str, ...],
     add: bool,
     prune: bool,

@@ -134,9 +134,13 @@ class LocalNode:
         """
         started = time.monotonic()
         broker_program = _prepare(self.plan)
-        self._spawn("attestor", sys.executable, None)
-        self._spawn("broker", str(broker_program), self.plan.broker_user)
-        for name, socket in (("attestor", self.plan.attestor_socket), ("broker", self.plan.broker_socket)):
+        daemons = (
+            ("attestor", sys.executable, None, self.plan.attestor_socket),
+            ("broker", str(broker_program), self.plan.broker_user, self.plan.broker_socket),
+        )
+        # In this order: a broker that starts without an attestor reports it for some seconds.
+        for name, program, user, socket in daemons:
+            self._spawn(name, program, user)
             self._wait_ready(name, socket, started)
             self.progress(name, time.monotonic() - started)
 

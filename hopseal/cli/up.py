@@ -54,13 +54,13 @@ def up(documents: Path, state: Path | None, trust_domain: str) -> None:
     if user is None and os.geteuid() == 0:
         click.echo("  note: the broker runs as root too, because other users cannot read this installation")
     signal.signal(signal.SIGTERM, _interrupt)
-    with LocalNode(plan, _progress) as node:
-        node.start()
-        _print_how_to(plan)
-        try:
+    try:
+        with LocalNode(plan, _progress) as node:
+            node.start()
+            _print_how_to(plan)
             node.wait()
-        except KeyboardInterrupt:
-            click.echo("\nStopping.")
+    except KeyboardInterrupt:
+        click.echo("\nStopped.")
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
