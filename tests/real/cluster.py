@@ -19,7 +19,6 @@ import yaml
 from real.netns import Namespace, connected_namespaces
 from real.nodes import HOPSEAL, Node, digest_of, exe_digest
 from real.spire import SpireAgent, SpireServer, find_binaries
-from waiting import wait_until
 
 RELAY = Path(__file__).with_name("relay.py")
 TRUST_DOMAIN = "cluster.example.org"
@@ -79,8 +78,7 @@ class Cluster:
         (self.folder / self.nodes[part.node].name / "listen" / f"{name}.sock").unlink(missing_ok=True)
         socket = self.folder / "listen" / f"{name}.sock"
         self.processes[name] = subprocess.Popen(self._command(part, "--listen", str(socket)), text=True)
-        node = self.node_of(name)
-        wait_until(lambda: node.state(part.qualified) == "attested", timeout_s=30, what=f"{name} attested")
+        self.node_of(name).wait_callable(part.qualified)
 
     def stop_part(self, name: str) -> None:
         process = self.processes.pop(name, None)
@@ -238,6 +236,11 @@ def _calls(part: Part) -> list[dict[str, str]]:
 
 
 def config_root(path: Path) -> str:
+    """The root over one file that the component sees where it is on the host."""
+    return config_root_of(str(path), path.read_bytes())
+
+
+def config_root_of(path: str, content: bytes) -> str:
     """The root over one file, by the rule of the documentation, written down here a second time on purpose."""
-    content = hashlib.sha256(path.read_bytes()).digest()
-    return "sha256:" + hashlib.sha256(b"\0" + str(path).encode() + b"\0" + content).hexdigest()
+    leaf = path.encode() + b"\0" + hashlib.sha256(content).digest()
+    return "sha256:" + hashlib.sha256(b"\0" + leaf).hexdigest()

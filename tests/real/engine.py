@@ -83,7 +83,7 @@ class RealEngine:
                 link.type, link.linkname = tarfile.SYMTYPE, "busybox"
                 tar.addfile(link)
             for path, content in ({"etc/image-name": name.encode()} | (files or {})).items():
-                _add(tar, path.lstrip("/"), content)
+                _add(tar, path.lstrip("/"), content, mode=0o755 if path.startswith("bin/") else 0o644)
         options = [part for change in changes for part in ("--change", change)]
         done = subprocess.run(
             [*self.command, "import", *options, "-", name],

@@ -134,6 +134,15 @@ class Node:
         answer: dict[str, Any] = get(self.attestor_admin, f"/v1/explain?component={qualified}").json()
         return answer
 
+    def wait_callable(self, qualified: str) -> None:
+        """Wait until the component is attested and the broker can be called for it."""
+        wait_until(lambda: self.state(qualified) == "attested", timeout_s=30, what=f"{qualified} attested")
+        wait_until(lambda: self._callee(qualified) == "attested", timeout_s=30, what=f"{qualified} callable")
+
+    def _callee(self, qualified: str) -> str | None:
+        listed = get(self.broker_admin, "/v1/status").json()["callees"]
+        return next((each["state"] for each in listed if each["component"] == qualified), None)
+
     def _attestor(self) -> dict[str, object]:
         run = self.folder / "run"
         return {
