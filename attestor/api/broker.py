@@ -186,9 +186,9 @@ class BrokerApi(APIBase):
             request = await receive_request(stream, SECURITY_HEADER)
             caller = present_caller()
             async with AsyncExitStack() as scope:
-                await scope.enter_async_context(
-                    while_attested(self._attestations, caller.process, _is_broker(caller.tls_id))
-                )
+                # A descriptor of the request's own: the connection's may be closed before the request has ended.
+                broker = scope.enter_context(caller.process.duplicate())
+                await scope.enter_async_context(while_attested(self._attestations, broker, _is_broker(caller.tls_id)))
                 referenced = await scope.enter_async_context(self._references.resolve(request.reference.reference))
                 for check, process in _checks(referenced):
                     await scope.enter_async_context(while_attested(self._attestations, process, check))

@@ -69,12 +69,20 @@ class References:
             elif parsed.pidfd_inode:
                 yield Referenced((owned.enter_context(pin_inode(parsed.pidfd_inode)),), parsed.component)
             else:
-                holders = await asyncio.to_thread(self._find_listeners, parsed.path)
+                holders = await self._find_holders(parsed.path)
                 for holder in holders:
                     owned.enter_context(holder)
                 if not 0 < len(holders) <= MAX_HOLDERS:
                     raise ReferenceDeniedError("listener_gone", f"{len(holders)} processes listen on that socket")
                 yield Referenced(tuple(holders), parsed.component)
+
+    async def _find_holders(self, path: str) -> Sequence[PinnedProcess]:
+        search = asyncio.ensure_future(asyncio.to_thread(self._find_listeners, path))
+        try:
+            return await asyncio.shield(search)
+        except asyncio.CancelledError:
+            search.add_done_callback(_close_found)  # the thread goes on; what it pins must not stay pinned
+            raise
 
     def _parse(self, reference: AnyMessage) -> PidfdReference | ListenerReference:
         prefix, _, name = reference.type_url.rpartition("/")
@@ -91,3 +99,9 @@ class References:
         if isinstance(parsed, ListenerReference) and not (parsed.component and parsed.path.startswith("/")):
             raise RequestInvalidError("a listener reference names a component and an absolute path")
         return parsed
+
+
+def _close_found(search: asyncio.Future[Sequence[PinnedProcess]]) -> None:
+    if not search.cancelled() and search.exception() is None:
+        for process in search.result():
+            process.close()

@@ -175,9 +175,9 @@ class SocketServer:
             return None
         try:
             process = pin_peer(peer)
-        except HopsealError as error:
+        except (HopsealError, OSError) as error:
             self._users.release(uid)
-            self._refused[error.code] += 1
+            self._refused[error.code if isinstance(error, HopsealError) else "peer_unreadable"] += 1
             _log.info("connection refused: %s", error)
             return None
         if process.uid != uid:  # both are of connect(2), so this cannot be
@@ -207,6 +207,9 @@ class SocketServer:
         except asyncio.CancelledError:
             self._refuse(peer, connection, "shutdown")
             raise
+        except Exception:  # noqa: BLE001 - one peer must not end the daemon
+            _log.exception("a connection failed")
+            self._refuse(peer, connection, "failed")
 
     def _identify(self, transport: BaseTransport) -> SpiffeId | None:
         if self._tls is None:

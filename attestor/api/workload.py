@@ -157,8 +157,10 @@ class WorkloadApi(SpiffeWorkloadAPIBase):
         with status_of_errors(_describe_denial):
             request = await receive_request(stream, SECURITY_HEADER)
             caller = present_caller()
-            async with IdentityFeed(self._attestations, self._upstream, caller.process, _is_served_here) as feed:
-                yield request, caller, feed
+            # A descriptor of the request's own: the connection's may be closed before the request has ended.
+            with caller.process.duplicate() as process:
+                async with IdentityFeed(self._attestations, self._upstream, process, _is_served_here) as feed:
+                    yield request, caller, feed
 
 
 async def fetch_jwt_svids(

@@ -19,7 +19,7 @@ import h2.settings
 import pytest
 
 from apifakes import LIMITS, REFUSED, attested, match
-from apiserving import HEADER, raw_client, served_workload_api
+from apiserving import HEADER, held_descriptors, raw_client, served_workload_api
 from attestor.api import rpc
 from hopseal.wire.client import subscription
 from hopseal.wire.gen.spiffe.workload import workload_pb2 as pb
@@ -448,7 +448,7 @@ async def test_an_answer_that_is_not_taken_costs_the_connection(tmp_path, monkey
 
 async def test_a_caller_that_exited_before_the_accept_is_refused(tmp_path):
     async with served_workload_api(tmp_path, limits=LOOSE) as served:
-        before = len(os.listdir("/proc/self/fd"))
+        before = held_descriptors()
         for _ in range(20):
             with socket.socket(socket.AF_UNIX) as peer:
                 child = os.fork()
@@ -462,7 +462,7 @@ async def test_a_caller_that_exited_before_the_accept_is_refused(tmp_path):
                     with contextlib.suppress(ConnectionError):
                         assert await loop.sock_recv(peer, 100) == b""
         await async_wait_until(lambda: served.server.stats().refused == {"peer_gone": 20})
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert held_descriptors() == before
         await works(served)
 
 
@@ -496,11 +496,11 @@ async def test_a_flood_of_connections_leaves_nothing_behind(tmp_path):
     async with served_workload_api(tmp_path, limits=limits) as served:
         await works(served)
         await async_wait_until(lambda: served.server.stats().open_connections == 0)
-        before = len(os.listdir("/proc/self/fd"))
+        before = held_descriptors()
         for _ in range(500):
             with socket.socket(socket.AF_UNIX) as peer:
                 await asyncio.to_thread(peer.connect, str(served.path))
                 peer.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         await async_wait_until(lambda: served.server.stats().open_connections == 0)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert held_descriptors() == before
         await works(served)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -32,7 +31,7 @@ from apifakes import (
     selectors,
     spiffe_id,
 )
-from apiserving import tls_channel, tls_client
+from apiserving import held_descriptors, tls_channel, tls_client
 from attestor.api import server as server_module
 from attestor.api.broker import BrokerServer, instance_header
 from attestor.peer import PinnedProcess, boot_id, pin_pid
@@ -327,12 +326,12 @@ async def test_tls_1_2_and_plain_text_are_refused(served, sleeper):
 async def test_a_handshake_that_is_never_finished_gives_its_place_back(served, monkeypatch):
     monkeypatch.setattr(server_module, "HANDSHAKE_TIMEOUT_S", 0.2)
     await async_wait_until(lambda: served.server._own.present)
-    before = len(os.listdir("/proc/self/fd"))
+    before = held_descriptors()
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(str(served.path))
         await async_wait_until(lambda: served.server.stats().refused == {"handshake": 1})
     assert served.server.stats().open_connections == 0
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert held_descriptors() == before
 
 
 async def test_a_quiet_broker_keeps_its_connection(served, sleeper):
@@ -490,10 +489,10 @@ async def test_many_references_leak_no_descriptor(served, sleeper):
     async with served.client() as client:
         await ask(client, "SubscribeToX509SVID", to_process(sleeper))
         await async_wait_until(lambda: served.attestations.watched == 0)
-        before = len(os.listdir("/proc/self/fd"))
+        before = held_descriptors()
         for _ in range(20):
             await ask(client, "SubscribeToX509SVID", to_process(sleeper))
             await ask(client, "SubscribeToX509SVID", to_listener(None))
             await refusal(client, "SubscribeToX509SVID", to_listener(sleeper, "crm/nobody"))
         await async_wait_until(lambda: served.attestations.watched == 0)
-        await async_wait_until(lambda: len(os.listdir("/proc/self/fd")) == before)
+        await async_wait_until(lambda: held_descriptors() == before)

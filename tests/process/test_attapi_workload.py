@@ -21,7 +21,7 @@ from apifakes import (
     match,
     spiffe_id,
 )
-from apiserving import HEADER, served_workload_api
+from apiserving import HEADER, held_descriptors, served_workload_api
 from attestor.api import identities
 from attestor.states import State
 from attestor.verdict import Refused
@@ -365,6 +365,15 @@ async def test_an_upstream_that_says_nothing_is_unavailable_in_time(tmp_path, mo
         assert (await refusal(served.client(), "FetchX509SVID"))[0] is Status.UNAVAILABLE
 
 
+async def test_a_clients_own_deadline_ends_its_stream(tmp_path):
+    async with served_workload_api(tmp_path) as served:
+        client = served.client()
+        with pytest.raises((GRPCError, TimeoutError)):
+            await client.FetchX509SVID(pb.X509SVIDRequest(), timeout=0.2, metadata=HEADER)
+        await async_wait_until(lambda: served.attestations.watched == 0)
+        await ask(client, "FetchX509SVID")
+
+
 async def test_stopping_ends_streams_without_a_denial(tmp_path):
     async with served_workload_api(tmp_path) as served:
         stream_context = served.client().FetchX509SVID.open(metadata=HEADER)
@@ -382,12 +391,12 @@ async def test_a_client_that_goes_leaves_nothing_behind(tmp_path):
         await ask(served.client(), "FetchX509SVID")
         served.close()
         await async_wait_until(lambda: served.server.stats().open_connections == 0)
-        before = len(os.listdir("/proc/self/fd"))
+        before = held_descriptors()
         for _ in range(50):
             client = served.client()
             await ask(client, "FetchX509SVID")
             await refusal(client, "FetchX509SVID", metadata={})
             client.FetchX509SVID.channel.close()
         await async_wait_until(lambda: served.server.stats().open_connections == 0)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert held_descriptors() == before
         assert served.attestations.watched == 0
