@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,7 @@ import pytest
 import fake_engine as engines
 from attestor.collectors.container import measure_container
 from attestor.engine.api import Engine
+from attestor.engine.client import EngineClient
 from attestor.engine.errors import ContainerUnknown, EngineInvalid, EngineUnavailable
 from attestor.engine.events import RESYNCED, ContainerEvent, ContainerEvents
 from attestor.evidence import EvidenceCollector
@@ -363,3 +365,43 @@ async def test_failed_measurements_leave_no_descriptor_open(component: Child, fa
             assert isinstance(await measure_container(component.pid, [engine]), Unreadable)
         await engine.aclose()
     await async_wait_until(lambda: open_descriptors() == before)
+
+
+async def test_no_bytes_from_an_engine_raise_anything_but_its_own_errors(fake: FakeEngine) -> None:
+    answers = [
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 3,
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 50_000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"[" * 100_000,
+        b"HTTP/1.1 200 OK\r\nContent-Type: ;;;\r\nContent-Length: 2\r\n\r\n\xff\xff",
+    ]
+    source = random.Random(20261123)
+    answer = b""
+
+    async def send(_path: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    fake.handler = send
+    client = EngineClient(fake.socket, timeout_s=0.2)
+    outcomes = set()
+    for number in range(300):
+        changed = bytearray(answers[number % len(answers)])
+        for _ in range(source.randrange(4) if number >= len(answers) else 0):
+            changed[source.randrange(min(len(changed), 200))] = source.randrange(256)
+        answer = bytes(changed)
+        try:
+            await client.get_json("/x")
+            outcomes.add("answered")
+        except (EngineInvalid, EngineUnavailable, ContainerUnknown) as error:
+            outcomes.add(error.code)
+    assert {"answered", "engine_answer_invalid", "engine_unavailable"} <= outcomes
+    await client.aclose()
