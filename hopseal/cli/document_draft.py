@@ -93,7 +93,8 @@ def draft_attest(measured: Mapping[str, Any], files: Sequence[str] = ()) -> dict
     else:
         block["uid"] = measured["uid"]
         block["exe"] = [measured["exe"]]
-        if measured.get("unit"):
+        # A service keeps its unit over restarts; a session or a bare cgroup does not.
+        if str(measured.get("unit") or "").endswith(".service"):
             block["unit"] = measured["unit"]
     config = measured.get("config")
     if config and files:
