@@ -53,6 +53,16 @@ PARTS = (
 )
 """``rogue`` is SPIRE's own client: a component that holds its key itself and so can say on the wire what it likes."""
 
+THREE_HOPS: Mapping[str, Any] = {
+    "calls": [
+        {
+            "to": "orchestrator",
+            "body": {"calls": [{"to": "reasoner", "body": {"calls": [{"to": "connector"}]}}, {"to": "connector"}]},
+        }
+    ]
+}
+"""shell → orchestrator → reasoner → connector, and orchestrator → connector."""
+
 
 @dataclass
 class Cluster:

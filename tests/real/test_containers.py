@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from demo.image import build_image
-from real.cluster import RELAY, config_root_of, hopseal
+from real.cluster import RELAY, THREE_HOPS, config_root_of, hopseal
 from real.engine import RealEngine, private_docker
 from real.nodes import Node, exe_digest
 from real.spire import find_binaries, spire
@@ -32,14 +32,6 @@ CALLS = {
     "orchestrator": ["reasoner", "connector"],
     "reasoner": ["connector"],
     "connector": [],
-}
-PLAN = {
-    "calls": [
-        {
-            "to": "orchestrator",
-            "body": {"calls": [{"to": "reasoner", "body": {"calls": [{"to": "connector"}]}}, {"to": "connector"}]},
-        }
-    ]
 }
 
 
@@ -90,7 +82,7 @@ class Boxes:
     def task(self) -> list[dict[str, Any]]:
         """Run the task as the component ``shell``, a container of its own."""
         options = ("--rm", "--network", "none", "--user", "4201:4201", *HARDENED, *self.mounts("shell"))
-        command = [PYTHON, "/opt/relay.py", "--out", str(self.node.out_socket), "--once", json.dumps(PLAN)]
+        command = [PYTHON, "/opt/relay.py", "--out", str(self.node.out_socket), "--once", json.dumps(THREE_HOPS)]
         results: list[dict[str, Any]] = json.loads(self.engine.run("run", *options, self.image, *command))
         return results
 

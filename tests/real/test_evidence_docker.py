@@ -294,15 +294,9 @@ async def test_a_process_that_forges_its_mounts_and_cgroup_names_is_still_on_the
     docker_engine: RealEngine, collector: EvidenceCollector, container: str
 ) -> None:
     source = docker_engine.folder / "data/containers" / container / "hosts"
-    command = [
-        "unshare",
-        "--mount",
-        "--cgroup",
-        "sh",
-        "-c",
-        f"mount --bind {source} /etc/hosts; echo ready; exec sleep 60",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as forger:
+    script = f"mount --bind {source} /etc/hosts; echo ready; read line"
+    command = ["unshare", "--mount", "--cgroup", "sh", "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as forger:
         assert forger.stdout is not None
         forger.stdout.readline()
         try:
