@@ -77,13 +77,14 @@ class Callees:
         self._callees: dict[str, _Callee] = {}
 
     def set_documents(self, documents: DocumentSet) -> None:
-        """Follow the sockets that ``documents`` name."""
+        """Follow the sockets that ``documents`` name, and look at them now."""
         listening = {component.qualified: component.listen for component in documents.components}
         self._callees = {
             name: self._callees[name] if name in self._callees and self._callees[name].path == path else _Callee(path)
             for name, path in listening.items()
             if path is not None
         }
+        self.look()
 
     async def run(self) -> None:
         """Look for ever."""
@@ -92,7 +93,7 @@ class Callees:
             await asyncio.sleep(LOOK_S)
 
     def look(self) -> None:
-        """Probe every socket that appeared, was replaced, or whose listener is not attested yet."""
+        """Probe every socket that appeared, was replaced, or has no attested listener."""
         for component, callee in self._callees.items():
             self._look_at(component, callee)
 
@@ -102,16 +103,18 @@ class Callees:
 
     def _look_at(self, component: str, callee: _Callee) -> None:
         identity = _identify(callee.path)
-        replaced = identity != callee.identity
-        if replaced:
+        if identity != callee.identity:
             callee.identity = identity
+            callee.probed_at = float("-inf")
             self._identities.forget_exited_listener(component)
         if identity is None:
             callee.answered = False
             return
         now = self._clock()
-        due = now - callee.probed_at >= PROBE_S and not self._identities.is_listener_admitted(component)
-        if not replaced and not due:
+        # An admitted listener answers for the socket that it was found on, not for one that replaced it.
+        known = callee.probed_at > float("-inf") and self._identities.is_listener_admitted(component)
+        # While the attestor is away a probe would be answered by a refusal and the next one be due much later.
+        if known or not self._identities.is_available or now - callee.probed_at < PROBE_S:
             return
         callee.probed_at = now
         listener = self._probe(callee.path)

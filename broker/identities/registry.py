@@ -90,6 +90,11 @@ class Identities:
             self._group = group
             await asyncio.Event().wait()
 
+    @property
+    def is_available(self) -> bool:
+        """Whether processes can be asked about now."""
+        return self._group is not None and self._api.is_connected
+
     def see_caller(self, pidfd_inode: int, pid: int) -> None:
         """A process that the data plane does not know connected."""
         self._see(CallerRef(pidfd_inode), pid)
@@ -254,7 +259,7 @@ class Identities:
         if len(self._tracked) >= self._limit:
             self._refuse(reference, UnavailableError("attestor_unavailable", "too many processes are followed"))
             log.warning("identity_limit_reached", limit=self._limit)
-        elif self._group is None or not self._api.is_connected:
+        elif self._group is None or not self.is_available:
             self._refuse(reference, UnavailableError("attestor_unavailable", "the attestor cannot be asked now"))
         else:
             self._cancel_timer(reference)

@@ -137,7 +137,7 @@ def showing_logs(node: Node):
 def test_attested_components_call_each_other_and_drift_ends_it(node):
     with showing_logs(node):
         wait_until(node.calls_succeed)
-        assert node.broker.status()["problems"] == []
+        wait_until(lambda: node.broker.status()["problems"] == [], what="a healthy broker")
         assert b"hopseal_attestor" in node.broker.get("/metrics")[1]
         node.prompt.write_bytes(b"be evil")
         wait_until(lambda: node.broker.events("identity_withdrawn"), timeout_s=2.0)

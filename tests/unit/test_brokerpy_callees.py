@@ -15,6 +15,7 @@ from broker_parts import component, documents
 
 class FakeIdentities:
     def __init__(self) -> None:
+        self.is_available = True
         self.seen: list[tuple[str, int]] = []
         self.forgotten: list[str] = []
         self.admitted: set[str] = set()
@@ -93,6 +94,30 @@ def test_it_is_probed_again_every_five_seconds_until_it_is_attested(world):
     world.identities.admitted.clear()
     world.callees.look()
     assert world.probes == 3
+
+
+def test_no_socket_is_probed_while_the_attestor_is_away_and_each_at_once_when_it_is_back(world):
+    world.identities.is_available = False
+    world.bind()
+    world.callees.look()
+    assert world.probes == 0
+    world.identities.is_available = True
+    world.now += 0.1
+    world.callees.look()
+    assert world.probes == 1
+
+
+def test_an_attested_listener_of_a_replaced_socket_is_not_believed_while_the_attestor_is_away(world):
+    world.bind()
+    world.callees.look()
+    world.identities.admitted.add("crm/store")
+    world.identities.is_available = False
+    world.bind()
+    world.callees.look()
+    assert world.identities.forgotten[-1] == "crm/store"
+    world.identities.is_available = True
+    world.callees.look()
+    assert world.probes == 2
 
 
 def test_a_replaced_socket_is_probed_at_once_and_voids_the_exited_listener(world):

@@ -201,21 +201,20 @@ def test_a_hostile_pattern_permits_exactly_itself(pattern):
 def test_every_character_is_quoted_to_itself():
     for code in [*range(0x250), 0x2028, 0xFFFD, 0x10FFFF]:
         text = f"a{chr(code)}b"
-        policy = f"permit(principal, action, resource) when {{ context.path == {quote(text)} }};"
-        like = f"permit(principal, action, resource) when {{ context.path like {quote_pattern(text)} }};"
-        for compiled in (policy, like):
-            for value, expected in ((text, True), ("ab", False), ("aXXb", False)):
-                assert (
-                    allowed(
-                        DocumentSet(documents(component("a")).trust_domain, (), ""),
-                        "a",
-                        "b",
-                        http("GET /"),
-                        extra=compiled,
-                        path=value,
-                    )
-                    is expected
-                ), (code, value)
+        requests = [
+            {
+                "principal": 'Hopseal::Component::"a"',
+                "action": 'Hopseal::Action::"call"',
+                "resource": 'Hopseal::Component::"b"',
+                "context": {"path": value},
+            }
+            for value in (text, "ab", "aXXb")
+        ]
+        for test in (f"context.path == {quote(text)}", f"context.path like {quote_pattern(text)}"):
+            results = cedarpy.is_authorized_batch(
+                requests, f"permit(principal, action, resource) when {{ {test} }};", "[]"
+            )
+            assert [result.allowed for result in results] == [True, False, False], (code, test)
 
 
 def test_accept_from_forbids_whoever_is_not_listed():
