@@ -28,6 +28,9 @@ from hopseal.errors import BugError, DeniedError
 _log = structlog.get_logger("hopseal.attestor")
 
 
+_MAX_UNCOVERED = 3  # measurements in a row that the documents may outrun before what is missing is unreadable
+
+
 class Observer(Protocol):
     """What counts: ``attestor.metrics.Metrics``."""
 
@@ -75,6 +78,8 @@ class Case:
         self._decided_for: ApprovedSet | None = None
         self._held: Mapping[str, Standing] = {}
         self._reading_again = False
+        self._asked_for: frozenset[tuple[str, ...]] = frozenset()
+        self._uncovered = 0
         bench.registry.admit(process, bench.clock())
 
     @property
@@ -87,16 +92,20 @@ class Case:
         """Decided for what is approved now."""
         return self._decided_for is self._bench.approved.value
 
-    def wanted_config(self) -> frozenset[tuple[str, ...]]:
-        """The sets of files that a decision for what is approved now needs."""
-        return wanted_config(self._bench.approved_now(), self._uid)
+    def ask_for_config(self) -> frozenset[tuple[str, ...]]:
+        """The sets of files that a decision needs now; the measurement that follows is for these."""
+        self._asked_for = wanted_config(self._bench.approved_now(), self._uid)
+        return self._asked_for
 
     def covers_config(self) -> bool:
-        """Whether the newest evidence has every set of files that a decision needs now."""
-        return self.evidence is not None and self.wanted_config() <= self.evidence.config.keys()
+        """Whether the newest measurement was for every set of files that a decision needs now."""
+        return self.evidence is not None and wanted_config(self._bench.approved_now(), self._uid) <= self._asked_for
 
     def take_evidence(self, evidence: Evidence, *, is_served: bool) -> bool:
-        """Decide on new evidence; True asks for one more measurement before an attested process is refused.
+        """Decide on new evidence; True asks for another measurement first.
+
+        That is when files are needed that were not asked for, and once before an attested process is refused
+        because something could not be read.
 
         Args:
             evidence: just measured.
@@ -110,6 +119,11 @@ class Case:
         if change is not None:
             self.end(Finding.DIFFERS, f"{change.name}_changed", item=change)
             return False
+        if not self.covers_config() and self._uncovered < _MAX_UNCOVERED:
+            # The documents or the process's user changed while it was measured.
+            self._uncovered += 1
+            return True
+        self._uncovered = 0
         return self.decide_again()
 
     def decide_again(self) -> bool:

@@ -79,7 +79,7 @@ class EnteredContainers:
         for _ in range(_MAX_ANCESTORS):
             if pid in attested:
                 return True
-            if pid <= 1 or pid == container.pid:
+            if pid <= 1:
                 return False
             try:
                 pid = self._read_ppid(pid)

@@ -147,11 +147,8 @@ class Tracking:
             if not self.case.is_final and isinstance(facts, ProcessFacts):
                 try:
                     self._around.collector.confirm(self.process, facts.exe)
-                except DeniedError as error:
-                    if error.code == "peer_gone" or self.was_served:
-                        self._refuse_other_process(error)
-                    else:
-                        await self._look(measure=True)
+                except DeniedError:
+                    await self._look(measure=True)
         if self.case.is_final:
             self.wake(Wake.MEASURE)
         return self.case.verdicts.value
@@ -208,7 +205,7 @@ class Tracking:
 
     async def _collect(self) -> Evidence:
         collect = self._around.collector.collect
-        wanted = self.case.wanted_config()
+        wanted = self.case.ask_for_config()
         before = self.case.evidence
         known = before.container if before is not None and isinstance(before.container, ContainerFacts) else None
         if len(wanted) > MAX_CONFIG_SETS:

@@ -263,6 +263,36 @@ async def test_documents_that_ask_for_files_not_yet_measured_are_judged_on_them(
                 assert (await next_of(verdicts, timeout_s=1.0)).code == "config_changed"
 
 
+async def test_a_process_that_dropped_its_privileges_after_connecting_is_judged_as_who_it_is_now(prompt: Path):
+    async with node_of(approved_of(component(config_block(prompt)))) as node:
+        with child(UID) as process:
+            connected_as_root = replace(pin_pid(process.pid), uid=0)
+            async with node.attestations.watch(connected_as_root) as verdicts:
+                assert isinstance(await anext(verdicts), Attested)
+
+
+async def test_documents_that_change_while_a_process_is_measured_are_measured_for_as_well(prompt: Path):
+    class PausingCollector(EvidenceCollector):
+        reached, gate = asyncio.Event(), asyncio.Event()
+
+        async def collect(self, *args, **kwargs):
+            evidence = await super().collect(*args, **kwargs)
+            self.reached.set()
+            await self.gate.wait()
+            return evidence
+
+    collector = PausingCollector((), timeout_s=5.0)
+    async with node_of(approved_of(component(BLOCK)), collector=collector) as node:
+        with child(UID) as process:
+            async with node.follow(process.pid) as verdicts:
+                await collector.reached.wait()
+                node.approve(approved_of(component(config_block(prompt))))
+                collector.gate.set()
+                verdict = await next_of(verdicts)
+                assert isinstance(verdict, Attested)
+                assert Selector(f"config:{root_of(prompt)}") in verdict.matches[0].selectors
+
+
 async def test_an_unrelated_change_of_the_documents_publishes_nothing():
     async with node_of(approved_of(component(BLOCK))) as node:
         with child(UID) as process:

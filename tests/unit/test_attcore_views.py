@@ -218,6 +218,15 @@ def test_a_process_put_into_its_container_is_explained_by_that():
     )
 
 
+def test_what_was_only_claimed_was_not_attested():
+    registry = Registry()
+    key = see(registry, 11, DRIFTED)
+    assert registry.get(key).history[-1].state is State.REFUSED
+    assert registry.attested_as(key) == frozenset()
+    see(registry, 11)
+    assert registry.attested_as(key) == {"crm/orchestrator"}
+
+
 def test_another_process_of_a_container_that_was_attested_claims_its_component():
     registry = Registry()
     see(registry, 11)
