@@ -64,6 +64,7 @@ struct Key {
 }
 
 struct Slot {
+    leaf: Arc<Leaf>,
     state: tokio::sync::Mutex<SlotState>,
     idle_h1: Mutex<Vec<(http1::SendRequest<Full<Bytes>>, PeerChain)>>,
     idle_limit: usize,
@@ -140,7 +141,7 @@ impl Pool {
             slot.idle().retain(|(sender, _)| !sender.is_closed());
             state.shared = state.shared.take().filter(|(sender, _)| !sender.is_closed());
             let used_lately = state.used.is_some_and(|used| used.elapsed() < self.settings.idle);
-            used_lately || Arc::strong_count(slot) > 1
+            (used_lately && !slot.leaf.retired.is_cancelled()) || Arc::strong_count(slot) > 1
         });
     }
 
@@ -149,6 +150,7 @@ impl Pool {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = slots.entry(key).or_insert_with(|| {
             Arc::new(Slot {
+                leaf: Arc::clone(leaf),
                 state: tokio::sync::Mutex::default(),
                 idle_h1: Mutex::default(),
                 idle_limit: self.settings.idle_connections,

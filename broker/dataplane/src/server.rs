@@ -36,7 +36,7 @@ use crate::stats::{Gauge, Stats};
 use crate::unix_server;
 
 /// How often what is unused is dropped.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3);
 /// Pause after accept fails, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the threads get to end once everything was told to close.
