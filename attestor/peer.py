@@ -101,7 +101,7 @@ class PinnedProcess:
 
 
 def pin_peer(peer: socket.socket) -> PinnedProcess:
-    """The process that connected (or, seen from a client, that called ``listen``).
+    """The process that connected or, seen from a client, that called ``listen``.
 
     Raises:
         PeerGone: it has exited.
@@ -193,16 +193,14 @@ def read_proc(pid: int, name: str, *, limit_bytes: int = MAX_PROC_TEXT_BYTES) ->
         ProcTextInvalid: the text is longer.
         OSError: it cannot be read.
     """
+    text = bytearray()
     try:
         with Path(f"/proc/{pid}/{name}").open("rb", buffering=0) as file:
-            chunks = []
-            size = 0
             while chunk := file.read(MAX_PROC_TEXT_BYTES):
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit_bytes:
+                text += chunk
+                if len(text) > limit_bytes:
                     raise ProcTextInvalid(f"/proc/{pid}/{name} is longer than {limit_bytes} bytes")
-            return b"".join(chunks)
+            return bytes(text)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise PeerGone(f"/proc/{pid}/{name}: {error.strerror}") from error
 
