@@ -19,7 +19,8 @@ from demo.story import Story, StoryError
 from demo.view import needs_view, run_in_view
 from hopseal.cli.engines import find_engines
 from hopseal.cli.lazy import EXIT_NO, EXIT_UNAVAILABLE
-from hopseal.cli.local_node import LocalNode, NodePlan, choose_broker_user
+from hopseal.cli.local_node import LocalNode
+from hopseal.cli.node_plan import NodePlan, choose_broker_user
 from hopseal.errors import HopsealError
 
 # Handed to the process that runs where every user can read it, see demo.view.

@@ -16,7 +16,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from hopseal.cli.local_node import is_reachable_by_others, library_folder
+from hopseal.cli.local_node import library_folder
+from hopseal.cli.node_plan import is_reachable_by_others
 
 ROOT = Path(__file__).resolve().parent.parent
 _CLONE_NEWNS = 0x00020000  # unshare(2)

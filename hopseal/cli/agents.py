@@ -15,6 +15,7 @@ from hopseal.cli.options import attestor_socket_option, documents_option, trust_
 from hopseal.cli.output import json_option, paint_state, print_json, print_table
 from hopseal.documents.load import load_documents
 from hopseal.documents.model import Agent, AttestBlock, Component, DocumentsInvalidError
+from hopseal.documents.schema import agent_schema
 from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
 
@@ -129,6 +130,17 @@ def check(context: click.Context, folder: Path | None, documents: Path, trust_do
         print_json({"valid": True, "sha256": found.sha256, "problems": []})
     else:
         click.echo(f"{len(found.agents)} agents, {len(found.components)} components: no mistakes")
+
+
+@agents.command()
+def schema() -> None:
+    """Print the JSON Schema of Agent documents, for editors and review tools.
+
+    \b
+    Example:
+      hopseal agents schema > agent.schema.json
+    """
+    print_json(agent_schema())
 
 
 def _decide(verb: str, name: str, attestor_socket: Path, *, as_json: bool) -> None:

@@ -11,7 +11,8 @@ from types import FrameType
 import click
 
 from hopseal.cli.engines import find_engines
-from hopseal.cli.local_node import LocalNode, NodePlan, choose_broker_user
+from hopseal.cli.local_node import LocalNode
+from hopseal.cli.node_plan import NodePlan, choose_broker_user
 from hopseal.cli.options import trust_domain_option
 from hopseal.documents.load import load_documents
 from hopseal.ids import TrustDomain
