@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from hopseal.bundle import Bundle
 from hopseal.custody.certs import CertificateCache, KnownCertificates
 from hopseal.custody.errors import Code, CustodyError
-from hopseal.custody.record import SealedRecord, parse_sealed_record
+from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.limits import CLOCK_SKEW_S
 from hopseal.log.entries import BundleEntry, CertificateEntry, Direction, LogEntry, RecordEntry, StartEntry
 
+CONTRADICTION = "log_contradiction"
 _MS = 1_000
 
 
@@ -30,7 +31,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A message that claimed this chain and was refused or cannot be read; its claims are unverified."""
+    """An entry that is no part of the chain although it claims to be; its claims are unverified."""
 
     node: str
     direction: Direction
@@ -52,6 +53,8 @@ class ChainEvidence:
         sightings: by statement hash.
         children: statement hashes by that of the record they continue.
         uses: statement hashes by issuer and ``jti``.
+        rejected: messages that were refused.
+        contradictions: entries that cannot be what the broker wrote.
     """
 
     cid: str
@@ -62,6 +65,7 @@ class ChainEvidence:
     children: dict[str, list[str]] = field(default_factory=dict)
     uses: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     rejected: tuple[Rejected, ...] = ()
+    contradictions: tuple[Rejected, ...] = ()
     bundles: dict[TrustDomain, list[tuple[int, Bundle]]] = field(default_factory=dict)
 
     def bundles_at(self, moment: int) -> dict[TrustDomain, Bundle]:
@@ -86,23 +90,25 @@ class ChainEvidence:
 
     def add(self, entry: RecordEntry, node: str) -> None:
         """Take in one record entry, if it concerns the chain."""
-        if not entry.accepted or entry.sealed is None:
+        if not entry.accepted:
             if entry.cid == self.cid:
-                self._reject(entry, node, entry.code or "", entry.detail or "")
+                self.rejected = (*self.rejected, _rejected(entry, node, entry.code or Code.MALFORMED, entry.detail))
             return
         try:
-            records = [parse_sealed_record(text) for text in (*entry.ancestors, entry.sealed)]
+            records = [parse_sealed_record(text) for text in (*entry.ancestors, entry.sealed or "")]
         except CustodyError as error:
             if entry.cid == self.cid:
-                self._reject(entry, node, error.code, error.detail)
+                self._contradict(entry, node, f"said to be accepted, and cannot be read: {error.detail}")
             return
-        if records[-1].record.cid != self.cid:
+        newest = records[-1]
+        if self.cid in {entry.cid, newest.record.cid} and _logged_claims(entry) != _claims(newest.record):
+            self._contradict(entry, node, "the claims beside a record are not those in it")
+        if newest.record.cid != self.cid:
             return
         for sealed in records:
             self._index(sealed)
-        newest = records[-1].hash
         sighting = Sighting(node, entry.direction, entry.at_ms)
-        self.sightings[newest] = tuple(dict.fromkeys((*self.sightings.get(newest, ()), sighting)))
+        self.sightings[newest.hash] = tuple(dict.fromkeys((*self.sightings.get(newest.hash, ()), sighting)))
 
     def _index(self, sealed: SealedRecord) -> None:
         self.texts.setdefault(sealed.hash, {})[sealed.text] = sealed
@@ -112,11 +118,8 @@ class ChainEvidence:
             if sealed.record.prev is not None:
                 self.children.setdefault(sealed.record.prev, []).append(sealed.hash)
 
-    def _reject(self, entry: RecordEntry, node: str, code: str, detail: str) -> None:
-        rejected = Rejected(
-            node, entry.direction, entry.at_ms, code or Code.MALFORMED, detail, entry.iss, entry.aud, entry.jti
-        )
-        self.rejected = (*self.rejected, rejected)
+    def _contradict(self, entry: RecordEntry, node: str, detail: str) -> None:
+        self.contradictions = (*self.contradictions, _rejected(entry, node, CONTRADICTION, detail))
 
 
 def gather(entries: Iterable[LogEntry], cid: str) -> ChainEvidence:
@@ -138,6 +141,18 @@ def gather(entries: Iterable[LogEntry], cid: str) -> ChainEvidence:
     for history in evidence.bundles.values():
         history.sort(key=lambda each: each[0])
     return evidence
+
+
+def _rejected(entry: RecordEntry, node: str, code: str, detail: str | None) -> Rejected:
+    return Rejected(node, entry.direction, entry.at_ms, code, detail or "", entry.iss, entry.aud, entry.jti)
+
+
+def _logged_claims(entry: RecordEntry) -> tuple[str | int | None, ...]:
+    return (entry.iss, entry.aud, entry.jti, entry.exp, entry.cid, entry.hop, entry.op)
+
+
+def _claims(record: Record) -> tuple[str | int | None, ...]:
+    return (str(record.iss), record.aud, record.jti, record.exp, record.cid, record.hop, record.op)
 
 
 def _key(sealed: SealedRecord) -> tuple[str, str]:

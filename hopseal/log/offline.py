@@ -59,17 +59,20 @@ class ChainReport:
     Args:
         cid: chain ID.
         roots: first records, by time; also records whose parent no log holds, with ``custody_unresolved``.
-        rejected: messages that claimed to belong to the chain and were refused, or cannot be read.
+        rejected: messages that claimed to belong to the chain and were refused.
+        contradictions: entries about accepted records that cannot be read or do not say what the record says: somebody
+            changed the log.
     """
 
     cid: str
     roots: tuple[HopReport, ...]
     rejected: tuple[Rejected, ...]
+    contradictions: tuple[Rejected, ...]
 
     @property
     def verified(self) -> bool:
-        """Whether there is a record and all of them hold."""
-        return bool(self.roots) and all(map(_holds, self.roots))
+        """Whether there is a record, all of them hold, and no entry contradicts itself."""
+        return bool(self.roots) and not self.contradictions and all(map(_holds, self.roots))
 
 
 def verify_chain_offline(entries: Iterable[LogEntry], cid: str) -> ChainReport:
@@ -78,7 +81,7 @@ def verify_chain_offline(entries: Iterable[LogEntry], cid: str) -> ChainReport:
     judge = _Judge(evidence)
     heads = [each for each in evidence.records.values() if each.record.prev not in evidence.records]
     roots = tuple(judge.report(each, None, None) for each in _by_time(heads))
-    return ChainReport(cid, roots, evidence.rejected)
+    return ChainReport(cid, roots, evidence.rejected, evidence.contradictions)
 
 
 @dataclass(slots=True)

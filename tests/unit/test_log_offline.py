@@ -268,20 +268,52 @@ def test_both_logged_forms_of_a_statement_must_hold(task: Task) -> None:
 def test_refused_messages_are_told_apart(task: Task) -> None:
     task.left.received(task.first)
     task.left.received(task.first, verdict="refused", code="custody_replayed", detail="again")
-    task.left.received(task.second, verdict="refused", code=None)
-    task.left.received(task.first, sealed="not sealed")
+    task.left.received(task.second, verdict="refused", code=None, sealed=None)
     other = begin("shell", Node("orchestrator"))
     task.left.received(other, verdict="refused", code="custody_expired")
-    task.left.received(other, sealed="not sealed")
     task.left.received(other)
     report = task.report()
     assert report.verified
-    assert [(each.node, each.code) for each in report.rejected] == [
-        ("left", "custody_replayed"),
-        ("left", "custody_malformed"),
-        ("left", "custody_malformed"),
+    assert [(each.node, each.code, each.detail) for each in report.rejected] == [
+        ("left", "custody_replayed", "again"),
+        ("left", "custody_malformed", ""),
     ]
     assert report.rejected[0].unverified_iss == spiffe("shell")
+
+
+@pytest.mark.parametrize("changes", [{"sealed": None}, {"sealed": "not sealed"}, {"ancestors": ["not sealed"]}])
+def test_an_accepted_entry_that_cannot_be_read_is_a_contradiction(task: Task, changes: dict[str, object]) -> None:
+    task.left.received(task.first)
+    assert task.report().verified
+    task.left.received(task.second, **changes)
+    report = task.report()
+    assert not report.verified
+    assert [(each.node, each.code) for each in report.contradictions] == [("left", "log_contradiction")]
+    other = begin("shell", Node("orchestrator"))
+    task.left.received(other)
+    assert verify_chain_offline(task.left.entries(), other.newest.record.cid).verified
+
+
+@pytest.mark.parametrize("name", ["iss", "aud", "jti", "cid", "op"])
+def test_claims_beside_a_record_that_are_not_its_own_are_a_contradiction(task: Task, name: str) -> None:
+    task.left.received(task.first, **{name: "changed"})
+    report = task.report()
+    assert [hop.code for hop in report.roots] == [None]
+    assert not report.verified
+    assert len(report.contradictions) == 1
+
+
+@pytest.mark.parametrize("name", ["exp", "hop"])
+def test_numbers_beside_a_record_that_are_not_its_own_are_a_contradiction(task: Task, name: str) -> None:
+    task.left.received(task.first, **{name: 7})
+    assert len(task.report().contradictions) == 1
+
+
+def test_a_record_put_under_another_chains_id_shows_there_too(task: Task) -> None:
+    other = fresh_id()
+    task.left.received(task.first, cid=other)
+    report = verify_chain_offline(task.left.entries(), other)
+    assert (report.roots, len(report.contradictions), report.verified) == ((), 1, False)
 
 
 @pytest.mark.parametrize(("seen_s", "verified"), [(10, True), (11, False)])
