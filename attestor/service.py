@@ -133,7 +133,14 @@ class AttestorService:
         )
         brokers = frozenset(approval.spiffe_id for approval in self._brokers)
         workload = WorkloadServer(self._sockets["workload"].sock, self._attestations, self._upstream, limits)
-        broker = BrokerServer(self._sockets["broker"].sock, self._attestations, self._upstream, limits, brokers)
+        broker = BrokerServer(
+            self._sockets["broker"].sock,
+            self._attestations,
+            self._upstream,
+            limits,
+            brokers,
+            find_listeners=self._collector.find_listeners,
+        )
         admin = AdminServer(build_admin_app(self._admin_view()), self._sockets["admin"].sock)
         async with workload, broker, admin:
             tasks = [group.create_task(workload.run(), name="workload"), group.create_task(broker.run(), name="broker")]

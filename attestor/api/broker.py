@@ -16,7 +16,7 @@ import hashlib
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
@@ -25,13 +25,12 @@ from grpclib.server import Stream
 from attestor.api.guarding import while_attested
 from attestor.api.identities import Attestations, Identities, IdentityFeed, IdentityRefusedError
 from attestor.api.limits import ConnectionLimits
-from attestor.api.references import Referenced, References
+from attestor.api.references import FindListeners, Referenced, References
 from attestor.api.rpc import receive_request, send_answer, status_of_errors
 from attestor.api.server import SocketServer
 from attestor.api.tls import PeerUnauthorisedError, peer_spiffe_id, server_context
 from attestor.api.transport import Caller, present_caller
 from attestor.api.workload import der_of, fetch_jwt_svids, jwks_of, parse_audience
-from attestor.listeners import find_listeners
 from attestor.peer import PinnedProcess
 from attestor.upstream.protocol import Upstream
 from attestor.verdict import BROKER_COMPONENT, Attested, Match, Refused
@@ -74,7 +73,7 @@ class BrokerServer(SocketServer):
         limits: ConnectionLimits,
         brokers: frozenset[SpiffeId],
         *,
-        find_listeners: Callable[[str], Sequence[PinnedProcess]] = find_listeners,
+        find_listeners: FindListeners,
     ) -> None:
         self._upstream = upstream
         self._own = _OwnTls(brokers)

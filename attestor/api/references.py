@@ -6,10 +6,10 @@ Source: runtime.md, "Naming a process between broker and attestor" and "Listener
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
@@ -20,6 +20,7 @@ from hopseal.errors import DeniedError
 from hopseal.wire.gen.hopseal.v1.reference_pb2 import ListenerReference, PidfdReference
 
 MAX_HOLDERS = 256  # processes that share one listening socket; pre-forking servers have far fewer
+FindListeners: TypeAlias = Callable[[str], Awaitable[Sequence[PinnedProcess]]]
 _TYPE_PREFIX = "type.googleapis.com/"
 
 
@@ -44,10 +45,10 @@ class References:
     """Resolves references to processes of this boot.
 
     Args:
-        find_listeners: the processes that hold the listening socket at a path; blocks.
+        find_listeners: the processes that hold the listening socket at a path, pinned for whoever asked.
     """
 
-    def __init__(self, find_listeners: Callable[[str], Sequence[PinnedProcess]]) -> None:
+    def __init__(self, find_listeners: FindListeners) -> None:
         self._find_listeners = find_listeners
         self._boot_id = boot_id()
 
@@ -61,6 +62,7 @@ class References:
                 (``listener_gone``).
             PeerGone: the process has exited.
             PeerUnpinnable: the kernel cannot name it here.
+            UnavailableError: who listens cannot be found out now.
         """
         parsed = self._parse(reference)
         with ExitStack() as owned:
@@ -69,20 +71,12 @@ class References:
             elif parsed.pidfd_inode:
                 yield Referenced((owned.enter_context(pin_inode(parsed.pidfd_inode)),), parsed.component)
             else:
-                holders = await self._find_holders(parsed.path)
+                holders = await self._find_listeners(parsed.path)
                 for holder in holders:
                     owned.enter_context(holder)
                 if not 0 < len(holders) <= MAX_HOLDERS:
                     raise ReferenceDeniedError("listener_gone", f"{len(holders)} processes listen on that socket")
                 yield Referenced(tuple(holders), parsed.component)
-
-    async def _find_holders(self, path: str) -> Sequence[PinnedProcess]:
-        search = asyncio.ensure_future(asyncio.to_thread(self._find_listeners, path))
-        try:
-            return await asyncio.shield(search)
-        except asyncio.CancelledError:
-            search.add_done_callback(_close_found)  # the thread goes on; what it pins must not stay pinned
-            raise
 
     def _parse(self, reference: AnyMessage) -> PidfdReference | ListenerReference:
         prefix, _, name = reference.type_url.rpartition("/")
@@ -99,9 +93,3 @@ class References:
         if isinstance(parsed, ListenerReference) and not (parsed.component and parsed.path.startswith("/")):
             raise RequestInvalidError("a listener reference names a component and an absolute path")
         return parsed
-
-
-def _close_found(search: asyncio.Future[Sequence[PinnedProcess]]) -> None:
-    if not search.cancelled() and search.exception() is None:
-        for process in search.result():
-            process.close()

@@ -344,21 +344,26 @@ async def test_another_user_is_served_under_a_rapid_reset(tmp_path):
     """An attacker that reconnects after every cut is slowed down, so that another user's calls stay quick."""
     open_to_others(tmp_path)
     async with served_workload_api(tmp_path, limits=LOOSE) as served:
-        await works(served)
-        attacker = await asyncio.create_subprocess_exec(sys.executable, "-c", ATTACK, str(served.path))
-        await async_wait_until(lambda: served.server.stats().cut.get("rapid_reset"))
-        times = []
         client = served.client()
-        while attacker.returncode is None:
+
+        async def call_time() -> float:
             started = time.monotonic()
             async with subscription(client.FetchX509SVID, pb.X509SVIDRequest(), metadata=HEADER) as answers:
                 await anext(answers)
-            times.append(time.monotonic() - started)
             await asyncio.sleep(0.005)
+            return time.monotonic() - started
+
+        peace = sorted([await call_time() for _ in range(100)])
+        attacker = await asyncio.create_subprocess_exec(sys.executable, "-c", ATTACK, str(served.path))
+        await async_wait_until(lambda: served.server.stats().cut.get("rapid_reset"))
+        times = []
+        while attacker.returncode is None:
+            times.append(await call_time())
         assert await attacker.wait() == 0
         assert served.server.stats().refused["new_connections_per_s"] > 0
-        assert sorted(times)[int(0.99 * len(times))] < 0.25, f"p99 of {len(times)} calls"
         assert len(times) > 50
+        # The machine may be busy with other things: compared with the same calls in peace.
+        assert sorted(times)[int(0.95 * len(times))] < 0.05 + 5 * peace[95]
 
 
 async def test_one_user_may_have_so_many_connections_and_others_are_not_affected(tmp_path):
@@ -462,7 +467,7 @@ async def test_a_caller_that_exited_before_the_accept_is_refused(tmp_path):
                     with contextlib.suppress(ConnectionError):
                         assert await loop.sock_recv(peer, 100) == b""
         await async_wait_until(lambda: served.server.stats().refused == {"peer_gone": 20})
-        assert held_descriptors() == before
+        await async_wait_until(lambda: held_descriptors() == before)
         await works(served)
 
 

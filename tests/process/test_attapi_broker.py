@@ -92,13 +92,19 @@ async def served(tmp_path):
     )
     upstream = build_upstream(EmbeddedSettings(tmp_path / "state"), TRUST_DOMAIN, NODE, entries)
     bound = bind_unix_socket(tmp_path / "broker.sock", mode=0o600)
+
+    async def find_holders(path: str) -> list[PinnedProcess]:
+        await asyncio.sleep(0)
+        assert path == "/run/a.sock"
+        return [pin_pid(pid) for pid in holders]
+
     server = BrokerServer(
         bound.sock,
         attestations,
         upstream,
         LIMITS,
         frozenset({spiffe_id("/hopseal/broker/n1")}),
-        find_listeners=lambda _path: [pin_pid(pid) for pid in holders],
+        find_listeners=find_holders,
     )
     async with running(upstream, server):
         yield ServedBroker(tmp_path / "broker.sock", attestations, entries, upstream, server, holders)
