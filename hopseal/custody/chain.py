@@ -49,7 +49,7 @@ def assemble(inline: Records, lookup: Callable[[str], SealedRecord | None], now:
     Args:
         inline: records of the message, oldest first.
         lookup: verified record by statement hash, or None.
-        now: NumericDate seconds; the age of what is put before is checked.
+        now: NumericDate seconds; the age of what was put before is checked too.
 
     Raises:
         CustodyError: [unresolved], [chain], [too_long], [expired].
@@ -65,8 +65,7 @@ def assemble(inline: Records, lookup: Callable[[str], SealedRecord | None], now:
         chain = (parent, *chain)
         if len(chain) > MAX_RECORDS:
             raise refusal(Code.TOO_LONG)
-    if len(chain) > len(inline):
-        check_age(chain, now)
+    check_age(chain, now)
     return chain
 
 

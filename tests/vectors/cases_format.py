@@ -192,6 +192,8 @@ def _certificates() -> Iterator[Json]:
         "one colon": f":{der}",
         "empty certificate": "::",
         "only a colon": ":",
+        "other delimiters": "(AAAA)",
+        "colon at the end only": "AAAAA:",
         "base64url": ":__79:",
         "without padding": ":AA:",
         "padding too many": ":AA===:",
