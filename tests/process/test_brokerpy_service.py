@@ -235,6 +235,16 @@ async def test_an_impostor_on_the_components_socket_gets_nothing(tmp_path):
         assert str(impostor.pid) not in answer["body"]
 
 
+async def test_a_callee_that_is_not_attested_yet_is_unavailable_and_not_unreachable(tmp_path):
+    async with node(tmp_path) as n:
+        n.attest(n.front, FRONT, "front-1")
+        await async_wait_until(lambda: n.broker.events("attestor_connected") and n.broker.events("documents_loaded"))
+        assert await n.code() == (503, "callee_unavailable")
+        n.attest(n.store, STORE, "store-1", listener="crm/store")
+        await n.ready()
+        assert (await n.call())["status"] == 200
+
+
 async def test_changed_documents_take_effect_and_a_bad_edit_does_not(tmp_path):
     async with node(tmp_path) as n:
         n.attest_both()

@@ -265,6 +265,12 @@ def test_components_of_an_inactive_agent_neither_call_nor_are_called(status):
     assert allowed(single(), "front", "store", http("GET /"), extra=everything)
 
 
+def test_a_call_to_a_component_that_no_document_describes_permits_nothing():
+    given = documents(component("front", calls=(calls("ghost"),)))
+    assert compile_policies(given) == ""
+    assert not allowed(given, "front", "ghost", http("GET /"))
+
+
 def test_calls_across_agents_are_permitted_as_written():
     given = documents(
         component("front", calls=(calls("billing/ledger", "GET /sum"),)), component("ledger", agent="billing")
