@@ -99,9 +99,9 @@ def _unreachable(endpoint: str, detail: str) -> UnavailableError:
 
 
 def _socket_path(endpoint: str) -> str:
-    path = endpoint.removeprefix("unix:")
-    path = path.removeprefix("//") if path.startswith("///") else path
-    if not endpoint.startswith("unix:/") or not path.startswith("/"):
+    # SPIFFE Workload Endpoint §4: a URI without authority, so two slashes are followed by a third.
+    path = endpoint.removeprefix("unix://") if endpoint.startswith("unix:///") else endpoint.removeprefix("unix:")
+    if path == endpoint or not path.startswith("/") or path.startswith("//"):
         raise InvalidError(
             "endpoint_invalid", f"{endpoint!r} is no Unix socket address", remedy="write unix:///absolute/path"
         )
