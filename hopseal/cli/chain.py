@@ -111,6 +111,7 @@ def _as_json(report: ChainReport, damage: list[str]) -> dict[str, Any]:
         "damage": damage,
         "hops": [_hop_json(hop) for hop in report.roots],
         "rejected": [_rejected_json(each) for each in report.rejected],
+        "contradictions": [_rejected_json(each) for each in report.contradictions],
     }
 
 
@@ -162,6 +163,8 @@ def _print(report: ChainReport, damage: list[str]) -> None:
     for each in report.rejected:
         claimed = f"{short_id(each.unverified_iss)} → {short_id(each.unverified_aud)}"
         click.secho(f"refused on {each.node}: {each.code} ({claimed}) {each.detail}", fg="yellow")
+    for each in report.contradictions:
+        click.secho(f"the log contradicts itself on {each.node}: {each.detail}", fg="red")
     for line in damage:
         click.secho(f"the log is damaged: {line}", fg="red")
 

@@ -111,6 +111,17 @@ def test_a_refused_message_is_shown_with_its_code(scene: Scene) -> None:
     assert "refused on left: custody_replayed" in show(scene, "--cid", scene.cid).output
 
 
+def test_an_entry_whose_claims_differ_from_its_record_is_said_and_exits_1(scene: Scene) -> None:
+    log = LogFile("left")
+    log.sent(scene.first.newest.text, op="GET /something/else")
+    (scene.left / "custody.log").write_bytes(log.bytes())
+    result = show(scene, "--cid", scene.cid)
+    assert result.exit_code == 1
+    assert "the log contradicts itself on left" in result.output
+    (chain,) = json.loads(show(scene, "--cid", scene.cid, "--json").stdout)
+    assert chain["contradictions"][0]["code"] == "log_contradiction"
+
+
 def test_a_damaged_log_is_said_and_exits_1(scene: Scene) -> None:
     data = bytearray((scene.left / "custody.log").read_bytes())
     data[20] ^= 1
