@@ -46,15 +46,9 @@ def check_policies(text: str, *, name: str) -> None:
     Raises:
         InvalidError: it does not (``policy_invalid``); ``name`` says whose text it is.
     """
-    try:
-        result = cedarpy.validate_policies(text, SCHEMA)
-    except ValueError as error:
-        raise _invalid(name, str(error)) from error
+    result = cedarpy.validate_policies(text, SCHEMA)
     if not result.validation_passed:
-        raise _invalid(name, "; ".join(map(str, result.errors)))
-
-
-def _invalid(name: str, detail: str) -> InvalidError:
-    return InvalidError(
-        "policy_invalid", f"{name}: {' '.join(detail.split())}", remedy="correct it; the policies in use stay in force"
-    )
+        detail = " ".join("; ".join(map(str, result.errors)).split())
+        raise InvalidError(
+            "policy_invalid", f"{name}: {detail}", remedy="correct it; the policies in use stay in force"
+        )
