@@ -39,7 +39,7 @@ from attestor.states import State
 from attestor.upstream import EmbeddedSettings, Upstream, build_upstream
 from attestor.verdict import Attested, Refused
 from hopseal.documents.model import SvidMode
-from hopseal.errors import DeniedError
+from hopseal.errors import DeniedError, UnavailableError
 from hopseal.snapshot import IdentitySnapshot
 from hopseal.sockets import bind_unix_socket
 from hopseal.wire.client import subscription
@@ -337,7 +337,7 @@ async def test_a_handshake_that_is_never_finished_gives_its_place_back(served, m
         silent.connect(str(served.path))
         await async_wait_until(lambda: served.server.stats().refused == {"handshake": 1})
     assert served.server.stats().open_connections == 0
-    assert held_descriptors() == before
+    await async_wait_until(lambda: held_descriptors() == before)
 
 
 async def test_a_quiet_broker_keeps_its_connection(served, sleeper):
@@ -348,6 +348,18 @@ async def test_a_quiet_broker_keeps_its_connection(served, sleeper):
         await asyncio.sleep(0.6)
         await ask(client, "FetchJWTSVID", to_process(sleeper))
     assert served.server.stats().accepted == 1
+
+
+async def test_without_a_certificate_of_its_own_the_attestor_takes_no_connection(served, sleeper):
+    await async_wait_until(lambda: served.server._own.present)
+    context = tls_client(await served.identity("exe:broker"))
+    served.upstream._own.fail(UnavailableError("upstream_unavailable", "away"))
+    await async_wait_until(lambda: served.server._own.present is None)
+    with tls_channel(served.path, context) as channel, pytest.raises((StreamTerminatedError, OSError)):
+        await ask(APIStub(channel), "FetchJWTSVID", to_process(sleeper))
+    assert served.server.stats().refused == {"no_certificate": 1}
+    served.upstream._own.publish(await served.identity("exe:broker"))
+    await async_wait_until(lambda: served.server._own.present)
 
 
 class TestReferences:
