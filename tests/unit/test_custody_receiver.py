@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from custody_calls import AUTHORITY, PROD, TASK, Node, begin, call, fresh_id, go_on, root, signer
 from hopseal.bundle import Bundle
@@ -122,6 +123,22 @@ def test_a_failed_signature_is_not_remembered() -> None:
             node.receive(f"{front}.{'A' * 86}", (), pki.ORCHESTRATOR)
         assert code_of(refused) == Code.SIGNATURE
     assert len(node.state.verifier.seals) == 0
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        rsa.generate_private_key(65537, 2048).public_key(),
+        ed25519.Ed25519PrivateKey.generate().public_key(),
+        ec.generate_private_key(ec.SECP384R1()).public_key(),
+    ],
+    ids=["rsa", "ed25519", "p-384"],
+)
+def test_only_a_p256_key_can_have_made_a_seal(key: object) -> None:
+    text = seal_records([root("orchestrator", "reasoner")], signer(pki.ORCHESTRATOR), NOW)[0]
+    with pytest.raises(CustodyError, match="P-256") as refused:
+        verify_signature(parse_sealed(text).seal, key)
+    assert code_of(refused) == Code.SIGNATURE
 
 
 def test_a_verified_seal_does_not_excuse_a_wrong_path_or_identity() -> None:

@@ -102,6 +102,8 @@ def _paths() -> Iterator[Json]:
     yield _seal("path under a seal of one", "empty if and only if N is 1", moved(alone, b"\x00"), MALFORMED)
     yield _seal("no path under a seal of two", "empty if and only if N is 1", moved(two[0], b""), MALFORMED)
     yield _seal("only an index under a seal of two", "too short", moved(two[0], b"\x00"), MALFORMED)
+    many = seal(_payloads(257), SIGNER)
+    yield _seal("257 statements, well sealed", "256 at most", many[0].text, MALFORMED)
     foreign = f"{b64u(b'{}')}.{three[0].path}.{three[0].jws}"
     yield _seal("another payload under the seal", "moved statement", foreign, SIGNATURE)
     leaves = [statement_hash(SIGNER.x5t_raw, each.payload) for each in three]
