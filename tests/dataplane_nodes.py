@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from broker._dataplane import DataPlane
 from hopseal.log.reader import LogContents, read_log
@@ -186,7 +187,7 @@ class Component:
     respond: Callable[[http.server.BaseHTTPRequestHandler, Seen], None] | None = None
     seen: list[Seen] = field(default_factory=list)
 
-    def __enter__(self) -> Component:
+    def __enter__(self) -> Self:
         component = self
 
         class Handler(http.server.BaseHTTPRequestHandler):

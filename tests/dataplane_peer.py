@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
-from dataplane_nodes import Answer, exchange, spiffe_id
 
+from dataplane_nodes import Answer, exchange, spiffe_id
 from hopseal.custody.authority import Authority as Ceiling
 from hopseal.custody.binding import bind_request, content_digest
 from hopseal.custody.delegation import Task

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from dataplane_nodes import (
     PERMIT_ALL,
     TRUST_DOMAIN,
@@ -27,11 +28,10 @@ from dataplane_nodes import (
     raw,
     spiffe_id,
 )
-from svid_authority import Authority
-from waiting import wait_until
-
 from hopseal.log.entries import Direction, RecordEntry
 from hopseal.log.offline import verify_chain_offline
+from svid_authority import Authority
+from waiting import wait_until
 
 
 def records(node: Node, direction: Direction) -> list[RecordEntry]:
@@ -338,7 +338,11 @@ def test_a_handle_is_bound_to_the_instance_that_got_it(tmp_path: Path) -> None:
         handle = call(a).handle
         svid = a.authority.issue(spiffe_id("orchestrator"))
         a.plane.set_identity(
-            "other-instance", "crm/orchestrator", spiffe_id("orchestrator"), list(svid.chain_der), svid.key_pkcs8,
+            "other-instance",
+            "crm/orchestrator",
+            spiffe_id("orchestrator"),
+            list(svid.chain_der),
+            svid.key_pkcs8,
             svid.expires_at,
         )
         inode = a.of("caller_seen")[0]["pidfd_inode"]

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from broker._dataplane import DataPlaneError
 from dataplane_nodes import (
     PERMIT_ALL,
     TRUST_DOMAIN,
@@ -26,14 +28,12 @@ from dataplane_nodes import (
     spiffe_id,
 )
 from dataplane_peer import Message, send
-from svid_authority import Authority
-from waiting import wait_until
-
-from broker._dataplane import DataPlaneError
 from hopseal.log.entries import BundleEntry, CertificateEntry, RecordEntry, StartEntry
 from hopseal.log.offline import verify_chain_offline
 from hopseal.log.reader import LogContents, read_log
 from hopseal.svid import X509Svid
+from svid_authority import Authority
+from waiting import wait_until
 
 
 class NodeProcess:
@@ -179,7 +179,8 @@ def test_killed_again_and_again_under_load_it_loses_no_acknowledged_record(kille
 
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
             running = [threads.submit(one, n) for n in range(40)]
-            wait_until(lambda before=len(acknowledged): len(acknowledged) > before + 5)
+            enough = len(acknowledged) + 5
+            wait_until(lambda enough=enough: len(acknowledged) > enough)
             killed.kill()
             concurrent.futures.wait(running)
     killed.start()  # cuts off what was torn

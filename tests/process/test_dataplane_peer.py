@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from dataplane_nodes import TRUST_DOMAIN, Component, Node, call, exchange, pair, spiffe_id
 from dataplane_peer import Message, connected, context, fresh_id, http_request, send
-from svid_authority import Authority
-from waiting import wait_until
-
 from hopseal.ids import SpiffeId
 from hopseal.log.entries import RecordEntry
 from hopseal.svid import X509Svid
+from svid_authority import Authority
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def spoil_signature(message: Message) -> bytes:
 
 
 SPOILED = {
-    "custody_missing": lambda m: http_request("POST", "/mcp", [("host", "x")], b"{}"),
+    "custody_missing": lambda _: http_request("POST", "/mcp", [("host", "x")], b"{}"),
     "custody_malformed": lambda m: m.wire(sealed="a.b.c"),
     "custody_duplicate": lambda m: m.wire(extra=[("custody-record", m.sealed())]),
     "custody_early_data": lambda m: m.wire(extra=[("early-data", "1")]),
@@ -97,7 +97,7 @@ SPOILED = {
 
 @pytest.mark.parametrize("name", SPOILED)
 def test_one_broken_rule_is_refused_with_its_code_and_logged(node: Node, svid: X509Svid, name: str) -> None:
-    code = name.split()[0]
+    code = name.split(maxsplit=1)[0]
     answer = send(node.port, svid, SPOILED[name](Message(svid)))
     assert answer is not None
     assert answer.code == code
@@ -105,6 +105,15 @@ def test_one_broken_rule_is_refused_with_its_code_and_logged(node: Node, svid: X
     assert entry.code == code
     assert (entry.sealed is None) == (code in {"custody_missing", "custody_malformed", "custody_too_large"})
     node.wait_for_call(direction="in", code=code)
+
+
+def test_a_flood_without_records_does_not_fill_the_log(node: Node, svid: X509Svid) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connected(node.port, context(svid)) as connection:
+        connection.settimeout(1)
+        received = exchange(connection, request * 1500)
+    assert received.count(b"HTTP/1.1 428") == 1500
+    assert 200 <= len(refused(node)) < 1000
 
 
 def test_a_refusal_reveals_nothing_of_the_inside(node: Node, svid: X509Svid) -> None:

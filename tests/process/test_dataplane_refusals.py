@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from children import child
 from dataplane_nodes import (
     TRUST_DOMAIN,
@@ -308,7 +309,7 @@ def test_an_endpoint_that_shows_another_identity_is_not_trusted(tmp_path: Path) 
 
 
 def test_an_endpoint_of_another_authority_is_not_trusted(tmp_path: Path) -> None:
-    with pair(tmp_path) as (a, b, tool):
+    with pair(tmp_path) as (a, _b, tool):
         a.plane.set_bundles([(TRUST_DOMAIN, [Authority(TRUST_DOMAIN).der], 2)])
         assert call(a).code == "peer_untrusted"
         assert not tool.seen

@@ -81,7 +81,8 @@ impl BodyMemory {
         if needed == 0 {
             return Ok(());
         }
-        let more = u32::try_from(needed).ok().and_then(|needed| Arc::clone(&self.permits).try_acquire_many_owned(needed).ok());
+        let more =
+            u32::try_from(needed).ok().and_then(|needed| Arc::clone(&self.permits).try_acquire_many_owned(needed).ok());
         let more = more.ok_or_else(|| Refusal::new("overloaded", "request bodies take all memory"))?;
         match memory {
             Some(memory) => memory.merge(more),

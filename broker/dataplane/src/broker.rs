@@ -37,8 +37,13 @@ use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
 use crate::settings::{Settings, ms};
 use crate::stats::Stats;
+use crate::throttle::Throttle;
 use crate::tls::Tls;
 use crate::trust::Trust;
+
+/// Refused messages without a readable record that are logged; the others are only counted.
+const UNREADABLE_PER_SECOND: f64 = 20.0;
+const UNREADABLE_BURST: f64 = 200.0;
 
 /// What a handle continues.
 pub enum Continues {
@@ -75,6 +80,8 @@ pub struct Broker {
     pub calls: Arc<Semaphore>,
     pub shutdown: Shutdown,
     pub started: OnceLock<Started>,
+    /// Refused messages without a readable record: any peer can send those, and the disk is finite.
+    pub unreadable: Throttle,
     policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
     bundles: Mutex<BundleNews>,
@@ -126,6 +133,7 @@ impl Broker {
             memory: BodyMemory::new(limits.buffered_bytes, settings.body_limit_bytes, ms(timeouts.body_read)),
             calls: Arc::new(Semaphore::new(limits.calls)),
             started: OnceLock::new(),
+            unreadable: Throttle::new(UNREADABLE_PER_SECOND, UNREADABLE_BURST),
             policy: RwLock::default(),
             receive_policy: RwLock::default(),
             bundles: Mutex::default(),
@@ -161,7 +169,8 @@ impl Broker {
         self.callers.withdraw(owner);
         self.listeners.withdraw(owner);
         self.handles.forget_owner(owner);
-        let event = json!({"event": "withdrawn", "instance": format!("{owner:?}"), "code": code, "had_identity": had_identity});
+        let event =
+            json!({"event": "withdrawn", "instance": format!("{owner:?}"), "code": code, "had_identity": had_identity});
         self.events.push(Weight::Droppable, &event);
     }
 
@@ -242,7 +251,8 @@ impl Broker {
             ("seal_cache_entries", "Verified seals remembered.", seals),
             ("statement_cache_entries", "Verified statements remembered.", statements),
         ];
-        let gauges: Vec<(&str, &str, f64)> = gauges.iter().map(|(name, help, count)| (*name, *help, *count as f64)).collect();
+        let gauges: Vec<(&str, &str, f64)> =
+            gauges.iter().map(|(name, help, count)| (*name, *help, *count as f64)).collect();
         json!({
             "metrics": self.stats.metrics(&gauges),
             "log": {

@@ -138,7 +138,8 @@ impl Connected {
     pub async fn instance(&self, events: &Events, timeout: Duration) -> Result<InstanceKey, Refusal> {
         let caller = &self.caller;
         let ask = || {
-            let seen = json!({"event": "caller_seen", "pidfd_inode": caller.inode, "pid": caller.pid, "uid": caller.uid});
+            let seen =
+                json!({"event": "caller_seen", "pidfd_inode": caller.inode, "pid": caller.pid, "uid": caller.uid});
             events.push(Weight::Required, &seen);
         };
         match caller.verdict.wait(timeout, ask).await {

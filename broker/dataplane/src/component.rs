@@ -163,6 +163,6 @@ fn pin(stream: &UnixStream) -> Result<Option<PinnedPeer>, Refusal> {
     match pin_peer(stream.as_fd()) {
         Ok(peer) => Ok(Some(peer)),
         Err(PinError::Gone) => Ok(None),
-        Err(error) => Err(Refusal::new("callee_unavailable", format!("listener cannot be pinned: {error:?}"))),
+        Err(error) => Err(Refusal::new("callee_unavailable", format!("listener cannot be pinned: {error}"))),
     }
 }

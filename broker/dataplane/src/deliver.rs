@@ -65,7 +65,11 @@ impl Undelivered {
     }
 }
 
-async fn attempt(broker: &Broker, delivery: &Delivery<'_>, mut reached: Reached) -> Result<Response<Incoming>, Undelivered> {
+async fn attempt(
+    broker: &Broker,
+    delivery: &Delivery<'_>,
+    mut reached: Reached,
+) -> Result<Response<Incoming>, Undelivered> {
     let request = build(broker, delivery, &reached).map_err(Undelivered::Refused)?;
     let deadline = ms(broker.settings.timeouts_ms.response_head);
     let sent = timeout(deadline, reached.sender.try_send_request(request)).await;

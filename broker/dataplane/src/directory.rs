@@ -67,7 +67,8 @@ impl Directory {
         let described: Vec<Described> = serde_json::from_str(json).map_err(|error| error.to_string())?;
         let mut components = Components::default();
         for one in described {
-            let id = SpiffeId::parse(&one.spiffe_id).ok_or_else(|| format!("{}: malformed SPIFFE ID", one.component))?;
+            let id =
+                SpiffeId::parse(&one.spiffe_id).ok_or_else(|| format!("{}: malformed SPIFFE ID", one.component))?;
             let component = Arc::new(Component {
                 host: format!("{}.{}", one.name, one.agent),
                 qualified: one.component,

@@ -93,7 +93,9 @@ mod tests {
 
     #[test]
     fn requests_with_two_framings_or_hosts_are_refused() {
-        let code = |lines: &[(&'static str, &'static str)]| verify_form(&request(lines)).err().map(|refusal| refusal.code.into_owned());
+        let code = |lines: &[(&'static str, &'static str)]| {
+            verify_form(&request(lines)).err().map(|refusal| refusal.code.into_owned())
+        };
         assert_eq!(code(&[("host", "a")]), None);
         assert_eq!(code(&[("host", "a"), ("content-length", "1")]), None);
         assert_eq!(code(&[]).as_deref(), Some("host_invalid"));

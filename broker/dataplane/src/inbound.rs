@@ -120,7 +120,12 @@ async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc
 }
 
 /// Serves until the connection ends, must close, or should finish and has nothing left to do.
-async fn supervise<C: Future>(mut served: Pin<&mut C>, finish: fn(Pin<&mut C>), mut lifetime: Lifetime, activity: &Activity) {
+async fn supervise<C: Future>(
+    mut served: Pin<&mut C>,
+    finish: fn(Pin<&mut C>),
+    mut lifetime: Lifetime,
+    activity: &Activity,
+) {
     let should_finish = lifetime.should_finish();
     tokio::select! {
         _ended = served.as_mut() => return,

@@ -12,8 +12,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hopseal_custody::cert::Certificate;
-use hopseal_custody::hash::Thumbprint;
 use hopseal_custody::compose::Payload;
+use hopseal_custody::hash::Thumbprint;
 use hopseal_custody::ids::SpiffeId;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
@@ -88,8 +88,10 @@ impl Leaf {
         let sealer = hopseal_custody::sealer::Sealer::new(key_pkcs8, Arc::clone(&certificate))
             .map_err(|error| refuse(&error.to_string()))?;
         let private = PrivatePkcs8KeyDer::from(key_pkcs8.to_vec()).into();
-        let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&private).map_err(|_| refuse("key unusable"))?;
-        let wire: Vec<CertificateDer<'static>> = chain_der.iter().map(|der| CertificateDer::from(der.clone())).collect();
+        let signing =
+            rustls::crypto::aws_lc_rs::sign::any_supported_type(&private).map_err(|_| refuse("key unusable"))?;
+        let wire: Vec<CertificateDer<'static>> =
+            chain_der.iter().map(|der| CertificateDer::from(der.clone())).collect();
         Ok(Self {
             tls: Arc::new(CertifiedKey::new(wire, signing)),
             x5t: certificate.thumbprint().to_string(),

@@ -9,16 +9,9 @@
 //!
 //! Source: interfaces.md "The Agent document"; custody-wire §8.3.
 
-use std::borrow::Cow;
-use std::fmt;
-
 use http::{HeaderMap, Method, header};
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// Longest MCP method that is taken for one; no registered method comes near.
-const MAX_METHOD_BYTES: usize = 64;
-/// Longest tool name or resource URI in an operation.
-const MAX_NAME_BYTES: usize = 512;
+use crate::jsonrpc::{self, Body};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -65,29 +58,22 @@ impl Operation {
     }
 }
 
-enum Body {
-    Call(String),
-    Other,
-    Unreadable,
-}
-
 fn read_body(method: &Method, headers: &HeaderMap, body: &[u8]) -> Body {
     if method != Method::POST || body.is_empty() {
         return Body::Other;
     }
     let says_json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json);
     let coded = headers.contains_key(header::CONTENT_ENCODING);
-    let looks_json = body.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| matches!(byte, b'{' | b'['));
+    let looks_json =
+        body.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| matches!(byte, b'{' | b'['));
     if coded {
         return if says_json { Body::Unreadable } else { Body::Other };
     }
     if !says_json && !looks_json {
         return Body::Other;
     }
-    let mut reader = serde_json::Deserializer::from_slice(body);
-    let message = Top.deserialize(&mut reader).and_then(|message| reader.end().map(|()| message));
-    match message {
-        Ok(message) => message.into_body(),
+    match jsonrpc::read(body) {
+        Ok(body) => body,
         Err(_) if says_json => Body::Unreadable,
         Err(_) => Body::Other,
     }
@@ -96,199 +82,6 @@ fn read_body(method: &Method, headers: &HeaderMap, body: &[u8]) -> Body {
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || essence.ends_with("+json")
-}
-
-/// The members of a JSON-RPC message that name the call; everything else is skipped.
-#[derive(Default)]
-struct Message {
-    batch: bool,
-    ambiguous: bool,
-    json_rpc: Option<String>,
-    has_json_rpc: bool,
-    method: Option<String>,
-    name: Option<String>,
-    uri: Option<String>,
-}
-
-impl Message {
-    fn into_body(self) -> Body {
-        if self.batch || self.ambiguous {
-            return Body::Unreadable;
-        }
-        if !self.has_json_rpc {
-            return Body::Other;
-        }
-        let Some(method) = self.method else { return Body::Other };
-        if self.json_rpc.as_deref() != Some("2.0") || !is_method(&method) {
-            return Body::Unreadable;
-        }
-        let target = if method.starts_with("resources/") { self.uri } else { self.name };
-        match target {
-            Some(target) if is_name(&target) => Body::Call(format!("{method} {target}")),
-            Some(_) => Body::Unreadable,
-            None => Body::Call(method),
-        }
-    }
-}
-
-fn is_method(method: &str) -> bool {
-    (1..=MAX_METHOD_BYTES).contains(&method.len())
-        && method.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-./$".contains(&byte))
-}
-
-fn is_name(name: &str) -> bool {
-    (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control)
-}
-
-/// The top level of the body. Its members are compared after unescaping, so `"m\u0065thod"` is
-/// `method`; a second one of any name makes the message ambiguous.
-struct Top;
-
-impl<'de> DeserializeSeed<'de> for Top {
-    type Value = Message;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Message, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Top {
-    type Value = Message;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a JSON object or array")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message, A::Error> {
-        let mut message = Message::default();
-        let mut seen: Vec<String> = Vec::new();
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            match &*key {
-                "jsonrpc" => {
-                    message.has_json_rpc = true;
-                    message.json_rpc = map.next_value::<Scalar>()?.0;
-                }
-                "method" => {
-                    let method = map.next_value::<Scalar>()?.0;
-                    message.ambiguous |= method.is_none();
-                    message.method = method;
-                }
-                "params" => map.next_value_seed(Params(&mut message))?,
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-            message.ambiguous |= is_repeated(&mut seen, key);
-        }
-        message.ambiguous &= message.has_json_rpc;
-        Ok(message)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Message, A::Error> {
-        let mut batch = false;
-        while let Some(element) = sequence.next_element_seed(Element)? {
-            batch |= element;
-        }
-        Ok(Message { batch, ..Message::default() })
-    }
-}
-
-/// Remembers `key` and says whether it was there before. Messages have few members; a longer list
-/// than any real one counts as repeated rather than being searched for ever.
-fn is_repeated(seen: &mut Vec<String>, key: Cow<'_, str>) -> bool {
-    let repeated = seen.len() >= 64 || seen.iter().any(|other| *other == *key);
-    if seen.len() < 64 {
-        seen.push(key.into_owned());
-    }
-    repeated
-}
-
-/// `params`: its `name` and `uri` if it is an object.
-struct Params<'a>(&'a mut Message);
-
-impl<'de> DeserializeSeed<'de> for Params<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Params<'_> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("any JSON value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut seen = Vec::new();
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            let slot = match &*key {
-                "name" => Some(&mut self.0.name),
-                "uri" => Some(&mut self.0.uri),
-                _ => None,
-            };
-            match slot {
-                Some(slot) => {
-                    *slot = map.next_value::<Scalar>()?.0;
-                    self.0.ambiguous |= slot.is_none();
-                }
-                None => drop(map.next_value::<IgnoredAny>()?),
-            }
-            self.0.ambiguous |= is_repeated(&mut seen, key);
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
-        while sequence.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-}
-
-/// Text, or `None` for any other JSON value.
-struct Scalar(Option<String>);
-
-impl<'de> serde::Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(serde::Deserialize)]
-        #[serde(untagged)]
-        enum Any {
-            Text(String),
-            Other(IgnoredAny),
-        }
-        Ok(match Any::deserialize(deserializer)? {
-            Any::Text(text) => Self(Some(text)),
-            Any::Other(IgnoredAny) => Self(None),
-        })
-    }
-}
-
-/// One element of a top-level array: whether it looks like a JSON-RPC message.
-struct Element;
-
-impl<'de> DeserializeSeed<'de> for Element {
-    type Value = bool;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        let value = <serde_json::Value as serde::Deserialize>::deserialize(deserializer)?;
-        Ok(value.get("jsonrpc").is_some())
-    }
 }
 
 #[cfg(test)]
@@ -306,9 +99,15 @@ mod tests {
     #[test]
     fn json_rpc_calls_are_named_by_method_and_target() {
         let table = [
-            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"crm.lookup","arguments":{"name":"x"}}}"#, "tools/call crm.lookup"),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"crm.lookup","arguments":{"name":"x"}}}"#,
+                "tools/call crm.lookup",
+            ),
             (r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, "notifications/initialized"),
-            (r#" {"params":{"uri":"a://b","name":"no"},"method":"resources/read","jsonrpc":"2.0"} "#, "resources/read a://b"),
+            (
+                r#" {"params":{"uri":"a://b","name":"no"},"method":"resources/read","jsonrpc":"2.0"} "#,
+                "resources/read a://b",
+            ),
             (r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"clientInfo":{"name":"c"}}}"#, "initialize"),
             (r#"{"jsonrpc":"2.0","method":"x","params":[1,"a",null]}"#, "x"),
             (r#"{"jsonrpc":"2.0","m\u0065thod":"ping"}"#, "ping"),

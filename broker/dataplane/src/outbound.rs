@@ -23,10 +23,11 @@ use crate::directory::Component;
 use crate::headers;
 use crate::instance::{InstanceKey, Leaf};
 use crate::operation::Operation;
+use crate::outgoing::Outgoing;
 use crate::path::verify_target;
 use crate::policy::{Question, Side};
 use crate::problem::Refusal;
-use crate::send::{Outgoing, send};
+use crate::send::send;
 use crate::task;
 
 /// The host under which the broker itself answers.
@@ -36,7 +37,10 @@ const BROKER_HOST: &str = "hopseal.local";
 pub enum Parent {
     Call(Chain),
     /// A root; a new one gets its own handle.
-    Root { root: Root, is_new: bool },
+    Root {
+        root: Root,
+        is_new: bool,
+    },
 }
 
 /// A component that calls, with the leaf that it calls with.
@@ -106,7 +110,8 @@ async fn call(
     prepare(&mut parts.headers, &body);
     let operation = Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes);
     record.operation = Some(operation.name.clone());
-    let outgoing = Outgoing { caller, callee, parent, method: parts.method, target, headers: parts.headers, body, operation };
+    let outgoing =
+        Outgoing { caller, callee, parent, method: parts.method, target, headers: parts.headers, body, operation };
     decide(broker, &outgoing, record)?;
     send(broker, outgoing, record).await
 }
@@ -169,7 +174,9 @@ fn prepare(list: &mut HeaderMap, body: &Buffered) {
     list.remove("content-digest");
     if !body.bytes.is_empty() {
         let digest = hopseal_custody::binding::content_digest(&hopseal_custody::hash::sha256(&body.bytes));
-        list.extend(HeaderValue::from_str(&digest).ok().map(|value| (http::HeaderName::from_static("content-digest"), value)));
+        list.extend(
+            HeaderValue::from_str(&digest).ok().map(|value| (http::HeaderName::from_static("content-digest"), value)),
+        );
     }
 }
 
@@ -200,7 +207,8 @@ mod tests {
 
     #[test]
     fn hosts_are_plain_names_with_at_most_a_default_port() {
-        for (text, expected) in [("a.b", "a.b"), ("A.b:80", "a.b"), ("a:443", "a"), ("hopseal.local", "hopseal.local")] {
+        for (text, expected) in [("a.b", "a.b"), ("A.b:80", "a.b"), ("a:443", "a"), ("hopseal.local", "hopseal.local")]
+        {
             assert_eq!(plain_host(text).as_deref(), Some(expected));
         }
         for text in ["", ":80", "a:81", "u@a", "a b", "a/b", "[::1]", "a_b", "a:80:80", "é"] {

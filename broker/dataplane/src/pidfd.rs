@@ -6,6 +6,7 @@
 //! Source: runtime.md "Naming a process between broker and attestor". On recent kernels the
 //! option succeeds for a peer that is already dead, so the pidfd is polled at once.
 
+use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -42,6 +43,16 @@ pub enum PinError {
     Io(io::Error),
 }
 
+impl fmt::Display for PinError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => formatter.write_str("the process has exited"),
+            Self::Unsupported => formatter.write_str("the kernel does not know SO_PEERPIDFD"),
+            Self::Io(error) => error.fmt(formatter),
+        }
+    }
+}
+
 /// Pins the process behind `socket`.
 ///
 /// # Errors
@@ -53,12 +64,7 @@ pub fn pin_peer(socket: BorrowedFd<'_>) -> Result<PinnedPeer, PinError> {
         return Err(PinError::Gone);
     }
     let status = rustix::fs::fstat(&pidfd).map_err(|error| PinError::Io(error.into()))?;
-    Ok(PinnedPeer {
-        pidfd,
-        inode: status.st_ino,
-        pid,
-        uid,
-    })
+    Ok(PinnedPeer { pidfd, inode: status.st_ino, pid, uid })
 }
 
 /// Whether the process behind `pidfd` has exited; an unreadable descriptor counts as dead.

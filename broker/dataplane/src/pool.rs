@@ -159,7 +159,12 @@ impl Pool {
         Arc::clone(slot)
     }
 
-    async fn open(&self, leaf: &Arc<Leaf>, component: &Component, endpoint: &str) -> Result<(Sender, PeerChain), Refusal> {
+    async fn open(
+        &self,
+        leaf: &Arc<Leaf>,
+        component: &Component,
+        endpoint: &str,
+    ) -> Result<(Sender, PeerChain), Refusal> {
         let unreachable = |why: String| Refusal::new("peer_unreachable", format!("{endpoint}: {why}"));
         let tcp = timeout(self.settings.connect, TcpStream::connect(endpoint))
             .await

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use hopseal_custody::error::Rejection;
 use http::{HeaderValue, Response, StatusCode, header};
 
 /// Prefix of the `type` member.
@@ -45,9 +46,7 @@ impl Refusal {
         }
         let mut response = Response::new(Bytes::from(problem.to_string()));
         *response.status_mut() = self.status;
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response
     }
 }
@@ -56,7 +55,9 @@ impl Refusal {
 fn status_of(code: &str) -> StatusCode {
     match code {
         "host_invalid" | "path_invalid" | "request_invalid" => StatusCode::BAD_REQUEST,
-        "identity_none" | "identity_ambiguous" | "caller_gone" | "policy_denied" | "may_not_start" => StatusCode::FORBIDDEN,
+        "identity_none" | "identity_ambiguous" | "caller_gone" | "policy_denied" | "may_not_start" => {
+            StatusCode::FORBIDDEN
+        }
         "unknown_peer" | "not_found" => StatusCode::NOT_FOUND,
         "handle_unknown" => StatusCode::CONFLICT,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
@@ -68,6 +69,14 @@ fn status_of(code: &str) -> StatusCode {
         }
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
+}
+
+/// The codec's refusal as an answer.
+pub fn refusal_of(rejection: Rejection) -> Refusal {
+    let status = StatusCode::from_u16(rejection.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut refusal = Refusal::with_status(rejection.code.as_str(), status, rejection.detail);
+    refusal.missing = rejection.missing.iter().map(ToString::to_string).collect();
+    refusal
 }
 
 #[cfg(test)]

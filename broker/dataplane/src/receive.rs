@@ -4,6 +4,7 @@
 //! §6). Nothing reaches a component before its record is durable in our own log.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hopseal_custody::binding::Body;
 use hopseal_custody::cert::Certificate;
@@ -29,8 +30,7 @@ use crate::log::{Claims, Direction, Entry, LogError};
 use crate::operation::Operation;
 use crate::path::verify_target;
 use crate::policy::{Question, Side};
-use crate::problem::Refusal;
-use crate::send::refusal_of;
+use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
 
 /// Answers one request of a peer; never fails, refusals are answers.
@@ -88,7 +88,8 @@ async fn call(
         operation: &operation,
     };
     let chain = accept(broker, connection, &received, record).await?;
-    deliver(broker, Delivery { callee: &callee, chain, method: parts.method, target, headers: parts.headers, body }).await
+    deliver(broker, Delivery { callee: &callee, chain, method: parts.method, target, headers: parts.headers, body })
+        .await
 }
 
 /// A request as it came, beside what it was read as.
@@ -126,10 +127,8 @@ async fn accept(
     let operations = [received.operation.name.as_str(), received.operation.http.as_str()];
     let examined = broker.receiver.examine(&request, &policy, now).map_err(refusal_of)?;
     let bundles = broker.trust.current();
-    let verified = broker
-        .receiver
-        .authenticate(examined, &bundles, &policy, &operations, clock::now_s())
-        .map_err(refusal_of)?;
+    let verified =
+        broker.receiver.authenticate(examined, &bundles, &policy, &operations, clock::now_s()).map_err(refusal_of)?;
     record.cid = Some(verified.chain().cid().to_string());
     record.hop = Some(verified.chain().hop());
     verify_root(broker, &verified)?;
@@ -187,7 +186,8 @@ fn verify_age(broker: &Broker, verified: &Verified) -> Result<(), Refusal> {
 async fn log_accepted(broker: &Broker, chain: &Chain) -> Result<(), Refusal> {
     let mut certificates: Vec<(String, String)> = Vec::new();
     for statement in chain.statements() {
-        certificates.extend(statement.certificates().map(|certificate: &Arc<Certificate>| log_certificate(certificate)));
+        certificates
+            .extend(statement.certificates().map(|certificate: &Arc<Certificate>| log_certificate(certificate)));
     }
     let entry = Entry::Record {
         direction: Direction::Received,
@@ -209,6 +209,9 @@ async fn log_accepted(broker: &Broker, chain: &Chain) -> Result<(), Refusal> {
 /// A refused message is logged before it is answered; if the log is away the refusal stands anyway.
 async fn log_refused(broker: &Broker, refusal: &Refusal, claimed: Option<HeaderValue>) {
     let readable = claimed.and_then(|claimed| peek_unverified(&[(RECORD, claimed.as_bytes())]));
+    if readable.is_none() && !broker.unreadable.admits(Instant::now()) {
+        return;
+    }
     let (sealed, claims) = readable.map(|(sealed, record)| (sealed, claims_of(&record))).unzip();
     let entry = Entry::Record {
         direction: Direction::Received,

@@ -3,12 +3,10 @@
 //! Owns: the order of start-up (lock and bind, read the log, then accept) and of shutdown (stop
 //! accepting, drain, close, flush the log). Does not own: what connections do.
 
-use std::collections::HashMap;
-use std::hash::Hash;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,7 +17,6 @@ use hopseal_custody::limits::MAX_SKEW_S;
 use hopseal_custody::record::Record;
 use hopseal_custody::seal::UnverifiedStatement;
 use serde_json::json;
-use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Semaphore;
 
 use crate::broker::{Broker, Started};
@@ -31,16 +28,16 @@ use crate::log::store::LogFile;
 use crate::log::writer::LogObserver;
 use crate::log::{Entry, Log};
 use crate::pidfd;
+use crate::places::Places;
+use crate::runtime::Running;
 use crate::socket::{self, BoundSocket};
-use crate::stats::{Gauge, Stats};
+use crate::stats::Stats;
 use crate::unix_server;
 
 /// How often what is unused is dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3);
 /// Pause after accept fails, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long the threads get to end once everything was told to close.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest time that one drain poll sleeps.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 
@@ -67,7 +64,8 @@ impl Server {
             return Err(("kernel_unsupported", "SO_PEERPIDFD is not available; Linux 6.5 or newer is needed".into()));
         }
         let socket = socket::bind(&settings.out_socket, settings.out_socket_mode)?;
-        let peer = TcpListener::bind(settings.peer_listen).map_err(|error| listen_error(settings.peer_listen, &error))?;
+        let peer =
+            TcpListener::bind(settings.peer_listen).map_err(|error| listen_error(settings.peer_listen, &error))?;
         let bound = peer.local_addr().map_err(|error| listen_error(settings.peer_listen, &error))?;
         let log_thread = open_log(broker, bound)?;
         let failed = |error: io::Error| ("start_failed", error.to_string());
@@ -100,41 +98,6 @@ impl Server {
             started.log.close();
         }
         let _panicked_thread_has_nothing_to_flush = self.log_thread.join();
-    }
-}
-
-/// One current-thread runtime in its own thread, or a pool: the first is cheaper per call.
-struct Running {
-    handle: Handle,
-    one: Option<(tokio::sync::oneshot::Sender<()>, JoinHandle<()>)>,
-    many: Option<Runtime>,
-}
-
-impl Running {
-    fn start(threads: usize) -> io::Result<Self> {
-        if threads > 1 {
-            let runtime =
-                Builder::new_multi_thread().worker_threads(threads).thread_name("dataplane").enable_all().build()?;
-            return Ok(Self { handle: runtime.handle().clone(), one: None, many: Some(runtime) });
-        }
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let (end, ended) = tokio::sync::oneshot::channel();
-        let thread = std::thread::Builder::new().name("dataplane".into()).spawn(move || {
-            let _told_or_dropped = runtime.block_on(ended);
-            runtime.shutdown_timeout(STOP_TIMEOUT);
-        })?;
-        Ok(Self { handle, one: Some((end, thread)), many: None })
-    }
-
-    fn stop(self) {
-        if let Some((end, thread)) = self.one {
-            let _ended_already = end.send(());
-            let _panicked = thread.join();
-        }
-        if let Some(runtime) = self.many {
-            runtime.shutdown_timeout(STOP_TIMEOUT);
-        }
     }
 }
 
@@ -178,7 +141,7 @@ fn restore(broker: &Broker, accepted: &Accepted, now: i64) -> Option<()> {
     }
     let root = match &accepted.root {
         None => iss,
-        Some(sealed) => Record::parse(&UnverifiedStatement::parse(sealed).ok()?.claims()).ok()?.iss,
+        Some(sealed) => Record::parse(UnverifiedStatement::parse(sealed).ok()?.claims()).ok()?.iss,
     };
     let _known_already = broker.receiver.restore_root(cid, &root, now);
     Some(())
@@ -254,52 +217,5 @@ async fn accept_peers(broker: Arc<Broker>, listener: TcpListener) {
             }
             drop(place);
         });
-    }
-}
-
-/// A bound on connections in all and per origin.
-pub struct Places<K>(Arc<PlacesInner<K>>);
-
-struct PlacesInner<K> {
-    taken: Mutex<HashMap<K, usize>>,
-    total: Gauge,
-    limit: usize,
-    limit_per_origin: usize,
-}
-
-/// One connection's place.
-pub struct Place<K: Eq + Hash> {
-    origin: K,
-    places: Arc<PlacesInner<K>>,
-}
-
-impl<K: Eq + Hash + Copy> Places<K> {
-    pub fn new(limit: usize, limit_per_origin: usize) -> Self {
-        Self(Arc::new(PlacesInner { taken: Mutex::default(), total: Gauge::default(), limit, limit_per_origin }))
-    }
-
-    /// A place for a connection from `origin`, or None at either bound.
-    pub fn take(&self, origin: K) -> Option<Place<K>> {
-        let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = taken.get(&origin).copied().unwrap_or(0);
-        if own >= self.0.limit_per_origin || self.0.total.get() >= i64::try_from(self.0.limit).unwrap_or(i64::MAX) {
-            return None;
-        }
-        taken.insert(origin, own + 1);
-        self.0.total.add(1);
-        Some(Place { origin, places: Arc::clone(&self.0) })
-    }
-}
-
-impl<K: Eq + Hash> Drop for Place<K> {
-    fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        self.places.total.add(-1);
-        if let Some(count) = taken.get_mut(&self.origin) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.origin);
-            }
-        }
     }
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hopseal_custody::ids::TrustDomain;
 use serde::Deserialize;
 
 /// Settings of one data plane.
@@ -146,6 +147,9 @@ impl Settings {
     /// One sentence when a key is unknown, missing, of the wrong type, or a bound is zero.
     pub fn parse(json: &str) -> Result<Self, String> {
         let settings: Self = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        if TrustDomain::parse(&settings.trust_domain).is_none() {
+            return Err("trust_domain is malformed".into());
+        }
         if settings.worker_threads == 0 || settings.body_limit_bytes == 0 {
             return Err("worker_threads and body_limit_bytes must be positive".into());
         }

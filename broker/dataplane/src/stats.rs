@@ -140,17 +140,13 @@ impl Stats {
 
     fn call_samples(&self) -> Vec<Value> {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let sample = |((direction, code), count): (&(&str, String), &u64)| {
-            json!({"labels": {"direction": direction, "code": code}, "value": *count as f64})
-        };
+        let sample = |((direction, code), count): (&(&str, String), &u64)| json!({"labels": {"direction": direction, "code": code}, "value": *count as f64});
         calls.iter().map(sample).collect()
     }
 
     fn refused_samples(&self) -> Vec<Value> {
         let refused = self.connections_refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let sample = |((socket, why), count): (&(&str, &str), &u64)| {
-            json!({"labels": {"socket": socket, "why": why}, "value": *count as f64})
-        };
+        let sample = |((socket, why), count): (&(&str, &str), &u64)| json!({"labels": {"socket": socket, "why": why}, "value": *count as f64});
         refused.iter().map(sample).collect()
     }
 }

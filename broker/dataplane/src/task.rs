@@ -58,7 +58,9 @@ pub fn answer(
     let mut response = Response::new(Bytes::from(text.to_string()));
     *response.status_mut() = StatusCode::CREATED;
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    response.headers_mut().extend(headers::custody_value(&handle).map(|value| (http::HeaderName::from_static(HANDLE), value)));
+    response
+        .headers_mut()
+        .extend(headers::custody_value(&handle).map(|value| (http::HeaderName::from_static(HANDLE), value)));
     Ok(response)
 }
 
@@ -131,7 +133,15 @@ mod tests {
         assert!(read(b"").unwrap().0.is_none());
         let (task, limits) = read(br#"{"task":{"id":"t1"},"authority":{"hops":2}}"#).unwrap();
         assert_eq!((task.unwrap().id.as_str(), limits.hops), ("t1", Some(2)));
-        for refused in [&b"[]"[..], b"{", br#"{"other":{}}"#, br#"{"task":"t1"}"#, br#"{"task":{}}"#, br#"{"task":{"id":"a"},"task":{"id":"b"}}"#, br#"{"authority":{"unknown":1}}"#] {
+        for refused in [
+            &b"[]"[..],
+            b"{",
+            br#"{"other":{}}"#,
+            br#"{"task":"t1"}"#,
+            br#"{"task":{}}"#,
+            br#"{"task":{"id":"a"},"task":{"id":"b"}}"#,
+            br#"{"authority":{"unknown":1}}"#,
+        ] {
             assert!(read(refused).is_err(), "{}", String::from_utf8_lossy(refused));
         }
     }

@@ -20,7 +20,7 @@ use crate::broker::Broker;
 use crate::callers::Connected;
 use crate::outbound;
 use crate::pidfd::{PinError, pin_peer};
-use crate::server::Places;
+use crate::places::Places;
 use crate::settings::{buffer_bytes, ms};
 
 /// Pause after accept fails, most likely for want of descriptors.

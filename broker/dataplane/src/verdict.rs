@@ -128,9 +128,10 @@ mod tests {
         let waiters: Vec<_> = (0..5)
             .map(|_| {
                 let (verdict, asked) = (Arc::clone(&verdict), Arc::clone(&asked));
-                tokio::spawn(async move {
-                    verdict.wait(LONG, || drop(asked.fetch_add(1, Ordering::SeqCst))).await
-                })
+                let ask = move || {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                };
+                tokio::spawn(async move { verdict.wait(LONG, ask).await })
             })
             .collect();
         while asked.load(Ordering::SeqCst) == 0 {

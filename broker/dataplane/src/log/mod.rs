@@ -7,6 +7,7 @@
 //! at once, then `fdatasync`; no timer (custody-wire §4.2 "When"). A call whose entry cannot be
 //! written fails; the next write starts at the same offset, so nothing torn stays behind.
 
+mod batch;
 pub mod entry;
 pub mod scan;
 pub mod store;

@@ -64,10 +64,14 @@ pub fn scan(mut log: impl BufRead, since: i64) -> io::Result<Scan> {
 
 impl Scan {
     fn remember(&mut self, entry: ReadLine, since: i64) {
-        if let Some(x5t) = entry.x5t {
-            self.certificates.insert(x5t);
+        if entry.r#type == "cert" {
+            self.certificates.extend(entry.x5t);
+            return;
         }
-        if entry.dir != Some(Direction::Received) || entry.verdict.as_deref() != Some("accepted") {
+        if entry.r#type != "rec"
+            || entry.dir != Some(Direction::Received)
+            || entry.verdict.as_deref() != Some("accepted")
+        {
             return;
         }
         if let (Some(iss), Some(jti), Some(exp), Some(cid)) = (entry.iss, entry.jti, entry.exp, entry.cid)

@@ -17,6 +17,7 @@ use std::time::Duration;
 use hopseal_custody::compose::Payload;
 use tokio::sync::oneshot;
 
+use super::batch::Batch;
 use super::entry::{Claims, Direction, Entry};
 use super::store::Store;
 use crate::clock;
@@ -65,7 +66,11 @@ pub struct SealRequest {
 
 enum Job {
     Seal(SealRequest, oneshot::Sender<Result<String, LogError>>),
-    Append { entry: Entry, certificates: Vec<(String, String)>, done: Option<oneshot::Sender<Result<(), LogError>>> },
+    Append {
+        entry: Entry,
+        certificates: Vec<(String, String)>,
+        done: Option<oneshot::Sender<Result<(), LogError>>>,
+    },
     /// Write what came before this, then end.
     End,
 }
@@ -104,14 +109,8 @@ impl Log {
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (jobs, waiting) = sync_channel(queue);
         let healthy = Arc::new(AtomicBool::new(true));
-        let writer = Writer {
-            store,
-            next_n,
-            certificates,
-            observer,
-            healthy: Arc::clone(&healthy),
-            unwritten: Vec::new(),
-        };
+        let writer =
+            Writer { store, next_n, certificates, observer, healthy: Arc::clone(&healthy), unwritten: Vec::new() };
         let thread = std::thread::Builder::new().name("custody-log".into()).spawn(move || writer.run(&waiting))?;
         Ok((Self { jobs, healthy }, thread))
     }
@@ -171,17 +170,6 @@ struct Writer {
     healthy: Arc<AtomicBool>,
     /// Entries without a waiting call (bundles, starts), kept until a write holds.
     unwritten: Vec<Entry>,
-}
-
-/// One write being put together.
-#[derive(Default)]
-struct Batch {
-    lines: Vec<u8>,
-    entries: usize,
-    seals: usize,
-    new_certificates: Vec<String>,
-    sealed: Vec<(oneshot::Sender<Result<String, LogError>>, String)>,
-    appended: Vec<oneshot::Sender<Result<(), LogError>>>,
 }
 
 impl Writer {
@@ -316,33 +304,6 @@ impl Writer {
                     let _caller_gone = done.send(Err(LogError::Unsealable(code)));
                 }
             }
-        }
-    }
-}
-
-impl Batch {
-    fn add(&mut self, entry: &Entry, next_n: &mut u64) {
-        if entry.write_line(*next_n, clock::now_ms(), &mut self.lines).is_ok() {
-            *next_n += 1;
-            self.entries += 1;
-        }
-    }
-
-    fn succeed(self) {
-        for (done, text) in self.sealed {
-            let _caller_gone = done.send(Ok(text));
-        }
-        for done in self.appended {
-            let _caller_gone = done.send(Ok(()));
-        }
-    }
-
-    fn fail(self, error: &LogError) {
-        for (done, _) in self.sealed {
-            let _caller_gone = done.send(Err(error.clone()));
-        }
-        for done in self.appended {
-            let _caller_gone = done.send(Err(error.clone()));
         }
     }
 }

@@ -17,18 +17,20 @@ struct Disk {
     writes: usize,
 }
 
-/// Memory that can be full, and that is slow while `gate` is held, so that batches gather.
+/// Memory that can be full, and that is slow while `held_up` is set, so that batches gather.
 #[derive(Clone, Default)]
 struct Memory {
     disk: Arc<Mutex<Disk>>,
-    gate: Arc<Mutex<()>>,
+    held_up: Arc<AtomicBool>,
     arrived: Arc<AtomicBool>,
 }
 
 impl Store for Memory {
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         self.arrived.store(true, Ordering::SeqCst);
-        let _open = self.gate.lock().unwrap();
+        while self.held_up.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
         let mut disk = self.disk.lock().unwrap();
         if disk.full {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
@@ -46,7 +48,11 @@ impl Store for Memory {
 impl Memory {
     fn lines(&self) -> Vec<ReadLine> {
         let disk = self.disk.lock().unwrap();
-        disk.bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| ReadLine::parse(line).unwrap()).collect()
+        disk.bytes
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| ReadLine::parse(line).unwrap())
+            .collect()
     }
 }
 
@@ -157,7 +163,7 @@ fn what_gathers_during_a_write_shares_the_next_seal_per_leaf_and_trust_domain() 
     let (log, watch) = start(&memory);
     let (one, two) = (Key::named("one"), Key::named("two"));
     runtime().block_on(async {
-        let busy = memory.gate.lock().unwrap();
+        memory.held_up.store(true, Ordering::SeqCst);
         let first = tokio::spawn({
             let (log, request) = (log.clone(), request(&one, "first", "td"));
             async move { log.seal(request).await }
@@ -179,7 +185,7 @@ fn what_gathers_during_a_write_shares_the_next_seal_per_leaf_and_trust_domain() 
             })
             .collect();
         tokio::task::yield_now().await;
-        drop(busy);
+        memory.held_up.store(false, Ordering::SeqCst);
         assert_eq!(first.await.unwrap().unwrap(), "first+1");
         let mut sealed = Vec::new();
         for call in calls {

@@ -1,0 +1,48 @@
+//! One write being put together: its lines, and who waits for it.
+
+use tokio::sync::oneshot;
+
+use super::entry::Entry;
+use super::writer::LogError;
+use crate::clock;
+
+/// Lines in order, and the calls that go on once they are durable.
+#[derive(Default)]
+pub struct Batch {
+    pub lines: Vec<u8>,
+    pub entries: usize,
+    pub seals: usize,
+    pub new_certificates: Vec<String>,
+    pub sealed: Vec<(oneshot::Sender<Result<String, LogError>>, String)>,
+    pub appended: Vec<oneshot::Sender<Result<(), LogError>>>,
+}
+
+impl Batch {
+    /// Appends one entry's line and counts it.
+    pub fn add(&mut self, entry: &Entry, next_n: &mut u64) {
+        if entry.write_line(*next_n, clock::now_ms(), &mut self.lines).is_ok() {
+            *next_n += 1;
+            self.entries += 1;
+        }
+    }
+
+    /// The write held.
+    pub fn succeed(self) {
+        for (done, text) in self.sealed {
+            let _caller_gone = done.send(Ok(text));
+        }
+        for done in self.appended {
+            let _caller_gone = done.send(Ok(()));
+        }
+    }
+
+    /// Nothing of the write counts.
+    pub fn fail(self, error: &LogError) {
+        for (done, _) in self.sealed {
+            let _caller_gone = done.send(Err(error.clone()));
+        }
+        for done in self.appended {
+            let _caller_gone = done.send(Err(error.clone()));
+        }
+    }
+}
