@@ -34,7 +34,7 @@ class ConnectionLimits:
 
     connections: int = 2048
     connections_per_uid: int = 64
-    new_connections_per_s: int = 200
+    new_connections_per_s: int = 500
     streams_per_connection: int = 32
     early_resets_per_s: int = 100
     control_frames_per_s: int = 1000
