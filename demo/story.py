@@ -92,6 +92,7 @@ class Story:
         for part in PARTS:
             self._wait(partial(self._is, part.name, "attested"), f"{part.name} is attested")
             step(f"{part.name} is {good('attested')}: {_measurement(measured[part.name])}")
+        self._wait(self._are_callable, "the broker has every component's identity")
 
     def _run_task(self) -> None:
         heading("3. One task: shell → orchestrator → reasoner → connector, orchestrator → connector")
@@ -161,6 +162,11 @@ class Story:
     def _is(self, name: str, state: str) -> bool:
         listed: list[dict[str, Any]] = self._admin.get("/v1/status")["components"]
         return any(each["component"] == f"{AGENT}/{name}" and each["state"] == state for each in listed)
+
+    def _are_callable(self) -> bool:
+        """Both daemons reload the documents for themselves, and the broker may have asked too early."""
+        callees = AdminClient("broker", self._node.plan.broker_socket).get("/v1/status")["callees"]
+        return len(callees) == len(PARTS) and all(each["state"] == "attested" for each in callees)
 
     def _wait(self, condition: Callable[[], bool], what: str, log: str = "") -> None:
         deadline = time.monotonic() + TIMEOUT_S
