@@ -15,7 +15,7 @@ demo: ## one task across three attested components, end to end, on this machine
 
 test: ## everything, on a real SPIRE and real containers
 	@python3 scripts/bootstrap.py test
-	@cargo test --locked --quiet --manifest-path $(CRATE) --workspace
+	@$(CARGO_ENV) cargo test --locked --quiet --manifest-path $(CRATE) --workspace
 	@$(PY) -m pytest
 
 check: setup-check lint types imports generated rust wheels test-unit ## lint, types, imports, generated code, unit tests
@@ -39,7 +39,7 @@ generated:
 
 rust:
 	cargo fmt --manifest-path $(CRATE) --all --check
-	$(CARGO_ENV) cargo clippy --locked --release --manifest-path $(CRATE) --workspace --all-targets -- -D warnings
+	$(CARGO_ENV) cargo clippy --locked --manifest-path $(CRATE) --workspace --all-targets -- -D warnings
 
 wheels: ## build both wheels and try each in an empty environment
 	$(PY) scripts/try_wheels.py

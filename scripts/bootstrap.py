@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,6 +29,7 @@ SPIRE_VERSION = "1.15.3"
 SPIRE = CACHE / f"spire-{SPIRE_VERSION}"
 UV_VERSION = "0.13.9"
 MINIMUM_PYTHON = (3, 11)
+WHEEL_ENVIRONMENT = {"CARGO_TARGET_DIR": str(CACHE / "target"), "PYO3_PYTHON": str(PYTHON)}
 SYSTEM_PACKAGES = ("busybox-static", "docker.io", "iproute2", "podman", "uidmap", "util-linux")
 
 
@@ -123,12 +126,21 @@ def _build_dataplane() -> Path:
     if library.exists():
         skip("Rust data plane", "built before from the same sources")
         return library
-    environment = {"CARGO_TARGET_DIR": str(CACHE / "target"), "PYO3_PYTHON": str(PYTHON)}
-    command = ["cargo", "build", "--locked", "--release", "--lib", "--features", "pyo3/extension-module"]
-    run("Rust data plane (minutes the first time)", command, cwd=CRATE, env=environment)
+    with tempfile.TemporaryDirectory(prefix="hopseal-wheel-") as folder:
+        run("Rust data plane (minutes the first time)", wheel_command(Path(folder)), cwd=CRATE, env=WHEEL_ENVIRONMENT)
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            built = archive.read(f"broker/{library.name}")
     library.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(CACHE / "target" / "release" / "lib_dataplane.so", library)
+    partial = library.with_suffix(".partial")
+    partial.write_bytes(built)
+    partial.rename(library)
     return library
+
+
+def wheel_command(out: Path) -> list[str | Path]:
+    """The command that builds the wheel of hopseal-node into ``out``; everywhere the same, so that it is built once."""
+    return [VENV / "bin" / "maturin", "build", "--locked", "--release", "--out", out]
 
 
 def _crate_sources() -> Iterable[Path]:

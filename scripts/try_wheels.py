@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bootstrap import CACHE, CRATE, PYTHON, ROOT, VENV
+from bootstrap import CRATE, PYTHON, ROOT, VENV, WHEEL_ENVIRONMENT, wheel_command
 from steps import StepFailedError, run, say
 
 WHEELS = ROOT / "build" / "wheels"
@@ -25,9 +25,7 @@ def main() -> int:
     uv = VENV / "bin" / "uv"
     try:
         run("wheel hopseal", [PYTHON, "-m", "hatchling", "build", "-t", "wheel", "-d", WHEELS], cwd=ROOT)
-        environment = {"CARGO_TARGET_DIR": str(CACHE / "target"), "PYO3_PYTHON": str(PYTHON)}
-        maturin: list[str | Path] = [VENV / "bin" / "maturin", "build", "--locked", "--release", "--out", WHEELS]
-        run("wheel hopseal-node", maturin, cwd=CRATE, env=environment)
+        run("wheel hopseal-node", wheel_command(WHEELS), cwd=CRATE, env=WHEEL_ENVIRONMENT)
         pure, node = (next(WHEELS.glob(pattern)) for pattern in ("hopseal-*.whl", "hopseal_node-*.whl"))
         with tempfile.TemporaryDirectory(prefix="hopseal-wheels-") as folder:
             _try(uv, Path(folder) / "pure", [pure], _pure_checks())
@@ -42,7 +40,7 @@ def _pure_checks() -> list[tuple[list[str], int, str]]:
     return [
         (["bin/python", "-c", f"import {PURE_MODULES}"], 0, ""),
         (["bin/hopseal", "version"], 0, "hopseal"),
-        (["bin/hopseal", "attestor", "run"], 2, "hopseal-node"),
+        (["bin/hopseal", "attestor", "run"], 3, "hopseal-node"),
     ]
 
 
