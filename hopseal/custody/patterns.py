@@ -48,9 +48,10 @@ def id_matches(pattern: str, spiffe_id: str) -> bool:
 
 
 def id_covers(parent: str, child: str) -> bool:
-    """Whether ``parent`` matches everything that the pattern ``child`` matches."""
-    if child.endswith(_ANY_BELOW):
-        return parent.endswith(_ANY_BELOW) and child[:-1].startswith(parent[:-1])
+    """Whether ``parent`` matches everything that the pattern ``child`` matches.
+
+    A ``P/*`` matches the text of ``Q/*`` exactly if it matches all IDs below ``Q``; an exact ID equals no pattern.
+    """
     return id_matches(parent, child)
 
 

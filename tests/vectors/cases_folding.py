@@ -110,6 +110,7 @@ def _patterns(kind: str) -> Iterator[Json]:
             ("prefix under exact", mine, f"{mine}*"),
             ("wider prefix", f"{base} crm.*", f"{base} *"),
             ("everything", f"{base} *", "*"),
+            ("prefix that ends in a star", f"{base} crm.**", f"{base} crm.*"),
             ("star inside is no wildcard", "tools/*/x", "tools/call/x"),
         ]
     for name, parent, child in covered:

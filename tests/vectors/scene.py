@@ -121,7 +121,9 @@ def seal(
     texts = [b64u(payload) for payload in payloads]
     leaves = [statement_hash(signer.x5t_raw, text) for text in texts]
     token = jws(header or seal_header(signer), body or seal_body(len(leaves), tree_root(leaves)), signer.key)
-    paths = [b64u(bytes([i]) + b"".join(tree_path(i, leaves))) if len(leaves) > 1 else "" for i in range(len(leaves))]
+    paths = [
+        b64u(bytes([i % 256]) + b"".join(tree_path(i, leaves))) if len(leaves) > 1 else "" for i in range(len(leaves))
+    ]
     rows = zip(texts, paths, leaves, strict=True)
     return [Statement(text, path, token, b64u(leaf)) for text, path, leaf in rows]
 
