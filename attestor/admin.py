@@ -161,7 +161,8 @@ class _Admin:
         )
 
     async def get_health(self, _request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        problems = self._view.problems()
+        return _json({"healthy": not problems, "problems": problems}, status=503 if problems else 200)
 
     async def get_readiness(self, _request: web.Request) -> web.Response:
         problems = self._view.problems()

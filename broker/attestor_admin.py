@@ -1,7 +1,7 @@
-"""What the broker reads on the attestor's admin socket: its metrics, and which documents it follows.
+"""What the broker reads on the attestor's admin socket: its metrics, what is wrong there, which documents it follows.
 
 Owns: asking, under a deadline and a size bound. Does not own: the connection for identities.
-The attestor accepts no network connection, so the broker exports its metrics for it.
+The attestor accepts no network connection, so the broker exports its metrics and health for it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ POLL_S = 2.0
 DIFFERENT_S = 5.0  # docs/architecture.md: documents that differ for longer make the node unhealthy
 _ANSWER_S = 2.0
 _MAX_BYTES = 8_388_608
+_MAX_PROBLEMS = 32
 
 
 class AttestorAdmin:
@@ -33,6 +34,7 @@ class AttestorAdmin:
         self._documents: str | None = None
         self._different_since: float | None = None
         self._problem = ""
+        self._theirs: tuple[str, ...] = ()
 
     async def run(self) -> None:
         """Ask for ever."""
@@ -41,21 +43,25 @@ class AttestorAdmin:
             await asyncio.sleep(POLL_S)
 
     async def poll(self) -> None:
-        """Ask once which documents the attestor follows."""
+        """Ask once which documents the attestor follows, and what is wrong there."""
         try:
             answer = json.loads(await self._get("/v1/status"))
-            digest = answer["documents"]["sha256"]
+            digest, theirs = answer["documents"]["sha256"], tuple(map(str, answer["problems"][:_MAX_PROBLEMS]))
         except UnavailableError as error:
-            self._documents, self._problem = None, error.detail
+            self._documents, self._problem, self._theirs = None, error.detail, ()
         except (ValueError, TypeError, KeyError):
-            self._documents, self._problem = None, "its status cannot be read"
+            self._documents, self._problem, self._theirs = None, "its status cannot be read", ()
         else:
             self._documents, self._problem = (digest if isinstance(digest, str) else None), ""
+            self._theirs = theirs
 
     def problems(self, own_sha256: str) -> list[str]:
-        """What is wrong between the two daemons; ``own_sha256`` is of the documents that the broker follows."""
+        """What is wrong with the attestor and between the two; ``own_sha256`` is of the documents the broker follows."""
         if self._problem:
             return [f"the attestor's admin socket does not answer: {self._problem}"]
+        return [*(f"attestor: {each}" for each in self._theirs), *self._differences(own_sha256)]
+
+    def _differences(self, own_sha256: str) -> list[str]:
         if self._documents is None or self._documents == own_sha256:
             self._different_since = None
             return []

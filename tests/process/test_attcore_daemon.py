@@ -143,7 +143,7 @@ async def test_documents_that_never_were_valid_give_nobody_an_identity_and_the_n
             assert await line_of(component) == "error UNAVAILABLE"
         _, ready = await daemon.ask("/readyz")
         assert "no set was ever good" in ready["problems"][0]
-        assert await daemon.ask("/healthz") == (200, "ok\n")
+        assert await daemon.ask("/healthz") == (503, {"healthy": False, "problems": ready["problems"]})
 
 
 async def test_a_process_is_explained_by_its_pid_against_what_it_is_closest_to(daemon: Daemon):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from aiohttp import web
@@ -32,8 +33,8 @@ async def attestor(tmp_path):
     await runner.cleanup()
 
 
-def documents(digest: str | None) -> dict:
-    return {"text": '{"documents": {"sha256": %s}}' % (f'"{digest}"' if digest else "null")}
+def documents(digest: str | None, *problems: str) -> dict:
+    return {"text": json.dumps({"documents": {"sha256": digest}, "problems": list(problems)})}
 
 
 async def test_metrics_are_passed_on_as_they_are(attestor):
@@ -44,6 +45,16 @@ async def test_metrics_are_passed_on_as_they_are(attestor):
 
 async def test_equal_documents_are_no_problem(attestor):
     answers, admin = attestor
+    answers["/v1/status"] = documents(OWN)
+    await admin.poll()
+    assert admin.problems(OWN) == []
+
+
+async def test_what_is_wrong_at_the_attestor_is_wrong_with_the_node(attestor):
+    answers, admin = attestor
+    answers["/v1/status"] = documents(OWN, "upstream spire-delegated: gone")
+    await admin.poll()
+    assert admin.problems(OWN) == ["attestor: upstream spire-delegated: gone"]
     answers["/v1/status"] = documents(OWN)
     await admin.poll()
     assert admin.problems(OWN) == []

@@ -2,8 +2,8 @@
 
 ``--serve PATH``: answers every request; ``GET /stream`` never ends. ``--calls``: each line of standard input is a call
 (JSON: to, method, path, body, handle), each line of standard output its answer. ``--load N``: N threads call for ever,
-each call under a path of its own and in a task of its own. ``--stream PATH``: opens one call and tells when it began and
-when it ended.
+each call under a path of its own and in a task of its own. ``--stream PATH``: opens one call and tells when it
+began and when it ended.
 
 Usage: ``actor.py --uid N --out OUT_SOCK [--to NAME] (--serve PATH | --calls | --load N | --stream PATH)``
 """

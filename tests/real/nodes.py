@@ -40,6 +40,9 @@ class Node:
     metrics_listen: str = "127.0.0.1:0"
     routes: Sequence[Mapping[str, object]] = ()
     reattest_interval_s: float = 10.0
+    grace_s: float = 10.0
+    environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What one daemon, by its name, finds in its environment besides the test's own."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -87,11 +90,15 @@ class Node:
     def start(self, *daemons: str) -> None:
         """Start ``daemons`` (both when none is named), the attestor first, each until it is ready."""
         for daemon in daemons or ("attestor", "broker"):
-            output = (self.folder / f"{daemon}.log").open("ab")
-            command = [*self.prefix, *HOPSEAL, daemon, "run", "--config", str(self.folder / f"{daemon}.yaml")]
-            self.processes[daemon] = subprocess.Popen(command, stdout=output, stderr=output)
-            output.close()
+            self.launch(daemon)
             wait_until(lambda name=daemon: self._ready(name), timeout_s=START_TIMEOUT_S, what=f"{self.name}'s {daemon}")
+
+    def launch(self, daemon: str) -> None:
+        """Start ``daemon`` without waiting for anything."""
+        command = [*self.prefix, *HOPSEAL, daemon, "run", "--config", str(self.folder / f"{daemon}.yaml")]
+        environment = {**os.environ, **self.environments.get(daemon, {})}
+        with (self.folder / f"{daemon}.log").open("ab") as output:
+            self.processes[daemon] = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
     def stop(self, *daemons: str, how: int = signal.SIGTERM) -> None:
         for daemon in daemons or ("broker", "attestor"):
@@ -173,6 +180,8 @@ class Node:
             "attestor": {
                 "workload_socket": str(self.api_socket),
                 "broker_socket": str(run / "attestor" / "broker.sock"),
+                "admin_socket": str(self.attestor_admin),
+                "grace_s": self.grace_s,
             },
             "peer_listen": self.peer_listen,
             "metrics_listen": self.metrics_listen,

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from hopseal.log.entries import Direction, RecordEntry
 from hopseal.log.offline import verify_chain_offline
 from hopseal.log.reader import LogContents, read_log
 from real.cluster import config_root, hopseal
-from real.nodes import Node, digest_of, exe_digest
+from real.nodes import Node, digest_of, exe_digest, get
 from real.spire import SpireAgent, SpireServer, find_binaries
 from waiting import wait_until
 
@@ -125,7 +125,8 @@ class OneAgent:
     folder: Path
     node: Node
     ttl_s: int | None = None
-    calls: bool = True
+    may_call: bool = True
+    """Whether the shell's document lists its call."""
     actors: list[Actor] = field(default_factory=list)
     server: Actor | None = None
 
@@ -170,16 +171,41 @@ class OneAgent:
             self.stop_actor(self.server)
         self.node.stop()
 
-    def write_documents(self, **changes: Any) -> None:
+    def write_documents(self) -> None:
         """Both documents over the configuration files as they are now."""
-        self = replace(self, **changes) if changes else self
-        calls = [{"to": CALLEE}] if self.calls else []
+        calls = [{"to": CALLEE}] if self.may_call else []
         shell = {**self._component("shell", SHELL), "mayStart": True, "calls": calls}
         rogue = {"name": "rogue", "role": "environment", "mayStart": True, "calls": [{"to": CALLEE}], "svid": "both"}
         rogue["attest"] = {"exe": [digest_of(find_binaries() / "spire-agent")]}
         server = {**self._component("server", SERVER), "listen": f"unix://{self.folder / 'listen' / 'server.sock'}"}
         for agent, components in (("front", [shell, rogue]), ("back", [server])):
             self._write_document(agent, components)
+
+    def peer_port(self) -> int:
+        """Where the running broker takes calls of peers."""
+        return int(self.node.events("broker", "broker_started")[-1]["peer_port"])
+
+    def health(self, daemon: str) -> tuple[bool, str]:
+        """What ``/healthz`` and ``/v1/status`` of ``daemon`` say alike: healthy, and the problems in one text."""
+        admin = self.node.attestor_admin if daemon == "attestor" else self.node.broker_admin
+        answer = get(admin, "/healthz")
+        status = get(admin, "/v1/status").json()
+        problems = "; ".join(status["problems"])
+        assert status["healthy"] == (not problems)
+        return answer.status_code == 200, problems
+
+    def wait_health(self, daemon: str, *, healthy: bool, about: str = "", timeout_s: float = 30.0) -> None:
+        """Wait until ``daemon`` calls itself healthy, or unhealthy and says ``about``."""
+        seen: list[tuple[bool, str]] = []
+
+        def holds() -> bool:
+            seen.append(self.health(daemon))
+            return seen[-1][0] == healthy and about in seen[-1][1]
+
+        try:
+            wait_until(holds, timeout_s=timeout_s, what=f"{daemon} healthy={healthy} {about!r}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it says {seen[-1:]}") from None
 
     def log(self) -> LogContents:
         return read_log((self.node.log_folder / "custody.log").read_bytes())
@@ -298,13 +324,13 @@ class Spire:
             "admin_socket": str(self.agent.admin_socket),
         }
 
-    def register(self, documents: Path, *options: str) -> None:
+    def register(self, documents: Path) -> None:
         """All entries, by the command line, as an operator would."""
         common = ["--parent", self.agent.parent_id, "--server-socket", str(self.server.socket)]
         common += ["--trust-domain", TRUST_DOMAIN, "--apply"]
         executable = str(Path(sys.executable).resolve())
         own = ["--node", NODE, "--attestor-path", executable, "--broker-uid", "0", "--broker-exe", exe_digest()]
-        for arguments in (["bootstrap", *own], ["sync", "--documents", str(documents), *options]):
+        for arguments in (["bootstrap", *own], ["sync", "--documents", str(documents)]):
             made = hopseal("entries", *arguments, *common)
             assert made.returncode == 0, made.stdout + made.stderr
 
