@@ -56,7 +56,7 @@ class AttestorAdmin:
             self._theirs = theirs
 
     def problems(self, own_sha256: str) -> list[str]:
-        """What is wrong with the attestor and between the two; ``own_sha256`` is of the documents the broker follows."""
+        """What is wrong at the attestor and between the two; ``own_sha256`` is of the documents the broker follows."""
         if self._problem:
             return [f"the attestor's admin socket does not answer: {self._problem}"]
         return [*(f"attestor: {each}" for each in self._theirs), *self._differences(own_sha256)]
