@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import h2.connection
 import pytest
 
 from dataplane_nodes import TRUST_DOMAIN, Component, Node, call, exchange, pair, spiffe_id
@@ -291,3 +293,44 @@ def test_connections_from_one_address_are_bounded(tmp_path: Path) -> None:
         for connection in flood:
             connection.close()
         wait_until(lambda: b.metric("connections_refused", why="handshake") == 4)
+
+
+def test_rapid_resets_cut_their_connection_and_disturb_nobody(node: Node, svid: X509Svid) -> None:
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    with connected(node.port, context(svid, ("h2",))) as connection:
+        connection.sendall(client.data_to_send())
+        connection.settimeout(5)
+        headers = [(":method", "GET"), (":path", "/"), (":scheme", "https"), (":authority", "x")]
+        sent = 0
+        with contextlib.suppress(OSError):
+            for _ in range(20_000):
+                stream = client.get_next_available_stream_id()
+                client.send_headers(stream, headers)
+                client.reset_stream(stream)
+                connection.sendall(client.data_to_send())
+                sent += 1
+            while connection.recv(65536):
+                pass
+        assert sent < 20_000 or connection.recv(1) == b""
+    assert send(node.port, svid, Message(svid).wire()).status == 200
+    wait_until(lambda: node.metric("calls_in_progress") == 0)
+
+
+def test_streams_of_one_connection_are_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "tool.sock"
+    settings = {"limits": {"streams_per_connection": 8}}
+    with Component(path):
+        node = Node(tmp_path / "n", Authority(TRUST_DOMAIN), listens={"tool": path}, settings=settings).start()
+        try:
+            client = h2.connection.H2Connection()
+            client.initiate_connection()
+            svid = node.authority.issue(spiffe_id("orchestrator"))
+            with connected(node.port, context(svid, ("h2",))) as connection:
+                connection.sendall(client.data_to_send())
+                while client.remote_settings.max_concurrent_streams > 8:
+                    client.receive_data(connection.recv(65536))
+                assert client.remote_settings.max_concurrent_streams == 8
+                assert client.remote_settings.max_header_list_size == 48 << 10
+        finally:
+            node.stop()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -29,7 +31,6 @@ from dataplane_nodes import (
     raw,
     spiffe_id,
 )
-from dataplane_peer import Message
 from svid_authority import Authority
 from waiting import wait_until
 
@@ -466,6 +467,14 @@ def test_calls_made_with_an_inbound_handle_stay_within_what_the_root_allows(tmp_
         assert len(tool.seen) == 1
 
 
+def test_a_request_with_two_handles_continues_neither(nodes: tuple[Node, Node, Component]) -> None:
+    a, _b, tool = nodes
+    handle = call(a).handle
+    lines = f"GET / HTTP/1.1\r\nHost: tool.crm\r\nCustody-Handle: {handle}\r\nCustody-Handle: {handle}\r\n\r\n"
+    assert status_of(raw(a.out, lines.encode(), timeout=1)) == 409
+    assert len(tool.seen) == 1
+
+
 def test_pipelined_requests_are_answered_in_order(nodes: tuple[Node, Node, Component]) -> None:
     one = b"POST /1 HTTP/1.1\r\nHost: tool.crm\r\nContent-Length: 1\r\n\r\na"
     two = b"POST /2 HTTP/1.1\r\nHost: tool.crm\r\nConnection: close\r\nContent-Length: 1\r\n\r\nb"
@@ -476,6 +485,51 @@ def test_pipelined_requests_are_answered_in_order(nodes: tuple[Node, Node, Compo
     assert received.index(b"\r\na") < received.index(b"\r\nb")
 
 
-def test_a_message_of_the_tests_is_well_formed() -> None:
-    svid = Authority(TRUST_DOMAIN).issue(spiffe_id("orchestrator"))
-    assert Message(svid).wire().startswith(b"POST /mcp HTTP/1.1\r\n")
+PREFORK = """
+import os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1]); listener.listen()
+ready, started = os.pipe()
+if os.fork() == 0:
+    os.write(started, b"x")
+    while True:
+        connection, _ = listener.accept()
+        data = b""
+        while b"\\r\\n\\r\\n" not in data:
+            chunk = connection.recv(65536)
+            if not chunk:
+                break
+            data += chunk
+        if data:
+            connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 6\\r\\nConnection: close\\r\\n\\r\\nworker")
+        connection.close()
+os.read(ready, 1)
+print("listening", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_worker_that_outlives_its_listener_is_asked_about_apart(tmp_path: Path) -> None:
+    path = tmp_path / "tool.sock"
+    with child(PREFORK, str(path), start_new_session=True) as process:
+        node = Node(tmp_path / "n", Authority(TRUST_DOMAIN), listens={"tool": path}).start()
+        try:
+            assert call(node, method="GET", body=b"").body == b"worker"
+            (seen,) = node.of("listener_seen")
+            assert seen["pidfd_inode"] > 0
+            assert seen["dead"] is False
+            process.tell()
+            process.process.wait(10)
+            wait_until(lambda: node.metric("listeners") == 0)
+            assert call(node, method="GET", body=b"").body == b"worker"
+            later = node.of("listener_seen")[-1]
+            assert (later["pidfd_inode"], later["dead"]) == (0, True)
+            node.plane.forget_listener("crm/tool", 0)
+            node.on_event = lambda event: (
+                event["event"] == "listener_seen"
+                and node.plane.refuse_listener("crm/tool", 0, "listener_not_component") is None
+            )
+            assert call(node, method="GET", body=b"").code == "callee_unavailable"
+        finally:
+            node.stop()
+            os.killpg(process.pid, signal.SIGKILL)

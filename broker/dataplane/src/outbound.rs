@@ -105,6 +105,9 @@ async fn call(
         .resolve(&host, &caller.component.agent)
         .ok_or_else(|| Refusal::new("unknown_peer", host.clone()))?;
     record.callee = Some(callee.id.to_string());
+    if parts.headers.get_all(HANDLE).iter().count() > 1 {
+        return Err(Refusal::new("handle_unknown", "several handles"));
+    }
     let handle = parts.headers.remove(HANDLE);
     let parent = parent_of(broker, &caller, handle.as_ref())?;
     prepare(&mut parts.headers, &body);
