@@ -114,7 +114,7 @@ def _packages() -> None:
     _register("hopseal", ROOT / "pyproject.toml")
     _register("hopseal-node", CRATE / "pyproject.toml")
     # Components of other users, and containers, can read bytecode here but never write it.
-    compiled = [PYTHON, "-m", "compileall", "-q", "attestor", "broker", "demo", "hopseal"]
+    compiled: list[str | Path] = [PYTHON, "-m", "compileall", "-q", "attestor", "broker", "demo", "hopseal"]
     subprocess.run(compiled, cwd=ROOT, check=True)
 
 
