@@ -123,7 +123,7 @@ class Attestations:
         Those that were refused and that nobody asks about are looked at anew, so that ``status`` shows what
         the change means for what runs already.
         """
-        self._around.bench.approved.set(approved)
+        self._around.bench.approved.publish(approved)
         for tracking in tuple(self._trackings.values()):
             if not tracking.case.is_final:
                 tracking.wake(Wake.APPROVED)
@@ -234,5 +234,5 @@ async def _only(verdict: Verdict) -> AsyncIterator[Verdict]:
 def approved_watch(first: ApprovedSet) -> Latest[ApprovedSet]:
     """A watch that holds ``first``; :meth:`Attestations.approve` changes it."""
     approved: Latest[ApprovedSet] = Latest()
-    approved.set(first)
+    approved.publish(first)
     return approved

@@ -208,10 +208,10 @@ class Case:
             self._bench.observer.verdict_reached(verdict.state, verdict.code)
             if verdict.state is not State.GONE:
                 _log.info("process_refused", pid=self._pid, uid=self._uid, state=verdict.state, code=verdict.code)
-            self.verdicts.set(verdict, final=True)
+            self.verdicts.publish(verdict, final=True)
             return
         self._bench.observer.verdict_reached("attested", "attested")
-        self.verdicts.set(verdict)
+        self.verdicts.publish(verdict)
 
     def _note(self, after: Mapping[str, Standing]) -> None:
         for standing in self._bench.registry.stand(self.key, after, self._bench.clock()):

@@ -1,14 +1,16 @@
-"""One value that changes, for any number of followers.
+"""One value that changes, or the reason why there is none now, for any number of followers.
 
-Owns: handing the newest value on. Does not own: a queue; a slow follower misses what was
-in between and holds nobody back.
+Owns: handing the newest on. Does not own: a queue; a slow follower misses what was in between and
+holds nobody back.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
+
+from hopseal.errors import UnavailableError
+from hopseal.watch import Watch
 
 _T = TypeVar("_T")
 
@@ -17,43 +19,42 @@ class Latest(Generic[_T]):
     """The newest value of something; used from one event loop only."""
 
     def __init__(self) -> None:
-        self._value: _T | None = None
-        self._version = 0
-        self._closed = False
-        self._changed = asyncio.Event()
+        self._watch: Watch[_T | UnavailableError | None] = Watch(None)
 
     @property
     def value(self) -> _T | None:
-        """The newest value; None before the first."""
-        return self._value
+        """The newest value; None before the first and while there is none."""
+        state = self._watch.value
+        return None if isinstance(state, UnavailableError) else state
 
-    def set(self, value: _T, *, final: bool = False) -> None:
-        """Publish ``value``; after a ``final`` one followers end and nothing more may be set."""
-        if self._closed:
-            return
-        self._value = value
-        self._version += 1
-        self._closed = final
-        self._wake()
+    def publish(self, value: _T, *, final: bool = False) -> None:
+        """Give followers ``value``, unless it equals the present one; after a ``final`` one they end."""
+        if self._watch.value != value:
+            self._watch.publish(value)
+        if final:
+            self.close()
+
+    def fail(self, error: UnavailableError) -> None:
+        """Raise ``error`` from every follower, present and future, until a value is published again."""
+        state = self._watch.value
+        if not isinstance(state, UnavailableError) or state.code != error.code:
+            self._watch.publish(error)
 
     def close(self) -> None:
         """End every follower after the newest value."""
-        self._closed = True
-        self._wake()
+        self._watch.close()
 
-    async def follow(self) -> AsyncIterator[_T]:
-        """The newest value at once if there is one, then each newer one; ends after the final one."""
+    async def follow(self) -> AsyncGenerator[_T, None]:
+        """The newest value as soon as there is one, then each newer one; ends after the final one.
+
+        Raises:
+            UnavailableError: given to :meth:`fail`.
+        """
         seen = 0
-        while True:
-            if self._version != seen and self._value is not None:
-                seen = self._version
-                yield self._value
-            elif self._closed:
-                return
-            else:
-                await self._changed.wait()
-
-    def _wake(self) -> None:
-        # A fresh event for each change: whoever waits on the old one wakes exactly once.
-        self._changed.set()
-        self._changed = asyncio.Event()
+        while (version := await self._watch.wait_change(seen)) != seen:
+            seen = version
+            state = self._watch.value
+            if isinstance(state, UnavailableError):
+                raise UnavailableError(state.code, state.message, detail=state.detail, remedy=state.remedy)
+            if state is not None:
+                yield state

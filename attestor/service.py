@@ -182,7 +182,7 @@ class AttestorService:
         """Make what the documents and the node's own decisions say effective, everywhere at once."""
         approved = build_approved(documents, self._store.decisions, self._brokers)
         self._attestations.approve(approved)
-        self._entries.set(self._build_entries(documents))
+        self._entries.publish(self._build_entries(documents))
 
     def _build_entries(self, documents: DocumentSet | None) -> tuple[Entry, ...]:
         entries = [

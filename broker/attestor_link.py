@@ -25,14 +25,14 @@ from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from h2.exceptions import ProtocolError as H2ProtocolError
 
 from broker.attestor_channel import AttestorChannel, build_context
-from broker.backoff import Backoff
 from broker.own_identity import OwnIdentity
 from broker.references import Reference, encode_reference
 from broker.svids import parse_svid
-from broker.watch import Watch
+from hopseal.backoff import Backoff
 from hopseal.errors import DeniedError, HopsealError, InvalidError, UnavailableError
 from hopseal.ids import SpiffeId
 from hopseal.svid import X509Svid
+from hopseal.watch import Watch
 from hopseal.wire.gen.spiffe.broker.api_grpc import APIStub
 from hopseal.wire.gen.spiffe.broker.api_pb2 import SubscribeToX509SVIDRequest, SubscribeToX509SVIDResponse
 

@@ -16,14 +16,14 @@ from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
-from broker.backoff import Backoff
 from broker.isolated import run_isolated
 from broker.svids import parse_bundles, parse_svid
-from broker.watch import Watch
+from hopseal.backoff import Backoff
 from hopseal.bundle import BundleSet
 from hopseal.errors import HopsealError, InvalidError
 from hopseal.ids import SpiffeId
 from hopseal.svid import X509Svid
+from hopseal.watch import Watch
 from hopseal.wire.gen.spiffe.workload.workload_grpc import SpiffeWorkloadAPIStub
 from hopseal.wire.gen.spiffe.workload.workload_pb2 import X509SVIDRequest, X509SVIDResponse
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.config import Endpoint, parse_component, parse_endpoint
-from broker.watch import Watch
 from hopseal.errors import HopsealError
 from hopseal.settings import MAX_SETTINGS_BYTES, Section, SettingsInvalidError, parse_settings_list
+from hopseal.watch import Watch
 
 RELOAD_S = 1.0
 _NO_ENDPOINT = Endpoint("invalid", 0)

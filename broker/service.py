@@ -22,7 +22,6 @@ import hopseal
 from broker.admin import AdminHttp, bind_metrics
 from broker.attestor_admin import AttestorAdmin
 from broker.attestor_link import AttestorLink
-from broker.backoff import Backoff
 from broker.callees import Callees
 from broker.config import BrokerConfig
 from broker.dataplane_api import DataPlane, load_data_plane, start_data_plane
@@ -35,6 +34,7 @@ from broker.policy.follow import PolicyFollower
 from broker.process import check_pidfd_support, harden, is_attestor_same_user, read_boot_id
 from broker.routes import RouteFollower
 from broker.status import StatusReader
+from hopseal.backoff import Backoff
 from hopseal.documents.follow import DocumentFollower
 from hopseal.errors import UnavailableError
 from hopseal.sockets import BoundSocket, bind_unix_socket

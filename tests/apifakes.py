@@ -9,9 +9,9 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from attestor.api.limits import ConnectionLimits
+from attestor.latest import Latest
 from attestor.peer import PinnedProcess
 from attestor.states import State
-from attestor.upstream.watch import Watch
 from attestor.verdict import BROKER_COMPONENT, Attested, Match, Refused, Verdict
 from hopseal.documents.model import SvidMode
 from hopseal.entries import Entry
@@ -62,18 +62,18 @@ class FakeAttestations:
     watched: int = 0
     noted: list[tuple[SpiffeId, int | None]] = field(default_factory=list)
     confirmed: list[int] = field(default_factory=list)
-    by_inode: dict[int, Watch[Verdict]] = field(default_factory=dict)
+    by_inode: dict[int, Latest[Verdict]] = field(default_factory=dict)
     on_confirm: Verdict | None = None
 
     def __post_init__(self) -> None:
-        self._default: Watch[Verdict] = Watch()
+        self._default: Latest[Verdict] = Latest()
         self._default.publish(self.verdict)
 
     def set(self, verdict: Verdict, pidfd_inode: int | None = None) -> None:
         if pidfd_inode is None:
             self._default.publish(verdict)
         else:
-            self.by_inode.setdefault(pidfd_inode, Watch()).publish(verdict)
+            self.by_inode.setdefault(pidfd_inode, Latest()).publish(verdict)
 
     @asynccontextmanager
     async def watch(self, process: PinnedProcess) -> AsyncIterator[AsyncIterator[Verdict]]:
@@ -95,7 +95,7 @@ class FakeAttestations:
     def note_svid(self, pidfd_inode: int, identity: SpiffeId, expires_at: int | None) -> None:
         self.noted.append((identity, expires_at))
 
-    def _of(self, process: PinnedProcess) -> Watch[Verdict]:
+    def _of(self, process: PinnedProcess) -> Latest[Verdict]:
         return self.by_inode.get(process.pidfd_inode, self._default)
 
 
@@ -106,7 +106,7 @@ class EntryList:
     entries: tuple[Entry, ...] = ()
 
     def __post_init__(self) -> None:
-        self._watch: Watch[tuple[Entry, ...]] = Watch()
+        self._watch: Latest[tuple[Entry, ...]] = Latest()
         self._watch.publish(self.entries)
 
     def set(self, *entries: Entry) -> None:

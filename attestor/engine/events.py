@@ -16,6 +16,7 @@ from typing import Final
 from attestor.engine.api import Engine
 from attestor.engine.errors import ContainerUnknown, EngineInvalid, EngineUnavailable
 from attestor.engine.inspect import is_container_id
+from hopseal.backoff import Backoff
 
 RESYNCED: Final = "resynced"
 _PATH: Final = "/events?filters=%7B%22type%22%3A%5B%22container%22%5D%7D"
@@ -48,7 +49,7 @@ class ContainerEvents:
 
     async def follow(self) -> AsyncGenerator[ContainerEvent, None]:
         """Events without end; after every connect first :data:`RESYNCED`, because some may have been missed."""
-        delay_s = _FIRST_DELAY_S
+        backoff = Backoff(self._random, first_s=_FIRST_DELAY_S, longest_s=_MAX_DELAY_S)
         while True:
             try:
                 async with self._engine.client.stream_lines(_PATH) as lines:
@@ -56,12 +57,11 @@ class ContainerEvents:
                     async for line in lines:
                         event = parse_event(line)
                         if event is not None:
-                            delay_s = _FIRST_DELAY_S  # a stream that only breaks off must not be a busy loop
+                            backoff.reset()  # a stream that only breaks off must not be a busy loop
                             yield event
             except (EngineUnavailable, EngineInvalid, ContainerUnknown):
                 # Told by its absence: whoever inspects meanwhile gets the engine's error, and a resync follows.
-                await asyncio.sleep(delay_s * self._random.uniform(0.5, 1.0))
-                delay_s = min(delay_s * 2, _MAX_DELAY_S)
+                await asyncio.sleep(backoff.next_s())
 
 
 def parse_event(line: bytes) -> ContainerEvent | None:

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import structlog
 
 from broker.attestor_link import AttestorApi, IdentityUpdate
-from broker.backoff import Backoff
 from broker.dataplane_api import DataPlane
 from broker.identities.instances import InstanceKey, Instances
 from broker.identities.tracked import Tracked, TrackedState
 from broker.references import CallerRef, ListenerRef, Reference
+from hopseal.backoff import Backoff
 from hopseal.documents.model import Component, DocumentSet
 from hopseal.errors import DeniedError, HopsealError, UnavailableError
 from hopseal.svid import X509Svid

@@ -15,10 +15,10 @@ from enum import StrEnum
 from typing import Protocol
 
 from broker.attestor_link import AttestorApi, IdentityUpdate
-from broker.backoff import Backoff
 from broker.identities.instances import InstanceKey
 from broker.isolated import run_isolated
 from broker.references import Reference
+from hopseal.backoff import Backoff
 from hopseal.errors import BugError, DeniedError, HopsealError, UnavailableError
 from hopseal.svid import X509Svid
 

@@ -227,7 +227,7 @@ async def test_a_decision_counts_before_a_key_is_released_even_if_no_task_ran_si
         with child(UID) as process, pin_pid(process.pid) as named:
             async with node.follow(process.pid) as verdicts:
                 assert isinstance(await next_of(verdicts), Attested)
-                node.around.bench.approved.set(build_approved(listed, {"crm": AgentStatus.SUSPENDED}, ()))
+                node.around.bench.approved.publish(build_approved(listed, {"crm": AgentStatus.SUSPENDED}, ()))
                 assert (await node.attestations.confirm(named)).code == "agent_suspended"
 
 

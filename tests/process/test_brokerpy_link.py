@@ -16,9 +16,9 @@ from grpclib.const import Status
 
 from attestor_double import ATTESTOR, BROKER, AttestorDouble
 from broker.attestor_link import STREAMS_PER_CONNECTION, AttestorLink, IdentityUpdate
-from broker.backoff import Backoff
 from broker.own_identity import OwnIdentityClient
 from broker.references import CallerRef, ListenerRef
+from hopseal.backoff import Backoff
 from hopseal.errors import DeniedError, UnavailableError
 from hopseal.ids import SpiffeId
 from svid_authority import Authority

@@ -165,7 +165,7 @@ async def test_a_stream_that_nobody_follows_lingers_and_then_ends(server, agent,
             first = await with_svids(snapshots)
         await register(server, agent, entry("/a", "uid:1", hint="meanwhile"))
         await async_wait_until(
-            lambda: [svid.hint for svid in upstream._known[selectors("uid:1")].watch.current.svids] == ["meanwhile"],
+            lambda: [svid.hint for svid in upstream._known[selectors("uid:1")].watch.value.svids] == ["meanwhile"],
             timeout_s=TIMEOUT_S,
         )
         async with upstream.subscribe(selectors("uid:1")) as snapshots:

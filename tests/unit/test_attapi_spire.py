@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from apifakes import TRUST_DOMAIN, Clock, selectors, spiffe_id
 from attestor.upstream.embedded import signing
 from attestor.upstream.embedded.authority import create_authorities
-from attestor.upstream.spire.dialing import MAX_BACKOFF_S, MAX_OPENING, Backoff, OpeningGate
+from attestor.upstream.spire.dialing import MAX_BACKOFF_S, MAX_OPENING, OpeningGate, make_backoff
 from attestor.upstream.spire.health import Health
 from attestor.upstream.spire.known import KnownIdentities
 from attestor.upstream.spire.parsing import (
@@ -163,10 +164,10 @@ class TestKnown:
         old, new = svid(), svid(authorities=OTHERS)
         known.take((old,), frozenset())
         known.take((new,), frozenset())
-        assert known.watch.current.svids == (old,)
+        assert known.watch.value.svids == (old,)
         both = bundle_set().own.x509_authorities + bundle_set(OTHERS).own.x509_authorities
         known.take_bundles(BundleSet(Bundle(TRUST_DOMAIN, both)))
-        assert known.watch.current.svids == (new,)
+        assert known.watch.value.svids == (new,)
 
     async def test_while_the_agent_is_away_svids_last_to_their_end_and_not_longer(self, known, clock):
         short, long = svid(ttl_s=60), svid("/b", ttl_s=100)
@@ -174,10 +175,10 @@ class TestKnown:
         known.lose(AWAY)
         clock.now += 59
         known.publish()
-        assert known.watch.current.svids == (short, long)
+        assert known.watch.value.svids == (short, long)
         clock.now += 1
         known.publish()
-        assert known.watch.current.svids == (long,)
+        assert known.watch.value.svids == (long,)
         clock.now += 40
         known.publish()
         with pytest.raises(UnavailableError):
@@ -195,9 +196,9 @@ class TestKnown:
         known.take((one,), frozenset())
         known.set_aside()
         known.take_bundles(bundle_set())
-        assert known.watch.current is None
+        assert known.watch.value is None
         known.lose(AWAY)
-        assert known.watch.current.svids == (one,)
+        assert known.watch.value.svids == (one,)
         known.take((), frozenset())
         follower = known.watch.follow()
         await anext(follower)
@@ -219,9 +220,20 @@ class TestKnown:
         assert not known.is_worth_keeping
 
 
+class Always(random.Random):
+    """Chance that always falls the same way."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__(0)
+        self.value = value
+
+    def random(self) -> float:
+        return self.value
+
+
 class TestDialing:
     def test_waits_double_up_to_a_limit_and_start_anew_after_success(self):
-        longest, shortest = Backoff(lambda: 1.0), Backoff(lambda: 0.0)
+        longest, shortest = make_backoff(Always(1.0)), make_backoff(Always(0.0))
         waits = [(shortest.next_s(), longest.next_s()) for _ in range(8)]
         assert [high for _, high in waits] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, MAX_BACKOFF_S, MAX_BACKOFF_S]
         assert all(low == high / 2 for low, high in waits)

@@ -12,11 +12,11 @@ from grpclib.exceptions import GRPCError
 from grpclib.server import Server
 
 from apifakes import NODE, TRUST_DOMAIN, Clock, running, selectors, spiffe_id
+from attestor.latest import Latest
 from attestor.upstream.embedded import signing
 from attestor.upstream.embedded.authority import create_authorities
 from attestor.upstream.settings import SpireSettings
 from attestor.upstream.spire.upstream import SpireUpstream
-from attestor.upstream.watch import Watch
 from hopseal.entries import attestor_id
 from hopseal.errors import UnavailableError
 from hopseal.svid import X509Svid
@@ -57,10 +57,10 @@ class Agent(DelegatedIdentityBase, SpiffeWorkloadAPIBase):
     """Says what the test puts into its watches."""
 
     def __init__(self) -> None:
-        self.svids: Watch[pb.SubscribeToX509SVIDsResponse] = Watch()
-        self.x509: Watch[pb.SubscribeToX509BundlesResponse] = Watch()
-        self.jwt: Watch[pb.SubscribeToJWTBundlesResponse] = Watch()
-        self.own: Watch[wpb.X509SVIDResponse] = Watch()
+        self.svids: Latest[pb.SubscribeToX509SVIDsResponse] = Latest()
+        self.x509: Latest[pb.SubscribeToX509BundlesResponse] = Latest()
+        self.jwt: Latest[pb.SubscribeToJWTBundlesResponse] = Latest()
+        self.own: Latest[wpb.X509SVIDResponse] = Latest()
         self.tokens: pb.FetchJWTSVIDsResponse | GRPCError = pb.FetchJWTSVIDsResponse()
         self.asked: list[list[str]] = []
 
@@ -170,7 +170,7 @@ async def test_bundles_that_cannot_be_read_leave_the_last_good_ones_and_show_in_
         await async_wait_until(
             lambda: "X.509 bundles" in upstream.health().detail and "JWT bundles" in upstream.health().detail
         )
-        assert upstream._trust.watch.current == good
+        assert upstream._trust.watch.value == good
         agent.x509.publish(pb.SubscribeToX509BundlesResponse(ca_certificates={OWN: ROOT}))
         agent.jwt.publish(pb.SubscribeToJWTBundlesResponse(bundles={OWN: b'{"keys":[]}'}))
         await async_wait_until(lambda: upstream.health().healthy)
@@ -183,7 +183,7 @@ async def test_an_answer_without_the_own_bundle_changes_nothing(upstream, agent)
         agent.x509.publish(pb.SubscribeToX509BundlesResponse(ca_certificates={PARTNER: ROOT}))
         agent.jwt.publish(pb.SubscribeToJWTBundlesResponse(bundles={PARTNER: b'{"keys":[2]}'}))
         await asyncio.sleep(0.05)
-        assert upstream._trust.watch.current == good
+        assert upstream._trust.watch.value == good
 
 
 async def test_the_attestors_own_svid_is_followed_and_expires(upstream, agent, clock):
@@ -194,7 +194,7 @@ async def test_the_attestors_own_svid_is_followed_and_expires(upstream, agent, c
         await async_wait_until(lambda: "own_identity_missing" in upstream.health().detail)
         agent.own.publish(own_answer(issue(f"/hopseal/attestor/{NODE}"), chain=b"junk"))
         await async_wait_until(lambda: "upstream_answer_malformed" in upstream.health().detail)
-        assert upstream._own.watch.current == first
+        assert upstream._own.watch.value == first
         clock.now += 600
         with pytest.raises(UnavailableError):
             await asyncio.wait_for(anext(snapshots), 5)

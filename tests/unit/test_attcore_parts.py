@@ -29,12 +29,12 @@ CONTAINER = "a" * 64
 
 async def test_a_follower_gets_the_newest_value_at_once_and_then_each_newer_one():
     latest: Latest[int] = Latest()
-    latest.set(1)
-    latest.set(2)
+    latest.publish(1)
+    latest.publish(2)
     follower = latest.follow()
     assert await anext(follower) == 2
-    latest.set(3)
-    latest.set(4)
+    latest.publish(3)
+    latest.publish(4)
     assert await anext(follower) == 4
 
 
@@ -43,8 +43,8 @@ async def test_followers_end_after_the_final_value_and_nothing_follows_it():
     follower = latest.follow()
     waiting = asyncio.ensure_future(anext(follower))
     await asyncio.sleep(0)
-    latest.set(1, final=True)
-    latest.set(2)
+    latest.publish(1, final=True)
+    latest.publish(2)
     assert await waiting == 1
     assert [value async for value in follower] == []
     assert [value async for value in latest.follow()] == [1]

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 import structlog
 
-from broker.backoff import Backoff
 from broker.config import LogConfig
 from broker.documents import DocumentKeeper, encode_components
 from broker.events import DataPlaneEvents
@@ -20,13 +19,14 @@ from broker.metrics import render_metrics, translate_family
 from broker.references import CallerRef, ListenerRef, encode_reference
 from broker.routes import RouteFollower, parse_routes
 from broker.svids import parse_bundles, parse_svid, read_spiffe_id, split_certificates
-from broker.watch import Watch
 from broker_parts import component, documents
 from fake_dataplane import FakeDataPlane
+from hopseal.backoff import Backoff
 from hopseal.documents.follow import DocumentFollower
 from hopseal.errors import InvalidError, UnavailableError
 from hopseal.ids import TrustDomain
 from hopseal.settings import SettingsInvalidError
+from hopseal.watch import Watch
 from hopseal.wire.gen.hopseal.v1.reference_pb2 import ListenerReference, PidfdReference
 from svid_authority import Authority
 from waiting import async_wait_until

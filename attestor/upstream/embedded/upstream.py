@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from attestor.latest import Latest
 from attestor.upstream.embedded import signing
 from attestor.upstream.embedded.authority import Authority, AuthoritySet
 from attestor.upstream.embedded.store import AuthorityStore
 from attestor.upstream.protocol import EntrySource, UpstreamHealth
 from attestor.upstream.settings import EmbeddedSettings
-from attestor.upstream.watch import Watch
 from hopseal.bundle import BundleSet
 from hopseal.entries import Entry
 from hopseal.errors import BugError, HopsealError, UnavailableError
@@ -52,7 +52,7 @@ class _Issued:
 @dataclass(eq=False, slots=True)
 class _Subscription:
     selectors: frozenset[Selector]
-    watch: Watch[IdentitySnapshot] = field(default_factory=Watch)
+    watch: Latest[IdentitySnapshot] = field(default_factory=Latest)
 
 
 class EmbeddedUpstream:
@@ -84,8 +84,8 @@ class EmbeddedUpstream:
         self._issued: dict[Entry, _Issued] = {}
         self._rendered: tuple[AuthoritySet, BundleSet] | None = None
         self._subscriptions: set[_Subscription] = set()
-        self._own: Watch[IdentitySnapshot] = Watch()
-        self._bundles: Watch[BundleSet] = Watch()
+        self._own: Latest[IdentitySnapshot] = Latest()
+        self._bundles: Latest[BundleSet] = Latest()
         self._health = UpstreamHealth(KIND, healthy=False, since=int(clock()), detail="not started")
 
     async def __aenter__(self) -> Self:

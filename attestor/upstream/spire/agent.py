@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
 
-from attestor.upstream.spire.dialing import Backoff, OpeningGate
+from attestor.upstream.spire.dialing import OpeningGate, make_backoff
 from hopseal.errors import HopsealError, UnavailableError
 from hopseal.wire.client import call, subscription
 
@@ -55,7 +55,7 @@ class AgentSocket:
         metadata: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Answer, None]:
         """Answers without end; each failure is reported, waited out and dialled anew."""
-        backoff = Backoff()
+        backoff = make_backoff()
         works = True
         while True:
             try:

@@ -13,6 +13,8 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from hopseal.backoff import Backoff
+
 MAX_OPENING = 100
 OPENING_INTERVAL_S = 0.001
 FIRST_BACKOFF_S = 0.1
@@ -47,19 +49,7 @@ class OpeningGate:
             opened()
 
 
-class Backoff:
-    """Waits that double up to ``MAX_BACKOFF_S``, each with jitter over its upper half."""
-
-    def __init__(self, chance: Callable[[], float] = random.random) -> None:
-        self._chance = chance
-        self._limit_s = FIRST_BACKOFF_S
-
-    def reset(self) -> None:
-        """It worked."""
-        self._limit_s = FIRST_BACKOFF_S
-
-    def next_s(self) -> float:
-        """Seconds to wait before the next try."""
-        limit_s = self._limit_s
-        self._limit_s = min(2 * limit_s, MAX_BACKOFF_S)
-        return limit_s * (0.5 + 0.5 * self._chance())
+def make_backoff(source: random.Random | None = None) -> Backoff:
+    """The pauses after failures of one stream."""
+    chosen = source or random.Random()  # noqa: S311 - jitter, no secret
+    return Backoff(chosen, first_s=FIRST_BACKOFF_S, longest_s=MAX_BACKOFF_S)

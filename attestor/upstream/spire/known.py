@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from attestor.latest import Latest
 from attestor.upstream.spire.parsing import choose_svids, is_anchored
-from attestor.upstream.watch import Watch
 from hopseal.bundle import BundleSet
 from hopseal.errors import UnavailableError
 from hopseal.ids import TrustDomain
@@ -39,7 +39,7 @@ class KnownIdentities:
         removal_delay_s: float = REMOVAL_DELAY_S,
     ) -> None:
         self.selectors = selectors
-        self.watch: Watch[IdentitySnapshot] = Watch()
+        self.watch: Latest[IdentitySnapshot] = Latest()
         self.followers = 0
         self._clock = clock
         self._removal_delay_s = removal_delay_s
@@ -68,7 +68,7 @@ class KnownIdentities:
         """The agent cannot be asked: what it said stays good until it expires, and nothing else is known."""
         self._may_serve = True
         self.publish()
-        if self.watch.current is None:
+        if self.watch.value is None:
             self.watch.fail(error)
 
     def publish(self) -> None:
@@ -87,7 +87,7 @@ class KnownIdentities:
         """Nobody follows any more; what is known is served again only if the agent cannot be asked then."""
         self._cancel_removal()
         self._may_serve = False
-        self.watch = Watch()
+        self.watch = Latest()
 
     @property
     def is_worth_keeping(self) -> bool:

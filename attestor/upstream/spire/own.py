@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import aclosing
 
+from attestor.latest import Latest
 from attestor.upstream.spire.agent import AgentSocket
 from attestor.upstream.spire.health import Link
 from attestor.upstream.spire.parsing import (
@@ -13,7 +14,6 @@ from attestor.upstream.spire.parsing import (
     parse_x509_svid,
     split_certificates,
 )
-from attestor.upstream.watch import Watch
 from hopseal.bundle import Bundle, BundleSet
 from hopseal.errors import DeniedError, HopsealError, UnavailableError
 from hopseal.ids import SpiffeId
@@ -32,7 +32,7 @@ class OwnIdentity:
     """
 
     def __init__(self, socket: AgentSocket, own_id: SpiffeId, link: Link, clock: Callable[[], float]) -> None:
-        self.watch: Watch[IdentitySnapshot] = Watch()
+        self.watch: Latest[IdentitySnapshot] = Latest()
         self._socket = socket
         self._stub = SpiffeWorkloadAPIStub(socket.channel)
         self._own_id = own_id
@@ -53,7 +53,7 @@ class OwnIdentity:
 
     def expire(self) -> None:
         """Take the SVID back if it has expired."""
-        snapshot = self.watch.current
+        snapshot = self.watch.value
         if snapshot is not None and snapshot.svids[0].expires_at <= self._clock():
             error = UnavailableError("upstream_unavailable", "the attestor's own SVID has expired")
             self._link.down(error)

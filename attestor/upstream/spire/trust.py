@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping
 from contextlib import aclosing
 
+from attestor.latest import Latest
 from attestor.upstream.spire.agent import AgentSocket
 from attestor.upstream.spire.health import Link
 from attestor.upstream.spire.parsing import AnswerMalformedError, parse_trust_domain, split_certificates
-from attestor.upstream.watch import Watch
 from hopseal.bundle import Bundle, BundleSet
 from hopseal.ids import TrustDomain
 from hopseal.wire.gen.spire.api.agent.delegatedidentity.v1 import delegatedidentity_pb2 as pb
@@ -26,7 +26,7 @@ class TrustFollower:
     """
 
     def __init__(self, socket: AgentSocket, own: TrustDomain, x509_link: Link, jwt_link: Link) -> None:
-        self.watch: Watch[BundleSet] = Watch()
+        self.watch: Latest[BundleSet] = Latest()
         self._socket = socket
         self._stub = DelegatedIdentityStub(socket.channel)
         self._own = own

@@ -115,7 +115,7 @@ class SpireUpstream:
         if known is None:
             known = self._kept.pop(selectors, None) or KnownIdentities(selectors, self._clock)
             self._known[selectors] = known
-            known.take_bundles(self._trust.watch.current)
+            known.take_bundles(self._trust.watch.value)
             self._start(known)
         known.followers += 1
         self._lingering.pop(known, None)

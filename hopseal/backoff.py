@@ -12,7 +12,7 @@ LONGEST_S = 3.0
 
 
 class Backoff:
-    """Growing, jittered pauses: many brokers that lost one attestor or SPIRE do not come back in step.
+    """Growing, jittered pauses: many daemons that lost one attestor, SPIRE or engine do not come back in step.
 
     Args:
         source: where the jitter comes from.
