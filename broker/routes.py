@@ -13,8 +13,9 @@ from pathlib import Path
 
 from broker.config import Endpoint, parse_component, parse_endpoint
 from hopseal.errors import HopsealError
-from hopseal.settings import MAX_SETTINGS_BYTES, Section, SettingsInvalidError, parse_settings_list
+from hopseal.settings import Section, SettingsInvalidError, parse_settings_list
 from hopseal.watch import Watch
+from hopseal.yaml_nodes import MAX_SETTINGS_BYTES
 
 RELOAD_S = 1.0
 _NO_ENDPOINT = Endpoint("invalid", 0)

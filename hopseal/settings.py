@@ -1,7 +1,7 @@
 """A strict reader for the daemons' configuration files: every mistake at once, with line and remedy.
 
-Owns: YAML with line numbers, types and bounds of values, unknown and duplicate keys.
-Does not own: which keys a daemon has (``attestor.config``, ``broker.settings``).
+Owns: types and bounds of values, unknown keys.
+Does not own: YAML itself (``hopseal.yaml_nodes``); which keys a daemon has (``attestor.config``, ``broker.config``).
 
 Use: open the file with :func:`parse_settings`, ask the sections for values, and call
 :meth:`Settings.finish` before using any of them. A getter that meets a mistake records it and
@@ -21,28 +21,14 @@ from typing import TypeVar
 import yaml
 
 from hopseal.errors import HopsealError, InvalidError, UnavailableError
-
-MAX_SETTINGS_BYTES = 1_048_576
+from hopseal.mistakes import Mistake
+from hopseal.yaml_nodes import MAX_SETTINGS_BYTES, STR_TAG, mapping_of, node_line, read_node
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?", re.ASCII)
-_STR_TAG = "tag:yaml.org,2002:str"
 _BOOL_TAG = "tag:yaml.org,2002:bool"
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Mistake:
-    """One mistake of a configuration file; ``line`` counts from 1."""
-
-    file: str
-    line: int
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}" + (f" ({self.remedy})" if self.remedy else "")
 
 
 class SettingsInvalidError(InvalidError):
@@ -99,7 +85,7 @@ class Section:
     def line_of(self, key: str) -> int:
         """Where the value of ``key`` stands, or where the section begins if it is absent."""
         node = self._values.get(key)
-        return self.line if node is None else _line(node)
+        return self.line if node is None else node_line(node)
 
     def mistake(self, key: str, message: str, remedy: str = "", *, line: int | None = None) -> None:
         """Record a mistake about ``key``, at ``line`` if one entry of it is wrong."""
@@ -114,7 +100,7 @@ class Section:
         node = self._take(key, required=default is None)
         if node is None:
             return default or ""
-        if not isinstance(node, yaml.ScalarNode) or node.tag != _STR_TAG or not node.value:
+        if not isinstance(node, yaml.ScalarNode) or node.tag != STR_TAG or not node.value:
             self.mistake(key, "must be text", "put it in quotes")
             return default or ""
         return str(node.value)
@@ -190,12 +176,12 @@ class Section:
         """A list of texts, each once and with its line; empty if absent."""
         found: dict[str, int] = {}
         for node in self._list(key):
-            if not isinstance(node, yaml.ScalarNode) or node.tag != _STR_TAG or not node.value:
-                self._settings.add(_line(node), f"{self._prefix}{key}: every entry must be text", "put it in quotes")
+            if not isinstance(node, yaml.ScalarNode) or node.tag != STR_TAG or not node.value:
+                self.mistake(key, "every entry must be text", "put it in quotes", line=node_line(node))
             elif node.value in found:
-                self._settings.add(_line(node), f"{self._prefix}{key}: {node.value!r} is listed twice", "remove one")
+                self.mistake(key, f"{node.value!r} is listed twice", "remove one", line=node_line(node))
             else:
-                found[str(node.value)] = _line(node)
+                found[str(node.value)] = node_line(node)
         return tuple((line, text) for text, line in found.items())
 
     def pairs(self, key: str) -> tuple[tuple[str, str], ...]:
@@ -211,7 +197,7 @@ class Section:
     def section_list(self, key: str) -> tuple[Section, ...]:
         """A list of mappings; empty if absent."""
         return tuple(
-            self._settings_section(node, f"{self._prefix}{key}[{index}].", _line(node))
+            self._settings_section(node, f"{self._prefix}{key}[{index}].", node_line(node))
             for index, node in enumerate(self._list(key))
         )
 
@@ -258,7 +244,8 @@ class Section:
         return list(node.value)
 
     def _settings_section(self, node: yaml.Node | None, prefix: str, line: int) -> Section:
-        return Section(self._settings, prefix, line, None if node is None else _mapping(self._settings, node, prefix))
+        values = None if node is None else mapping_of(node, prefix, self._settings.add)
+        return Section(self._settings, prefix, line, values)
 
     def _bounded(self, key: str, value: _T, fallback: _T, minimum: float, maximum: float) -> _T:
         if not minimum <= value <= maximum:  # type: ignore[operator]  # only numbers come here
@@ -274,12 +261,12 @@ def parse_settings(file: str, data: bytes) -> tuple[Settings, Section]:
         SettingsInvalidError: the bytes are too many, no UTF-8, no YAML, or no mapping.
     """
     settings = Settings(file)
-    node = _read_node(settings, data)
+    node = read_node(data, settings.add)
     if node is None and not settings.mistakes:
         settings.add(1, "empty", "see docs for the keys it needs")
     if node is None:
         settings.finish()
-    return settings, Section(settings, "", 1, _mapping(settings, node, ""))
+    return settings, Section(settings, "", 1, mapping_of(node, "", settings.add))
 
 
 def parse_settings_list(file: str, data: bytes) -> tuple[Settings, tuple[Section, ...]]:
@@ -289,16 +276,16 @@ def parse_settings_list(file: str, data: bytes) -> tuple[Settings, tuple[Section
         SettingsInvalidError: the bytes are too many, no UTF-8, or no YAML.
     """
     settings = Settings(file)
-    node = _read_node(settings, data)
+    node = read_node(data, settings.add)
     if node is None:
         if settings.mistakes:
             settings.finish()
         return settings, ()
     if not isinstance(node, yaml.SequenceNode):
-        settings.add(_line(node), "the file: must be a list of mappings")
+        settings.add(node_line(node), "the file: must be a list of mappings")
         return settings, ()
     return settings, tuple(
-        Section(settings, f"[{index}].", _line(each), _mapping(settings, each, f"[{index}]."))
+        Section(settings, f"[{index}].", node_line(each), mapping_of(each, f"[{index}].", settings.add))
         for index, each in enumerate(node.value)
     )
 
@@ -318,58 +305,6 @@ def load_settings(path: Path) -> tuple[Settings, Section]:
             "config_unreadable", f"{path}: {error.strerror}", remedy="name a readable file"
         ) from error
     return parse_settings(str(path), data)
-
-
-def _read_node(settings: Settings, data: bytes) -> yaml.Node | None:
-    """The file's only document, or None if it is empty or a mistake was recorded."""
-    if len(data) > MAX_SETTINGS_BYTES:
-        settings.add(1, f"larger than {MAX_SETTINGS_BYTES} bytes")
-        return None
-    try:
-        return _compose(settings, data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        settings.add(data[: error.start].count(b"\n") + 1, "not UTF-8", "save the file as UTF-8")
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        settings.add(line, f"not YAML: {error.problem}", "check indentation, quotes and brackets")
-    except (yaml.YAMLError, RecursionError) as error:
-        settings.add(1, f"not YAML: {type(error).__name__}", "remove control characters and deep nesting")
-    return None
-
-
-def _compose(settings: Settings, text: str) -> yaml.Node | None:
-    loader = yaml.SafeLoader(text)
-    try:
-        # Anchors would let one line stand for many, and a reader of the file could not see which;
-        # a tag would say that a value is something else than it looks like.
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
-                line = token.start_mark.line + 1
-                settings.add(line, "anchors, aliases and tags are not allowed", "write the value out")
-                return None
-        return loader.get_single_node()
-    finally:
-        loader.dispose()
-
-
-def _mapping(settings: Settings, node: yaml.Node | None, prefix: str) -> dict[str, yaml.Node] | None:
-    if not isinstance(node, yaml.MappingNode):
-        line = 1 if node is None else _line(node)
-        settings.add(line, f"{prefix.rstrip('.') or 'the file'}: must be a mapping of keys to values")
-        return None
-    values: dict[str, yaml.Node] = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag != _STR_TAG:
-            settings.add(_line(key), f"{prefix}: every key must be text")
-        elif key.value in values:
-            settings.add(_line(key), f"{prefix}{key.value}: stands here twice", "remove one")
-        else:
-            values[key.value] = value
-    return values
-
-
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
 
 
 def _suggest(text: str, choices: tuple[str, ...], *, otherwise: str = "remove it") -> str:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hopseal.documents.load import read_folder
-from hopseal.documents.model import DocumentSet, DocumentsInvalidError, Problem
+from hopseal.documents.model import DocumentSet, DocumentsInvalidError
 from hopseal.documents.parse import documents_sha256, parse_documents
 from hopseal.errors import UnavailableError
 from hopseal.ids import TrustDomain
+from hopseal.mistakes import Mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class FollowState:
     """
 
     documents: DocumentSet | None
-    problems: tuple[Problem, ...]
+    problems: tuple[Mistake, ...]
     loaded_at: int
 
 
@@ -99,7 +100,7 @@ class DocumentFollower:
         except UnavailableError as error:
             self._seen = None
             return FollowState(
-                before.documents, (Problem(str(self._folder), 1, error.message, error.remedy),), before.loaded_at
+                before.documents, (Mistake(str(self._folder), 1, error.message, error.remedy),), before.loaded_at
             )
         digest = documents_sha256(files)
         if digest == self._seen:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from hopseal.errors import InvalidError
 from hopseal.ids import SpiffeId, TrustDomain
+from hopseal.mistakes import Mistake
 from hopseal.selectors import Posture
 
 
@@ -235,23 +236,10 @@ class DocumentSet:
         return next((component for component in self.components if component.spiffe_id == spiffe_id), None)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
-    """One mistake in one file; ``line`` counts from 1."""
-
-    file: str
-    line: int
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}" + (f" ({self.remedy})" if self.remedy else "")
-
-
 class DocumentsInvalidError(InvalidError):
     """Documents have mistakes (code ``documents_invalid``); all of them are in ``problems``."""
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[Mistake, ...]) -> None:
         count = "one mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         super().__init__(
             "documents_invalid",

@@ -10,10 +10,11 @@ import hashlib
 from collections.abc import Mapping
 
 from hopseal.documents.checks import check_together
-from hopseal.documents.model import DocumentSet, DocumentsInvalidError, Problem
+from hopseal.documents.model import DocumentSet, DocumentsInvalidError
 from hopseal.documents.read import ReadDocument, read_document
 from hopseal.ids import TrustDomain
-from hopseal.settings import Mistake, SettingsInvalidError
+from hopseal.mistakes import Mistake
+from hopseal.settings import SettingsInvalidError
 
 MAX_DOCUMENT_BYTES = 262_144
 MAX_DOCUMENTS = 4096
@@ -67,5 +68,4 @@ def _read(file: str, data: bytes, trust_domain: TrustDomain) -> ReadDocument:
 
 
 def _invalid(mistakes: list[Mistake]) -> DocumentsInvalidError:
-    problems = {Problem(each.file, each.line, each.message, each.remedy) for each in mistakes}
-    return DocumentsInvalidError(tuple(sorted(problems)))
+    return DocumentsInvalidError(tuple(sorted(set(mistakes))))

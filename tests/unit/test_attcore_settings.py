@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from hopseal.errors import InvalidError
 from hopseal.settings import (
-    MAX_SETTINGS_BYTES,
     Section,
     Settings,
     SettingsInvalidError,
@@ -19,6 +18,7 @@ from hopseal.settings import (
     parse_settings,
     parse_settings_list,
 )
+from hopseal.yaml_nodes import MAX_SETTINGS_BYTES
 
 
 def read(text: str) -> tuple[Settings, Section]:
