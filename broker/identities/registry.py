@@ -198,11 +198,7 @@ class Identities:
         self._instances.hold(tracked, key, svid)
         if before == key and tracked.state is TrackedState.CONFIRMED:
             return
-        if isinstance(tracked.reference, CallerRef):
-            self._data_plane.admit_caller(tracked.reference.pidfd_inode, key.instance, key.component)
-        else:
-            self._data_plane.admit_listener(key.component, tracked.reference.pidfd_inode, key.instance)
-            self._refusals.pop(key.component, None)
+        self._admit(tracked.reference, key)
         log.info(
             "identity_confirmed",
             kind=_kind(tracked.reference),
@@ -234,6 +230,13 @@ class Identities:
             self._withdraw(tracked, key, error)
         self._refuse(reference, error)
 
+    def _admit(self, reference: Reference, key: InstanceKey) -> None:
+        if isinstance(reference, CallerRef):
+            self._data_plane.admit_caller(reference.pidfd_inode, key.instance, key.component)
+        else:
+            self._data_plane.admit_listener(key.component, reference.pidfd_inode, key.instance)
+            self._refusals.pop(key.component, None)
+
     def _withdraw(self, tracked: Tracked, key: InstanceKey, error: HopsealError) -> None:
         for other in self._instances.withdraw(key, _local_code(error)):
             if isinstance(other, Tracked) and other is not tracked:
@@ -253,8 +256,12 @@ class Identities:
     # Following and letting go.
 
     def _see(self, reference: Reference, pid: int) -> None:
-        if reference in self._tracked:
+        known = self._tracked.get(reference)
+        if known is not None:
             self._cancel_timer(reference)
+            # The data plane forgets a caller that hung up before it was admitted; the answer then came to nobody.
+            if known.key is not None and known.state is TrackedState.CONFIRMED:
+                self._admit(reference, known.key)
             return
         if len(self._tracked) >= self._limit:
             self._refuse(reference, UnavailableError("attestor_unavailable", "too many processes are followed"))

@@ -11,6 +11,7 @@ import pytest
 
 from broker.attestor_link import IdentityUpdate
 from broker.identities.registry import Identities
+from broker.identities.tracked import TrackedState
 from broker.references import CallerRef, ListenerRef, Reference
 from broker_parts import component, documents
 from fake_dataplane import FakeDataPlane
@@ -368,6 +369,26 @@ async def test_a_caller_that_comes_back_in_time_is_kept(back):
         w.identities.note_active(5) if back == "note_active" else w.identities.see_caller(5, pid=1)
         await asyncio.sleep(0.1)
         assert w.plane.callers[5][0] == "admitted"
+
+
+async def test_a_caller_that_hung_up_before_it_was_admitted_is_admitted_when_it_comes_back():
+    """The data plane forgets whoever hangs up unanswered, so the answer came to nobody."""
+    async with world() as w:
+        await w.caller(5)
+        w.identities.note_idle(5)
+        del w.plane.callers[5]
+        w.identities.see_caller(5, pid=1)
+        assert w.plane.callers[5] == ("admitted", "one", "crm/front")
+
+
+async def test_a_caller_that_is_not_confirmed_now_is_not_admitted_when_it_comes_back():
+    async with world(grace_s=60.0) as w:
+        await w.caller(5)
+        w.api.lose()
+        await async_wait_until(lambda: w.identities.snapshot()[0][0].state is TrackedState.UNCONFIRMED)
+        del w.plane.callers[5]
+        w.identities.see_caller(5, pid=1)
+        assert 5 not in w.plane.callers
 
 
 async def test_a_refused_process_may_ask_again_after_a_while():
