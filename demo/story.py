@@ -141,6 +141,7 @@ class Story:
         if found["state"] != "drifted" or wrong != ["config"]:
             raise StoryError(f"explain names {wrong} of a component that is {found['state']}")
         step(good("Done: everything above was observed") + f" in {seconds():.1f} s")
+        print("\nNext: docs/guide.md keeps a node running, with agents of your own.")
 
     def _call(self) -> Finished:
         command(f"hopseal call {TASK_URL} -d '{QUESTION}'     (as the component shell)")

@@ -12,7 +12,7 @@ from hopseal.cli.agents_approve import approve
 from hopseal.cli.agents_init import init
 from hopseal.cli.lazy import EXIT_NO, LazyGroup
 from hopseal.cli.options import attestor_socket_option, documents_option, trust_domain_option
-from hopseal.cli.output import json_option, paint_state, print_json, print_table
+from hopseal.cli.output import format_count, json_option, paint_state, print_json, print_table
 from hopseal.documents.load import load_documents
 from hopseal.documents.model import Agent, AttestBlock, Component, DocumentsInvalidError
 from hopseal.documents.schema import agent_schema
@@ -79,7 +79,11 @@ def show(name: str, documents: Path, trust_domain: str, *, as_json: bool) -> Non
     """
     agent = load_documents(documents, TrustDomain.parse(trust_domain)).agent(name)
     if agent is None:
-        raise InvalidError("agent_unknown", f"no document in {documents} is of agent {name!r}", remedy="agents list")
+        raise InvalidError(
+            "agent_unknown",
+            f"no document in {documents} is of agent {name!r}",
+            remedy="`hopseal agents list` shows the agents",
+        )
     if as_json:
         print_json(_agent_json(agent))
         return
@@ -129,7 +133,8 @@ def check(context: click.Context, folder: Path | None, documents: Path, trust_do
     if as_json:
         print_json({"valid": True, "sha256": found.sha256, "problems": []})
     else:
-        click.echo(f"{len(found.agents)} agents, {len(found.components)} components: no mistakes")
+        agents_found, components = len(found.agents), len(found.components)
+        click.echo(f"{format_count(agents_found, 'agent')}, {format_count(components, 'component')}: no mistakes")
 
 
 @agents.command()

@@ -62,7 +62,11 @@ def approve(
     domain = TrustDomain.parse(trust_domain)
     agent = load_documents(documents, domain).agent(name)
     if agent is None:
-        raise InvalidError("agent_unknown", f"no document in {documents} is of agent {name!r}", remedy="agents list")
+        raise InvalidError(
+            "agent_unknown",
+            f"no document in {documents} is of agent {name!r}",
+            remedy="`hopseal agents list` shows the agents",
+        )
     path = documents / agent.file
     client = AdminClient("attestor", attestor_socket)
     pids = _running(client, agent, processes)
@@ -88,7 +92,9 @@ def _running(client: AdminClient, agent: Agent, processes: tuple[str, ...]) -> d
     for text in processes:
         component, _, pid = text.partition("=")
         if component not in names or not pid.isdecimal():
-            raise InvalidError("pid_invalid", f"{text!r} names no component of {agent.name}", remedy="COMPONENT=PID")
+            raise InvalidError(
+                "pid_invalid", f"{text!r} names no component of {agent.name}", remedy="write --pid COMPONENT=4711"
+            )
         found[component].append(int(pid))
     for each in client.get("/v1/status").get("components", []):
         name = str(each["component"]).removeprefix(f"{agent.name}/")

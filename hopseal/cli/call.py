@@ -159,7 +159,7 @@ def _as_json(response: HttpAnswer) -> dict[str, object]:
         "status": response.status,
         "headers": dict(response.headers),
         "body": response.text,
-        "task": response.header(HANDLE_HEADER),
+        "handle": response.header(HANDLE_HEADER),
     }
 
 
@@ -171,7 +171,7 @@ def _print(response: HttpAnswer, *, include: bool) -> None:
         click.echo()
     click.echo(response.text)
     if handle := response.header(HANDLE_HEADER):
-        click.secho(f"task: {handle}", dim=True, err=True)
+        click.secho(f"handle: {handle}  (--task {handle} continues this task)", dim=True, err=True)
 
 
 def _explain_refusal(response: HttpAnswer, url: str, method: str) -> None:
@@ -182,5 +182,10 @@ def _explain_refusal(response: HttpAnswer, url: str, method: str) -> None:
     if remedy := _REMEDIES.get(code):
         click.secho(f"  → {remedy}", fg="cyan", err=True)
     if code in _NEEDS_DOCUMENT:
-        click.secho(f"  → {code}: this process needs a component like this in an Agent document:", fg="cyan", err=True)
+        click.secho(
+            f"  → {code}: `hopseal status` says what this process's component is now\n"
+            "  → if it is none, or may not do this, add one like this to an Agent document:",
+            fg="cyan",
+            err=True,
+        )
         click.echo(draft_caller(url, method), err=True)

@@ -88,7 +88,7 @@ def show(
     cids = (_last(entries),) if last else find_chains(entries, cid=cid, jti=jti, task=task)
     reports = [verify_chain_offline(entries, each) for each in cids if each is not None]
     if not reports:
-        raise InvalidError("chain_unknown", "no log holds that chain", remedy="name every node's log with --log")
+        raise _no_chain(is_empty=last)
     damage = [f"{log.path}: byte {each.offset}: {each.message}" for log in found for each in log.damage]
     if as_json:
         print_json([_as_json(report, damage) for report in reports])
@@ -97,6 +97,14 @@ def show(
             _print(report, damage)
     if damage or not all(report.verified for report in reports):
         context.exit(EXIT_NO)
+
+
+def _no_chain(*, is_empty: bool) -> InvalidError:
+    if is_empty:
+        return InvalidError(
+            "chain_none", "the log holds no chain yet", remedy="make a call, for example with `hopseal call`"
+        )
+    return InvalidError("chain_unknown", "no log holds that chain", remedy="name every node's log with --log")
 
 
 def _last(entries: Sequence[LogEntry]) -> str | None:

@@ -15,6 +15,13 @@ from urllib.parse import urlsplit
 
 import yaml
 
+_REVIEW = """\
+# Drafted from what runs now. Review it, then: hopseal agents check. What only you know of each component:
+#   role: orchestrator | reasoning-engine | connector | environment
+#   listen: unix:///run/agents/AGENT/COMPONENT.sock    where it is called, if it is
+#   calls: [{to: COMPONENT, operations: [GET /path, tools/call name]}]    whom it may call
+#   mayStart: true    if it begins tasks of its own
+"""
 _OWN_EXECUTABLE = Path("/proc/self/exe")
 
 
@@ -74,10 +81,7 @@ def draft_agent(name: str, components: Mapping[str, tuple[Mapping[str, Any], Seq
             ],
         },
     }
-    return (
-        "# Drafted from what runs now; review it, set each role, list who calls whom, then: hopseal agents check\n"
-        f"{dump_yaml(document)}"
-    )
+    return f"{_REVIEW}{dump_yaml(document)}"
 
 
 def draft_attest(measured: Mapping[str, Any], files: Sequence[str] = ()) -> dict[str, Any]:

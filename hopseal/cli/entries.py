@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from hopseal.cli.output import json_option, print_json
 from hopseal.documents.load import load_documents
 from hopseal.documents.model import AttestBlock
 from hopseal.entries import broker_entries, document_entries
-from hopseal.errors import InvalidError
+from hopseal.errors import InvalidError, UnavailableError
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.registrations import (
     Registration,
@@ -91,7 +93,8 @@ def bootstrap(
     Example:
       hopseal entries bootstrap --node node-1 --parent spiffe://example.org/node --broker-uid 990 --apply
     """
-    domain, parent_id = TrustDomain.parse(trust_domain), SpiffeId.parse(parent)
+    domain = TrustDomain.parse(trust_domain)
+    parent_id = _parse_parent(parent, domain)
     unix = {"uid": str(attestor_uid), **({"path": attestor_path} if attestor_path else {})}
     uid = os.geteuid() if broker_uid is None else broker_uid
     attest = AttestBlock(uid=uid, exe=broker_exe, unit=broker_unit)
@@ -101,6 +104,7 @@ def bootstrap(
     ]
     if not is_applied:
         _print_changes(RegistrationChanges(tuple(wanted), (), ()), as_json=as_json)
+        _hint_apply(as_json=as_json)
         return
     changes, outcomes = asyncio.run(_apply(server_socket, wanted, prune=False, keep_system=False))
     _finish(context, changes, outcomes, as_json=as_json)
@@ -154,31 +158,61 @@ def sync(
     """
     wanted = _wanted(documents, trust_domain, parent)
     if not is_applied:
-        _print_changes(asyncio.run(_diff(server_socket, wanted)), as_json=as_json)
+        changes = asyncio.run(_diff(server_socket, wanted))
+        _print_changes(changes, as_json=as_json)
+        if changes:
+            _hint_apply(as_json=as_json)
         return
     changes, outcomes = asyncio.run(_apply(server_socket, wanted, prune=True, keep_system=True))
     _finish(context, changes, outcomes, as_json=as_json)
 
 
 def _wanted(folder: Path, trust_domain: str, parent: str) -> list[Registration]:
-    parent_id = SpiffeId.parse(parent)
-    documents = load_documents(folder, TrustDomain.parse(trust_domain))
-    if parent_id.trust_domain != documents.trust_domain:
+    domain = TrustDomain.parse(trust_domain)
+    parent_id = _parse_parent(parent, domain)
+    return [registration_of(entry, parent_id) for entry in document_entries(load_documents(folder, domain))]
+
+
+def _parse_parent(text: str, trust_domain: TrustDomain) -> SpiffeId:
+    try:
+        found = SpiffeId.parse(text)
+    except InvalidError as error:
         raise InvalidError(
-            "parent_outside", f"{parent} is outside {trust_domain}", remedy="name a parent of this trust domain"
+            error.code, error.message, detail=error.detail, remedy=f"write --parent spiffe://{trust_domain.name}/node"
+        ) from error
+    if found.trust_domain != trust_domain:
+        raise InvalidError(
+            "parent_outside",
+            f"{text} is outside {trust_domain.name}",
+            remedy="name a parent of this trust domain, or another --trust-domain",
         )
-    return [registration_of(entry, parent_id) for entry in document_entries(documents)]
+    return found
+
+
+@asynccontextmanager
+async def _open_server(socket: Path) -> AsyncGenerator[SpireServer]:
+    """The server, and what to do when nobody answers there."""
+    try:
+        async with SpireServer(socket) as server:
+            yield server
+    except UnavailableError as error:
+        raise UnavailableError(
+            "spire_server_unreachable",
+            f"no SPIRE Server answers on {socket}",
+            detail=error.detail,
+            remedy="start it, or name its API socket with --server-socket",
+        ) from error
 
 
 async def _diff(socket: Path, wanted: list[Registration]) -> RegistrationChanges:
-    async with SpireServer(socket) as server:
+    async with _open_server(socket) as server:
         return diff_registrations(wanted, _documents_part(await server.list_owned()))
 
 
 async def _apply(
     socket: Path, wanted: list[Registration], *, prune: bool, keep_system: bool
 ) -> tuple[RegistrationChanges, tuple[Outcome, ...]]:
-    async with SpireServer(socket) as server:
+    async with _open_server(socket) as server:
         present = await server.list_owned()
         changes = diff_registrations(wanted, _documents_part(present) if keep_system else present, prune=prune)
         return changes, await server.apply(changes)
@@ -202,6 +236,11 @@ def _finish(
             click.secho(f"  {each.action} {each.entry_id}: {each.error}", fg="red")
     if failed:
         context.exit(EXIT_UNAVAILABLE)
+
+
+def _hint_apply(*, as_json: bool) -> None:
+    if not as_json:
+        click.secho("nothing was changed: --apply does it", fg="cyan")
 
 
 def _print_changes(changes: RegistrationChanges, *, as_json: bool) -> None:

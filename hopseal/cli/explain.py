@@ -11,6 +11,7 @@ from hopseal.cli.admin import AdminClient
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.options import attestor_socket_option
 from hopseal.cli.output import format_since, json_option, paint_state, print_json, print_table
+from hopseal.errors import HopsealError, InvalidError
 
 _SHORT_DIGEST = len("sha256:") + 12
 
@@ -34,7 +35,14 @@ def explain(context: click.Context, component_or_pid: str, attestor_socket: Path
     """
     key = "pid" if component_or_pid.isdecimal() else "component"
     client = AdminClient("attestor", attestor_socket)
-    found = client.get("/v1/explain", {key: component_or_pid})
+    try:
+        found = client.get("/v1/explain", {key: component_or_pid})
+    except HopsealError as error:
+        if key == "pid" and error.code == "peer_gone":
+            raise InvalidError(
+                "pid_unknown", f"no process {component_or_pid} runs here", remedy="`hopseal status` shows pids"
+            ) from error
+        raise
     if as_json:
         print_json(found)
     else:
@@ -46,13 +54,14 @@ def explain(context: click.Context, component_or_pid: str, attestor_socket: Path
 def _print(found: dict[str, Any], *, full: bool) -> None:
     pid = f" (pid {found['pid']})" if found.get("pid") else ""
     name = found.get("component") or "no component"
-    click.echo(
-        f"{click.style(name, bold=True)}{pid} is {paint_state(found['state'])} since {format_since(found['since'])}"
-    )
+    since = f" since {format_since(found['since'])}" if found.get("since") else ""
+    click.echo(f"{click.style(name, bold=True)}{pid} is {paint_state(found['state'])}{since}")
     if found.get("code"):
         click.echo(f"  {found['code']}: {found.get('message', '')}")
     if found.get("layer") and found["state"] != "attested":
         click.echo(f"  decided by: {found['layer']}")
+    if found.get("component") is None and found.get("closest"):
+        click.echo(f"  compared with {found['closest']}, which it is closest to")
     alternatives = found.get("alternatives") or []
     if alternatives:
         for number, items in enumerate(alternatives, 1):

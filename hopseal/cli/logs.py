@@ -124,7 +124,7 @@ def _describe(entry: dict[str, Any]) -> str:
     painted = click.style(verdict, fg="green" if verdict == "accepted" else "red")
     why = f"  {entry['code']}: {entry.get('detail') or ''}".rstrip(": ") if entry.get("code") else ""
     parts = f"{_short(entry.get('iss'))} → {_short(entry.get('aud'))}  {entry.get('op') or '?'}"
-    return f"{painted} {entry.get('dir')}  {parts}  task {entry.get('cid') or '?'} hop {entry.get('hop')}{why}"
+    return f"{painted} {entry.get('dir')}  {parts}  chain {entry.get('cid') or '?'} hop {entry.get('hop')}{why}"
 
 
 def _short(spiffe_id: object) -> str:

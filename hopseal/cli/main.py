@@ -6,6 +6,7 @@ import sys
 
 import click
 
+import hopseal
 from hopseal.cli.lazy import LazyGroup
 
 _COMMANDS = {
@@ -35,6 +36,7 @@ _NODE_COMMANDS = {
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 yes, 1 no (a refusal is an answer), 2 usage or bad input, 3 unavailable (try again).",
 )
+@click.version_option(hopseal.__version__, "-V", "--version", message="hopseal %(version)s")
 def cli() -> None:
     """Attested identity and sealed chain of custody for AI agents.
 

@@ -9,6 +9,7 @@ import grp
 import os
 import pwd
 import secrets
+import shlex
 import shutil
 import stat
 import sys
@@ -79,6 +80,11 @@ class NodePlan:
         return self.folder / "state" / "broker" / "log"
 
     @property
+    def environment_file(self) -> Path:
+        """A shell script that exports :attr:`environment`, and this interpreter's commands."""
+        return self.folder / "env"
+
+    @property
     def environment(self) -> dict[str, str]:
         """The variables that point the command line and components at this node."""
         return {
@@ -146,7 +152,15 @@ def lay_out_node(plan: NodePlan) -> Path:
     program = _own_interpreter(plan.folder / "bin" / "hopseal-broker")
     (plan.folder / "attestor.yaml").write_text(dump_yaml(_attestor_config(plan, program)))
     (plan.folder / "broker.yaml").write_text(dump_yaml(_broker_config(plan)))
+    plan.environment_file.write_text(_environment_script(plan))
     return program
+
+
+def _environment_script(plan: NodePlan) -> str:
+    lines = [f"export {key}={shlex.quote(value)}" for key, value in plan.environment.items()]
+    # An absolute path keeps working wherever the shell is that sources this.
+    commands = shlex.quote(str(Path(sys.executable).absolute().parent))
+    return "\n".join([*lines, f'export PATH={commands}:"$PATH"', ""])
 
 
 def _own_interpreter(path: Path) -> Path:

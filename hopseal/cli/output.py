@@ -60,6 +60,11 @@ def paint_state(state: str) -> str:
     return click.style(state, fg=STATE_COLOURS.get(state), bold=True)
 
 
+def format_count(number: int, noun: str) -> str:
+    """``1 agent``, ``2 agents``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def format_age(seconds: float) -> str:
     """A duration in its largest fitting unit: 12s, 5m, 3h, 2d."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):

@@ -64,12 +64,16 @@ def _problems(
     yield from (f"attestor: {problem}" for problem in attestor.get("problems", []))
     if not attestor.get("healthy") and not attestor.get("problems"):
         yield "attestor: not healthy"
-    for problem in attestor.get("documents", {}).get("problems", []):
-        yield f"documents: {problem['file']}:{problem['line']}: {problem['message']} ({problem['remedy']})"
+    mistakes = [
+        f"documents: {each['file']}:{each['line']}: {each['message']} ({each['remedy']})"
+        for each in attestor.get("documents", {}).get("problems", [])
+    ]
+    yield from mistakes
     if unreachable is not None:
         yield f"broker: {unreachable.message} ({unreachable.remedy})"
     if broker is not None:
-        yield from (f"broker: {problem}" for problem in broker.get("problems", []))
+        # Both daemons read the same documents: what is wrong with them is said once.
+        yield from (f"broker: {problem}" for problem in broker.get("problems", []) if problem not in mistakes)
         if not broker.get("healthy") and not broker.get("problems"):
             yield "broker: not healthy"
 

@@ -14,18 +14,25 @@ from hopseal.cli.engines import find_engines
 from hopseal.cli.local_node import LocalNode
 from hopseal.cli.node_plan import NodePlan, choose_broker_user
 from hopseal.cli.options import trust_domain_option
+from hopseal.cli.output import format_count
 from hopseal.documents.load import load_documents
+from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
 
 SYSTEM_FOLDER = Path("/run/hopseal")  # where every command looks for sockets by itself
+_NEXT = (
+    "hopseal status",
+    "hopseal agents init NAME --pid COMPONENT=PID",
+    "hopseal chain show --last",
+)
 
 
 @click.command()
 @click.option(
     "--documents",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path),
     required=True,
-    help="Folder of Agent documents; reloaded when they change.",
+    help="Folder of Agent documents, empty at first; reloaded when they change.",
 )
 @click.option(
     "--state",
@@ -44,6 +51,12 @@ def up(documents: Path, state: Path | None, trust_domain: str) -> None:
       hopseal up --documents ./agents
       hopseal up --documents ./agents --state /tmp/try --trust-domain test.example.org
     """
+    if not documents.is_dir():
+        raise InvalidError(
+            "documents_missing",
+            f"{documents} is no folder",
+            remedy=f"mkdir {shlex.quote(str(documents))}; it may be empty until `hopseal agents init` drafts one",
+        )
     found = load_documents(documents, TrustDomain.parse(trust_domain))
     folder = (state or _default_folder()).resolve()
     user = choose_broker_user(folder, documents.resolve())
@@ -51,7 +64,8 @@ def up(documents: Path, state: Path | None, trust_domain: str) -> None:
     plan = NodePlan(
         folder, documents.resolve(), trust_domain, broker_user=user, docker=engines.docker, podman=engines.podman
     )
-    click.echo(f"Node {plan.node} of {trust_domain} in {folder}, {len(found.agents)} agents in {documents}")
+    agents = format_count(len(found.agents), "agent")
+    click.echo(f"Node {plan.node} of {trust_domain} in {folder}, {agents} in {documents}")
     if user is None and os.geteuid() == 0:
         click.echo("  note: the broker runs as root too, because other users cannot read this installation")
     signal.signal(signal.SIGTERM, _interrupt)
@@ -83,10 +97,6 @@ def _print_how_to(plan: NodePlan) -> None:
     for name in ("SPIFFE_ENDPOINT_SOCKET", "HOPSEAL_OUT_SOCKET"):
         click.echo(f"  {name}={plan.environment[name]}")
     click.echo("\nTry it in another shell:")
-    if plan.folder != SYSTEM_FOLDER:
-        click.echo("  export " + " ".join(f"{key}={shlex.quote(value)}" for key, value in plan.environment.items()))
-    else:
-        click.echo(f"  export HOPSEAL_LOG={plan.custody_log} HOPSEAL_DOCUMENTS={shlex.quote(str(plan.documents))}")
-    for command in ("hopseal status", "hopseal agents list", "hopseal chain show --last"):
+    for command in (f"source {shlex.quote(str(plan.environment_file))}", *_NEXT):
         click.echo(f"  {command}")
     click.echo("\nCtrl-C stops both.")

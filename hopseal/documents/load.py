@@ -40,7 +40,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
         raise UnavailableError(
             "documents_unreadable",
             f"{path}: {error.strerror or error}",
-            remedy="make it a folder of readable files, one document each",
+            remedy="make it a folder of readable files, one document each, or name another (--documents for commands)",
         ) from error
     return found
 

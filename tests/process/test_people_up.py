@@ -79,8 +79,20 @@ def start(folder: Path) -> Node:
             break
     else:
         raise AssertionError("".join(output))
-    exports = next(line for line in output if line.lstrip().startswith("export ")).split()[1:]
-    return Node(process, folder, documents, output, dict(each.split("=", 1) for each in exports))
+    return Node(process, folder, documents, output, sourced_environment(output))
+
+
+def sourced_environment(output: list[str]) -> dict[str, str]:
+    """What a shell has after the command that `up` printed."""
+    command = next(line.strip() for line in output if line.lstrip().startswith("source "))
+    done = subprocess.run(
+        ["bash", "-c", f"{command} && env -0"],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(each.split("=", 1) for each in done.stdout.split("\0") if each)
 
 
 def stop(node: Node, number: signal.Signals) -> str:
@@ -215,6 +227,20 @@ def test_a_daemon_that_dies_is_reported_with_its_log(tmp_path: Path) -> None:
     assert running.process.returncode == 3
     assert "ended with code -9" in shown
     assert "broker.log" in shown
+
+
+def test_a_folder_that_is_not_there_is_refused_with_how_to_make_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hopseal.cli.main", "up", "--documents", tmp_path / "agents"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"mkdir {tmp_path}/agents" in done.stderr
+
+
+def test_what_it_prints_puts_the_command_on_the_path(node: Node) -> None:
+    found = subprocess.run(
+        ["bash", "-c", "command -v hopseal"], env=node.environment, capture_output=True, text=True, check=False
+    )
+    assert found.stdout.strip() == str(Path(sys.executable).absolute().parent / "hopseal")
 
 
 def test_bad_documents_are_refused_before_anything_starts(tmp_path: Path) -> None:

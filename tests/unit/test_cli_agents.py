@@ -80,7 +80,7 @@ def test_one_agent_is_shown_with_what_its_components_must_be(documents: Path) ->
 
 
 def test_checking_valid_documents_exits_0(documents: Path) -> None:
-    assert run("agents", "check", documents).output == "1 agents, 2 components: no mistakes\n"
+    assert run("agents", "check", documents).output == "1 agent, 2 components: no mistakes\n"
     shown = json.loads(run("agents", "check", documents, "--json").stdout)
     assert (shown["valid"], shown["problems"]) == (True, [])
     assert len(shown["sha256"]) == 64
@@ -216,8 +216,17 @@ def test_a_spire_server_that_does_not_answer_is_unavailable(documents: Path, tmp
         *("--server-socket", tmp_path / "none.sock"),
     )
     assert result.exit_code == 3
+    assert "--server-socket" in result.stderr
+
+
+def test_what_would_be_bootstrapped_is_only_shown_until_told_to_apply() -> None:
+    result = run("entries", "bootstrap", "--node", "n1", "--parent", "spiffe://example.org/node")
+    assert result.exit_code == 0
+    assert result.output.splitlines()[-1] == "nothing was changed: --apply does it"
 
 
 @pytest.mark.parametrize("parent", ["spiffe://elsewhere.org/node", "nonsense"])
 def test_a_parent_outside_the_trust_domain_is_bad_input(documents: Path, parent: str) -> None:
-    assert run("entries", "diff", "--documents", documents, "--parent", parent).exit_code == 2
+    result = run("entries", "diff", "--documents", documents, "--parent", parent)
+    assert result.exit_code == 2
+    assert "→" in result.stderr

@@ -43,7 +43,11 @@ def call(daemon: FakeDaemon, *arguments: str, stdin: str | None = None) -> Resul
 def test_the_body_goes_to_standard_output_and_the_tasks_handle_to_standard_error(broker: FakeDaemon) -> None:
     broker.answers["GET /x"] = answer(Custody_Handle="H1")
     result = call(broker, "http://reasoner.crm/x?q=1")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "hello\n", "task: H1\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        0,
+        "hello\n",
+        "handle: H1  (--task H1 continues this task)\n",
+    )
     assert broker.asked == [("GET /x", {"q": ["1"]})]
     assert broker.headers[0]["host"] == "reasoner.crm"
     assert "custody-handle" not in broker.headers[0]
@@ -76,7 +80,7 @@ def test_a_task_is_continued_with_its_handle(broker: FakeDaemon) -> None:
 def test_json_has_status_headers_body_and_task(broker: FakeDaemon) -> None:
     broker.answers["GET /"] = answer(Custody_Handle="H1", X_Own="1")
     shown = json.loads(call(broker, "http://a.b/", "--json").stdout)
-    assert (shown["status"], shown["body"], shown["task"], shown["headers"]["x-own"]) == (200, "hello", "H1", "1")
+    assert (shown["status"], shown["body"], shown["handle"], shown["headers"]["x-own"]) == (200, "hello", "H1", "1")
 
 
 def test_headers_are_shown_on_request(broker: FakeDaemon) -> None:

@@ -155,6 +155,14 @@ def test_an_unknown_chain_is_bad_input(scene: Scene) -> None:
     assert "chain_unknown" in result.stderr
 
 
+def test_a_log_without_a_chain_says_how_to_get_one(tmp_path: Path) -> None:
+    (tmp_path / "custody.log").write_text("")
+    result = run("chain", "show", "--last", "--log", tmp_path)
+    assert result.exit_code == 2
+    assert "no chain yet" in result.stderr
+    assert "hopseal call" in result.stderr
+
+
 def test_a_log_that_cannot_be_read_is_unavailable(tmp_path: Path) -> None:
     assert run("chain", "show", "--last", "--log", tmp_path / "none").exit_code == 3
     assert run("logs", "--log", tmp_path / "none").exit_code == 3

@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import hopseal
 from hopseal.cli.lazy import LazyGroup, exit_code
 from hopseal.cli.main import cli
 from hopseal.errors import BugError, DeniedError, HopsealError, InvalidError, UnavailableError
@@ -97,3 +98,15 @@ def test_completion_prints_a_script_for_the_shell(shell: str) -> None:
     result = CliRunner().invoke(cli, ["completion", shell])
     assert result.exit_code == 0
     assert "_HOPSEAL_COMPLETE" in result.stdout
+
+
+def test_an_unknown_command_is_refused_with_what_was_probably_meant() -> None:
+    assert "Did you mean status?" in CliRunner().invoke(cli, ["statu"]).stderr
+    nothing_near = CliRunner().invoke(cli, ["xyzzy"])
+    assert nothing_near.exit_code == 2
+    assert "Did you mean" not in nothing_near.stderr
+
+
+@pytest.mark.parametrize("flag", ["-V", "--version"])
+def test_the_version_is_an_option_too(flag: str) -> None:
+    assert CliRunner().invoke(cli, [flag]).output == f"hopseal {hopseal.__version__}\n"

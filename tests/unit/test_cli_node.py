@@ -117,6 +117,14 @@ def test_an_unhealthy_node_exits_1_and_says_why(
     assert "unhealthy" in result.output
 
 
+def test_a_mistake_in_the_documents_that_both_daemons_see_is_said_once(tmp_path: Path) -> None:
+    mistake = {"file": "a", "line": 3, "message": "m", "remedy": "r"}
+    attestor = ATTESTOR | {"documents": {"sha256": None, "problems": [mistake]}}
+    broker = BROKER | {"problems": ["documents: a:3: m (r)", "log full"]}
+    report = json.loads(node(tmp_path, attestor, broker, "--json").stdout)
+    assert report["problems"] == ["documents: a:3: m (r)", "broker: log full"]
+
+
 def test_a_broker_that_does_not_answer_is_a_problem_and_not_an_error(tmp_path: Path) -> None:
     with fake_daemon(tmp_path / "a.sock", {"GET /v1/status": (200, ATTESTOR)}):
         result = run("status", "--attestor-socket", str(tmp_path / "a.sock"), "--broker-socket", str(tmp_path / "no"))
@@ -157,6 +165,22 @@ def test_explain_asks_by_pid_and_shows_every_alternative(tmp_path: Path) -> None
         result = run("explain", "11", "--attestor-socket", str(tmp_path / "a.sock"))
     assert daemon.asked[0][1] == {"pid": ["11"]}
     assert "alternative 2 of 2" in result.output
+
+
+def test_explain_says_what_a_process_that_is_none_was_compared_with(tmp_path: Path) -> None:
+    answer = EXPLAINED | {"component": None, "state": "unknown", "since": None, "closest": "crm/reasoner"}
+    with fake_daemon(tmp_path / "a.sock", {"GET /v1/explain": (200, answer)}):
+        lines = run("explain", "11", "--attestor-socket", str(tmp_path / "a.sock")).output.splitlines()
+    assert lines[0] == "no component (pid 11) is unknown"
+    assert "  compared with crm/reasoner, which it is closest to" in lines
+
+
+def test_explaining_a_pid_that_nobody_has_is_bad_input(tmp_path: Path) -> None:
+    gone = {"code": "peer_gone", "message": "the calling process has exited"}
+    with fake_daemon(tmp_path / "a.sock", {"GET /v1/explain": (404, gone)}):
+        result = run("explain", "11", "--attestor-socket", str(tmp_path / "a.sock"))
+    assert result.exit_code == 2
+    assert "no process 11 runs here" in result.stderr
 
 
 def test_explain_as_json_is_the_attestors_answer(tmp_path: Path) -> None:
