@@ -36,9 +36,6 @@ class Selector:
 
     value: str
 
-    def __str__(self) -> str:
-        return f"{SELECTOR_TYPE}:{self.value}"
-
 
 def posture_selectors(level: Posture) -> frozenset[Selector]:
     """One selector for each level that holds."""

@@ -107,15 +107,13 @@ class Section:
 
     def parsed(self, key: str, parse: Callable[[str], _T], fallback: _T, *, default: str | None = None) -> _T:
         """What ``parse`` makes of the text; a ``HopsealError`` of it is a mistake and gives ``fallback``."""
-        present = key in self._values
         text = self.text(key, default=default)
         if not text:
             return fallback
         try:
             return parse(text)
         except HopsealError as error:
-            if present:
-                self.mistake(key, " ".join(filter(None, (error.message, error.detail))), error.remedy)
+            self.mistake(key, " ".join(filter(None, (error.message, error.detail))), error.remedy)
             return fallback
 
     def path(self, key: str, *, default: str | None = None) -> Path:
@@ -302,7 +300,9 @@ def load_settings(path: Path) -> tuple[Settings, Section]:
             data = file.read(MAX_SETTINGS_BYTES + 1)
     except OSError as error:
         raise UnavailableError(
-            "config_unreadable", f"{path}: {error.strerror}", remedy="name a readable file"
+            "config_unreadable",
+            f"{path}: {error.strerror}",
+            remedy="name a readable file with --config; working examples are in deploy/systemd",
         ) from error
     return parse_settings(str(path), data)
 

@@ -127,7 +127,7 @@ def test_every_field_of_a_component_is_read() -> None:
         ],
         "spiffeId": "spiffe://example.org/elsewhere",
         "listenHost": "crm.example.org:8080",
-        "acceptFrom": ["spiffe://other.example/*", "spiffe://example.org/a/b"],
+        "acceptFrom": ["spiffe://other.example/*", "spiffe://example.org/a/*", "spiffe://example.org/a/b"],
         "svid": "both",
         "hint": "main",
         "x509SvidTtlSeconds": 60,
@@ -145,7 +145,7 @@ def test_every_field_of_a_component_is_read() -> None:
     assert str(back.spiffe_id) == "spiffe://example.org/elsewhere"
     assert (back.listen_host, back.accept_from) == (
         "crm.example.org:8080",
-        ("spiffe://other.example/*", "spiffe://example.org/a/b"),
+        ("spiffe://other.example/*", "spiffe://example.org/a/*", "spiffe://example.org/a/b"),
     )
     assert (back.svid, back.hint, back.x509_svid_ttl_s, back.jwt_svid_ttl_s) == (SvidMode.BOTH, "main", 60, 30)
     assert back.tools[0].name == "crm.lookup"
@@ -251,6 +251,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"spec.components.1.acceptFrom": ["crm/front"]}, "'crm/front' is no SPIFFE ID"),
     ({"spec.components.1.acceptFrom": ["spiffe://*"]}, "is no SPIFFE ID"),
     ({"spec.components.1.acceptFrom": ["spiffe://td/a*"]}, "is no SPIFFE ID"),
+    ({"spec.components.1.acceptFrom": ["spiffe://td/a//*"]}, "is no SPIFFE ID"),
     ({"spec.components.1.acceptFrom": ["*/*"]}, "is no SPIFFE ID"),
     ({"spec.components.1.spiffeId": "spiffe://example.com/x"}, "is outside the trust domain example.org"),
     ({"spec.components.1.spiffeId": "example.org/x"}, "SPIFFE ID does not start with spiffe://"),
