@@ -208,7 +208,9 @@ class EvidenceCollector:
         except (ProcTextInvalid, CgroupInvalid) as error:
             return Unreadable(error.code, error.detail)
         except OSError as error:
-            return Unreadable(f"{item}_unreadable", f"{error.filename}: {error.strerror}")
+            # A descriptor that fails on read has no name.
+            what = f"/proc/{process.pid}" if error.filename is None else error.filename
+            return Unreadable(f"{item}_unreadable", f"{what}: {error.strerror}")
 
 
 def _close_all(processes: list[PinnedProcess]) -> None:

@@ -74,7 +74,7 @@ def explain_entered(pid: int) -> dict[str, Any]:
 def explain_unreadable(pid: int, why: Unreadable) -> dict[str, Any]:
     """The answer about a process of which nothing could be measured."""
     answer = _answer(None, State.UNREADABLE, None, why.code, pid=pid)
-    return {**answer, "message": why.detail, "remedy": why.remedy}
+    return {**answer, "message": why.detail, "remedy": why.remedy or answer["remedy"]}
 
 
 def item_json(item: Item) -> dict[str, Any]:

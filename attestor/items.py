@@ -7,7 +7,7 @@ Does not own: what follows from it (``attestor.matching``).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -15,7 +15,9 @@ from attestor.facts import ContainerFacts, Evidence, ProcessFacts, Unreadable
 from hopseal.documents.model import AttestBlock
 
 NO_CONTAINER = "not in a container"
+_NO_UNIT = "in no systemd unit"
 _MISSING = "config_file_missing"
+_NAMED_FILES = 5  # enough to see what happened; a replaced folder may have thousands
 
 _T = TypeVar("_T")
 
@@ -38,6 +40,7 @@ class Item:
         measured: what the process is; empty if unreadable.
         code: ``<name>_mismatch`` or the evidence's code; empty if it holds.
         detail: for the operator, e.g. the failed controls of a posture.
+        files: of ``config``: what was measured, as in :class:`attestor.facts.ConfigFacts`.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Item:
     code: str = ""
     detail: str = ""
     remedy: str = ""
+    files: tuple[tuple[str, str], ...] = ()
 
 
 def measure_items(evidence: Evidence, block: AttestBlock) -> tuple[Item, ...]:
@@ -91,7 +95,28 @@ def _config(evidence: Evidence, block: AttestBlock) -> Item | None:
         return _item("config", block.config.digests, (_MISSING,), False, detail=facts.detail)
     if isinstance(facts, Unreadable):
         return _unreadable("config", block.config.digests, facts)
-    return _item("config", block.config.digests, (facts.root,), facts.root in block.config.digests)
+    item = _item("config", block.config.digests, (facts.root,), facts.root in block.config.digests)
+    return replace(item, files=facts.files)
+
+
+def name_changed_files(item: Item, held: tuple[tuple[str, str], ...]) -> Item:
+    """The item with the files named that differ from ``held``, those of the last time that it held.
+
+    A document has one digest over all files: only what held before says which of them it is.
+    """
+    before, now = dict(held), dict(item.files)
+    found = {
+        "changed": [path for path, digest in now.items() if before.get(path, digest) != digest],
+        "new": [path for path in now if path not in before],
+        "gone": [path for path in before if path not in now],
+    }
+    named = [f"{what}: {_some(paths)}" for what, paths in found.items() if paths]
+    return replace(item, detail="; ".join(named)) if named else item
+
+
+def _some(paths: list[str]) -> str:
+    more = f" and {len(paths) - _NAMED_FILES} more" if len(paths) > _NAMED_FILES else ""
+    return ", ".join(paths[:_NAMED_FILES]) + more
 
 
 def _unit(evidence: Evidence, block: AttestBlock) -> Item | None:
@@ -100,7 +125,8 @@ def _unit(evidence: Evidence, block: AttestBlock) -> Item | None:
     units = _of_process(evidence, lambda facts: facts.units)
     if isinstance(units, Unreadable):
         return _unreadable("unit", (block.unit,), units)
-    return _item("unit", (block.unit,), tuple(sorted(units)), block.unit in units)
+    shown = [unit for unit in units if unit.startswith("/") == block.unit.startswith("/")] or [_NO_UNIT]
+    return _item("unit", (block.unit,), tuple(shown), block.unit in units)
 
 
 def _uid(evidence: Evidence, block: AttestBlock) -> Item | None:

@@ -7,9 +7,9 @@ Does not own: the comparison (``attestor.matching``) or the table of states (``a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from attestor.items import Item, Outcome
+from attestor.items import Item, Outcome, name_changed_files
 from attestor.matching import ComponentResult, Decision
 from attestor.states import REASONS, Finding, State, next_state
 from attestor.verdict import Refused
@@ -24,6 +24,7 @@ class Standing:
         since: epoch seconds of the last change of state or code.
         items: of the alternative that holds or is closest, as last compared.
         result: the whole comparison; None once the documents do not name the component any more.
+        held_files: the files of ``config`` when it held last.
     """
 
     qualified: str
@@ -32,6 +33,7 @@ class Standing:
     since: float
     items: tuple[Item, ...]
     result: ComponentResult | None
+    held_files: tuple[tuple[str, str], ...] = ()
 
     @property
     def message(self) -> str:
@@ -71,7 +73,8 @@ def mark(before: Standings, finding: Finding, code: str, now: float, item: Item 
         state = next_state(standing.state, finding)
         changed = (state, code) != (standing.state, standing.code)
         items = standing.items if item is None else (*(i for i in standing.items if i.name != item.name), item)
-        after[name] = Standing(name, state, code, now if changed else standing.since, items, standing.result)
+        since = now if changed else standing.since
+        after[name] = replace(standing, state=state, code=code, since=since, items=tuple(items))
     return after
 
 
@@ -112,9 +115,19 @@ def _advance(
     code = _code(state, before, result)
     unchanged = before is not None and (before.state, before.code) == (state, code)
     since = before.since if before is not None and unchanged else now
-    if result is not None:
-        return Standing(name, state, code, since, result.best.items, result)
-    return Standing(name, state, code, since, () if before is None else before.items, None)
+    if result is None:
+        return Standing(name, state, code, since, () if before is None else before.items, None)
+    held = _held_files(result.best.items, () if before is None else before.held_files)
+    items = tuple(name_changed_files(each, held) if _is_changed(each, held) else each for each in result.best.items)
+    return Standing(name, state, code, since, items, result, held)
+
+
+def _held_files(items: tuple[Item, ...], before: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return next((each.files for each in items if each.files and each.outcome is Outcome.HOLDS), before)
+
+
+def _is_changed(item: Item, held: tuple[tuple[str, str], ...]) -> bool:
+    return bool(held and item.files) and item.outcome is Outcome.DIFFERS
 
 
 def _code(state: State, before: Standing | None, result: ComponentResult | None) -> str:

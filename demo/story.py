@@ -137,8 +137,8 @@ class Story:
         if self._hopseal("explain", f"{AGENT}/reasoner") != 1:
             raise StoryError("explain does not say that the reasoner is refused")
         found = self._admin.get("/v1/explain", {"component": f"{AGENT}/reasoner"})
-        wrong = [item["item"] for item in found["items"] if not item["holds"]]
-        if found["state"] != "drifted" or wrong != ["config"]:
+        wrong = [(item["item"], item["detail"].rpartition("/")[2]) for item in found["items"] if not item["holds"]]
+        if found["state"] != "drifted" or wrong != [("config", "prompt.md")]:
             raise StoryError(f"explain names {wrong} of a component that is {found['state']}")
         step(good("Done: everything above was observed") + f" in {seconds():.1f} s")
         print("\nNext: docs/guide.md keeps a node running, with agents of your own.")

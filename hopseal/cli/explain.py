@@ -83,7 +83,7 @@ def _print_items(items: list[dict[str, Any]], *, full: bool) -> None:
                 "yes" if item["holds"] else "no",
                 _values(item.get("approved"), full=full),
                 _values(item.get("measured"), full=full),
-                " ".join(filter(None, (item.get("code"), item.get("detail")))),
+                ": ".join(filter(None, (item.get("code"), item.get("detail")))),
             )
             for item in items
         ],

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from attestor.facts import ConfigFacts
-from attestor.items import Item, Outcome
+from attestor.items import Item, Outcome, measure_items, name_changed_files
 from attestor.matching import decide
 from attestor.standing import decide_refusal, judge, mark
 from attestor.states import REASONS, TRANSITIONS, Finding, State, next_state, render_reasons, render_table
@@ -17,6 +17,7 @@ from attestor_values import (
     FULL_BLOCK,
     OTHER_EXE,
     OTHER_ROOT,
+    ROOT,
     UNREADABLE,
     approved,
     component,
@@ -87,6 +88,43 @@ def test_drift_is_named_after_the_item_whose_measured_value_changed():
     assert (refusal.state, refusal.code) == (State.DRIFTED, "config_changed")
     again, _ = standings_of(changed, approved(component()), second, frozenset(first), 3.0)
     assert (again["crm/orchestrator"].code, again["crm/orchestrator"].since) == ("config_changed", 2.0)
+
+
+def test_drift_of_the_configuration_names_the_files_that_changed_since_it_held():
+    def measured(root: str, **files: str):
+        return evidence(config={FILES: ConfigFacts(root, tuple(sorted(files.items())))})
+
+    first, _ = standings_of(measured(ROOT, a="1", b="2", c="3"), approved(component()))
+    for now, root in ((2.0, OTHER_ROOT), (3.0, "sha256:" + "9" * 64)):
+        first, _ = standings_of(measured(root, a="1", b="x", d="4"), approved(component()), first, now=now)
+        item = next(each for each in first["crm/orchestrator"].items if each.name == "config")
+        assert item.detail == "changed: b; new: d; gone: c"
+
+
+def test_of_many_changed_files_the_first_are_named():
+    before = Item("config", (), (), Outcome.HOLDS, files=tuple((f"f{number}", "1") for number in range(7)))
+    after = replace(before, files=tuple((path, "2") for path, _ in before.files))
+    assert name_changed_files(after, before.files).detail == "changed: f0, f1, f2, f3, f4 and 2 more"
+    assert name_changed_files(before, before.files).detail == ""
+
+
+def test_a_process_that_never_held_has_no_files_to_compare():
+    found, _ = standings_of(evidence(config={FILES: ConfigFacts(OTHER_ROOT, (("a", "1"),))}), approved(component()))
+    assert next(each for each in found["crm/orchestrator"].items if each.name == "config").detail == ""
+
+
+@pytest.mark.parametrize(
+    ("unit", "asked", "measured"),
+    [
+        ("x.service", "x.service", "x.service"),
+        ("x.service", "/system.slice/x.service", "/system.slice/x.service"),
+        (None, "x.service", "in no systemd unit"),
+    ],
+)
+def test_a_unit_is_shown_as_the_document_names_it(unit, asked, measured):
+    facts = process_facts(unit=unit, cgroup="/system.slice/x.service")
+    items = measure_items(evidence(process=facts), AttestBlock(unit=asked))
+    assert items[0].measured == (measured,)
 
 
 def test_drift_is_the_documents_where_the_measured_value_is_the_same():
