@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from broker.identities.registry import Identities
 Event: TypeAlias = Mapping[str, Any]
 
 _AT_ONCE = 256  # events handled before other tasks get their turn
+_CALL = '"event":"call"'  # cannot stand inside a JSON string, where its quotes would be escaped
 
 log = structlog.get_logger("broker.data_plane")
 
@@ -38,11 +39,15 @@ class DataPlaneEvents:
     Args:
         data_plane: reports them.
         identities: told about processes.
+        write_calls: writes the log lines of calls, given as the data plane's JSON texts.
     """
 
-    def __init__(self, data_plane: DataPlane, identities: Identities) -> None:
+    def __init__(
+        self, data_plane: DataPlane, identities: Identities, write_calls: Callable[[Sequence[str]], None]
+    ) -> None:
         self._data_plane = data_plane
         self._identities = identities
+        self._write_calls = write_calls
         self.log_health = LogHealth()
 
     async def run(self) -> None:
@@ -61,10 +66,18 @@ class DataPlaneEvents:
             loop.remove_reader(descriptor)
 
     async def _take(self) -> None:
+        calls: list[str] = []
         for index, text in enumerate(self._data_plane.take_events(), start=1):
+            if _CALL in text:
+                calls.append(text)
+                continue
             self.handle(json.loads(text))
             if index % _AT_ONCE == 0:
                 await asyncio.sleep(0)
+        # After the rest: a process that waits for its identity does not wait for lines about others' calls.
+        for start in range(0, len(calls), _AT_ONCE):
+            self._write_calls(calls[start : start + _AT_ONCE])
+            await asyncio.sleep(0)
 
     def handle(self, event: Event) -> None:
         """Act on one event and write its log line."""

@@ -6,9 +6,11 @@ Does not own: which events there are.
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import structlog
@@ -37,6 +39,31 @@ def configure_logs(config: LogConfig) -> None:
     )
     # Libraries log through the standard module; their warnings belong on the same stream.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)r")
+
+
+def call_writer(config: LogConfig) -> Callable[[Sequence[str]], None]:
+    """What writes the lines about calls: thousands a second, so JSON that is printable as it is stays as it is."""
+    if logging.getLevelNamesMapping()[config.level.upper()] > logging.INFO:
+        return lambda _texts: None
+    return _write_json_calls if config.format == "json" else _write_calls
+
+
+def _write_calls(texts: Sequence[str]) -> None:
+    log = structlog.get_logger("broker.data_plane")
+    for text in texts:
+        event = json.loads(text)
+        log.info(event.pop("event"), **event)
+
+
+def _write_json_calls(texts: Sequence[str]) -> None:
+    now = dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
+    end = f',"level":"info","timestamp":"{now}"}}\n'
+    sys.stderr.write("".join(text[:-1] + end for text in texts if _is_plain(text)))
+    _write_calls([text for text in texts if not _is_plain(text)])
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def escape_controls(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -28,6 +28,7 @@ from broker.dataplane_api import DataPlane, load_data_plane, start_data_plane
 from broker.documents import DocumentKeeper
 from broker.events import DataPlaneEvents
 from broker.identities.registry import Identities
+from broker.logs import call_writer
 from broker.metrics import BrokerCollector
 from broker.own_identity import OwnIdentityClient
 from broker.policy.follow import PolicyFollower
@@ -110,7 +111,7 @@ class Broker:
         self.routes = RouteFollower(config.routes)
         self.documents = DocumentFollower(config.documents, config.trust_domain)
         self._keeper = DocumentKeeper(self.documents, data_plane, self.policies, self.identities, self.callees)
-        self.events = DataPlaneEvents(data_plane, self.identities)
+        self.events = DataPlaneEvents(data_plane, self.identities, call_writer(config.log))
         self._attestor_admin = AttestorAdmin(config.attestor.admin_socket) if config.attestor.admin_socket else None
         self.status = StatusReader(
             config,

@@ -47,7 +47,7 @@ class FakeDataPlane:
 
     def emit(self, event: str, **fields: object) -> None:
         """Report ``event`` to the control process."""
-        self._events.append(json.dumps({"event": event, **fields}))
+        self._events.append(json.dumps({"event": event, **fields}, separators=(",", ":")))
         os.eventfd_write(self._fd, 1)
 
     def start(self) -> int:

@@ -14,7 +14,7 @@ from broker.config import LogConfig
 from broker.documents import DocumentKeeper, encode_components
 from broker.events import DataPlaneEvents
 from broker.isolated import run_isolated
-from broker.logs import configure_logs
+from broker.logs import call_writer, configure_logs
 from broker.metrics import render_metrics, translate_family
 from broker.references import CallerRef, ListenerRef, encode_reference
 from broker.routes import RouteFollower, parse_routes
@@ -238,6 +238,28 @@ def test_the_level_is_kept(log_lines):
     assert [json.loads(line)["event"] for line in log_lines()] == ["loud"]
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("operation", ["GET /", "GET /\u202e\x7f\n"], ids=["plain", "hostile"])
+def test_a_call_is_one_printable_line(log_lines, form, operation):
+    config = LogConfig(form, "info")
+    configure_logs(config)
+    call_writer(config)([json.dumps({"event": "call", "operation": operation}, ensure_ascii=False)] * 2)
+    lines = log_lines()
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+    if form == "json":
+        read = json.loads(lines[0])
+        assert (read["event"], read["level"]) == ("call", "info")
+        assert read["timestamp"].endswith("Z")
+
+
+def test_calls_are_not_written_above_their_level(log_lines):
+    config = LogConfig("json", "warning")
+    configure_logs(config)
+    call_writer(config)(['{"event":"call"}'])
+    assert log_lines() == []
+
+
 # Events of the data plane.
 
 
@@ -251,7 +273,7 @@ class Seen:
 
 async def test_events_reach_the_identities_in_order():
     plane, seen = FakeDataPlane(), Seen()
-    events = DataPlaneEvents(plane, seen)
+    events = DataPlaneEvents(plane, seen, pytest.fail)
     task = asyncio.create_task(events.run())
     plane.emit("caller_seen", pidfd_inode=5, pid=11, uid=0)
     plane.emit("listener_seen", component="crm/store", path="/x", pidfd_inode=9, dead=False)
@@ -273,8 +295,20 @@ async def test_events_reach_the_identities_in_order():
     ]
 
 
+async def test_what_the_identities_must_know_goes_before_the_lines_about_calls():
+    plane, seen = FakeDataPlane(), Seen()
+    events = DataPlaneEvents(plane, seen, lambda texts: seen.calls.append(("calls", len(texts))))
+    for _ in range(300):
+        plane.emit("call")
+    plane.emit("caller_seen", pidfd_inode=5, pid=11)
+    task = asyncio.create_task(events.run())
+    await async_wait_until(lambda: len(seen.calls) == 3)
+    task.cancel()
+    assert seen.calls == [("see_caller", 5, 11), ("calls", 256), ("calls", 44)]
+
+
 def test_a_log_that_cannot_be_written_is_unhealthy_until_it_recovers():
-    events = DataPlaneEvents(FakeDataPlane(), Seen())
+    events = DataPlaneEvents(FakeDataPlane(), Seen(), pytest.fail)
     events.handle({"event": "log_failed", "detail": "no space left on device"})
     assert events.log_health.healthy is False
     assert events.log_health.detail == "no space left on device"
