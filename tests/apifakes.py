@@ -88,7 +88,7 @@ class FakeAttestations:
     async def confirm(self, process: PinnedProcess) -> Verdict:
         self.confirmed.append(process.pid)
         await asyncio.sleep(0)
-        current = self.on_confirm or self._of(process).current
+        current = self.on_confirm or self._of(process).value
         assert current is not None
         return current
 
