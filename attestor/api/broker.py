@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from grpclib.server import Stream
 
+from attestor.api.answers import der_of, ders_of, fetch_jwt_svids, jwks_of, send_changes
 from attestor.api.guarding import while_attested
 from attestor.api.identities import Attestations, Identities, IdentityFeed, IdentityRefusedError
 from attestor.api.limits import ConnectionLimits
@@ -30,7 +31,6 @@ from attestor.api.rpc import receive_request, send_answer, status_of_errors
 from attestor.api.server import SocketServer
 from attestor.api.tls import PeerUnauthorisedError, peer_spiffe_id, server_context
 from attestor.api.transport import Caller, present_caller
-from attestor.api.workload import der_of, fetch_jwt_svids, jwks_of, parse_audience
 from attestor.peer import PinnedProcess
 from attestor.upstream.protocol import Upstream
 from attestor.verdict import BROKER_COMPONENT, Attested, Match, Refused
@@ -143,40 +143,27 @@ class BrokerApi(APIBase):
     ) -> None:
         """X.509 bundles that the process is to know, and at every change."""
         async with self._serve(stream) as (_, caller, feed):
-            sent: pb.SubscribeToX509BundlesResponse | None = None
-            async for identities in feed:
-                answer = pb.SubscribeToX509BundlesResponse(
-                    bundles={bundle.trust_domain.id: der_of(bundle) for bundle in identities.bundles}
-                )
-                if answer != sent:
-                    await send_answer(stream, caller, answer)
-                    sent = answer
+            await send_changes(
+                stream, caller, feed, lambda it: pb.SubscribeToX509BundlesResponse(bundles=ders_of(it.bundles))
+            )
 
     async def FetchJWTSVID(  # noqa: N802
         self, stream: Stream[pb.FetchJWTSVIDRequest, pb.FetchJWTSVIDResponse]
     ) -> None:
         """JWT-SVIDs of all the process' identities, or of the one asked for."""
         async with self._serve(stream) as (request, caller, feed):
-            audience = parse_audience(request.audience)
-            spiffe_id = SpiffeId.parse(request.spiffe_id) if request.spiffe_id else None
-            async for identities in feed:
-                svids = await fetch_jwt_svids(self._upstream, identities, audience, spiffe_id)
-                if await feed.confirm(identities):
-                    listed = [pb.JWTSVID(spiffe_id=str(s.spiffe_id), svid=s.token, hint=s.hint) for s in svids]
-                    await send_answer(stream, caller, pb.FetchJWTSVIDResponse(svids=listed))
-                    return
+            svids = await fetch_jwt_svids(self._upstream, feed, request.audience, request.spiffe_id)
+            listed = [pb.JWTSVID(spiffe_id=str(s.spiffe_id), svid=s.token, hint=s.hint) for s in svids]
+            await send_answer(stream, caller, pb.FetchJWTSVIDResponse(svids=listed))
 
     async def SubscribeToJWTBundles(  # noqa: N802
         self, stream: Stream[pb.SubscribeToJWTBundlesRequest, pb.SubscribeToJWTBundlesResponse]
     ) -> None:
         """JWKS documents that the process is to know, and at every change."""
         async with self._serve(stream) as (_, caller, feed):
-            sent: pb.SubscribeToJWTBundlesResponse | None = None
-            async for identities in feed:
-                answer = pb.SubscribeToJWTBundlesResponse(bundles=jwks_of(identities.bundles))
-                if answer != sent:
-                    await send_answer(stream, caller, answer)
-                    sent = answer
+            await send_changes(
+                stream, caller, feed, lambda it: pb.SubscribeToJWTBundlesResponse(bundles=jwks_of(it.bundles))
+            )
 
     @asynccontextmanager
     async def _serve(self, stream: Stream[Request, Answer]) -> AsyncIterator[tuple[Request, Caller, IdentityFeed]]:
@@ -211,7 +198,7 @@ def x509_svids(identities: Identities) -> pb.SubscribeToX509SVIDResponse:
             )
             for held in identities.held
         ],
-        federated_bundles={bundle.trust_domain.id: der_of(bundle) for bundle in bundles.federated},
+        federated_bundles=ders_of(bundles.federated),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -20,7 +20,8 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
-from attestor.api.identities import Attestations, Held, Identities, IdentityFeed, IdentityRefusedError
+from attestor.api.answers import der_of, ders_of, fetch_jwt_svids, jwks_of, send_changes
+from attestor.api.identities import Attestations, Held, Identities, IdentityFeed
 from attestor.api.jwt_validation import JwtSvidInvalidError, verify_jwt_svid
 from attestor.api.limits import ConnectionLimits
 from attestor.api.rpc import RequestInvalidError, receive_request, send_answer, status_of_errors
@@ -31,14 +32,10 @@ from attestor.verdict import BROKER_COMPONENT, Match
 from hopseal.bundle import Bundle
 from hopseal.documents.model import SvidMode
 from hopseal.errors import DeniedError
-from hopseal.ids import SpiffeId
-from hopseal.svid import JwtSvid
 from hopseal.wire.gen.spiffe.workload import workload_pb2 as pb
 from hopseal.wire.gen.spiffe.workload.workload_grpc import SpiffeWorkloadAPIBase
 
 SECURITY_HEADER = "workload.spiffe.io"
-MAX_AUDIENCES = 64
-MAX_AUDIENCE_BYTES = 1024
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -90,38 +87,23 @@ class WorkloadApi(SpiffeWorkloadAPIBase):
     ) -> None:
         """X.509 bundles of the own and the federated trust domains, and at every change."""
         async with self._serve(stream) as (_, caller, feed):
-            sent: pb.X509BundlesResponse | None = None
-            async for identities in feed:
-                answer = pb.X509BundlesResponse(bundles={b.trust_domain.id: der_of(b) for b in identities.bundles})
-                if answer != sent:
-                    await send_answer(stream, caller, answer)
-                    sent = answer
+            await send_changes(stream, caller, feed, lambda it: pb.X509BundlesResponse(bundles=ders_of(it.bundles)))
 
     async def FetchJWTSVID(  # noqa: N802
         self, stream: Stream[pb.JWTSVIDRequest, pb.JWTSVIDResponse]
     ) -> None:
         """JWT-SVIDs of all the caller's identities, or of the one asked for."""
         async with self._serve(stream) as (request, caller, feed):
-            audience = parse_audience(request.audience)
-            spiffe_id = SpiffeId.parse(request.spiffe_id) if request.spiffe_id else None
-            async for identities in feed:
-                svids = await fetch_jwt_svids(self._upstream, identities, audience, spiffe_id)
-                if await feed.confirm(identities):
-                    listed = [pb.JWTSVID(spiffe_id=str(s.spiffe_id), svid=s.token, hint=s.hint) for s in svids]
-                    await send_answer(stream, caller, pb.JWTSVIDResponse(svids=listed))
-                    return
+            svids = await fetch_jwt_svids(self._upstream, feed, request.audience, request.spiffe_id)
+            listed = [pb.JWTSVID(spiffe_id=str(s.spiffe_id), svid=s.token, hint=s.hint) for s in svids]
+            await send_answer(stream, caller, pb.JWTSVIDResponse(svids=listed))
 
     async def FetchJWTBundles(  # noqa: N802
         self, stream: Stream[pb.JWTBundlesRequest, pb.JWTBundlesResponse]
     ) -> None:
         """JWKS documents of the own and the federated trust domains, and at every change."""
         async with self._serve(stream) as (_, caller, feed):
-            sent: pb.JWTBundlesResponse | None = None
-            async for identities in feed:
-                answer = pb.JWTBundlesResponse(bundles=jwks_of(identities.bundles))
-                if answer != sent:
-                    await send_answer(stream, caller, answer)
-                    sent = answer
+            await send_changes(stream, caller, feed, lambda it: pb.JWTBundlesResponse(bundles=jwks_of(it.bundles)))
 
     async def ValidateJWTSVID(  # noqa: N802
         self, stream: Stream[pb.ValidateJWTSVIDRequest, pb.ValidateJWTSVIDResponse]
@@ -163,56 +145,13 @@ class WorkloadApi(SpiffeWorkloadAPIBase):
                     yield request, caller, feed
 
 
-async def fetch_jwt_svids(
-    upstream: Upstream, identities: Identities, audience: tuple[str, ...], spiffe_id: SpiffeId | None
-) -> list[JwtSvid]:
-    """JWT-SVIDs of those of ``identities`` that were asked for.
-
-    Raises:
-        IdentityRefusedError: there are none.
-    """
-    asked = [held for held in identities.held if spiffe_id in {None, held.match.spiffe_id}]
-    found = [
-        svid
-        for held in asked
-        for svid in await upstream.fetch_jwt_svids(held.match.selectors, audience, held.match.spiffe_id)
-    ]
-    if not found:
-        raise IdentityRefusedError("svid_none", "the upstream issues no such JWT-SVID for it")
-    return found
-
-
-def parse_audience(audience: Iterable[str]) -> tuple[str, ...]:
-    """The audiences of a request, each once.
-
-    Raises:
-        RequestInvalidError: none, too many, or one is empty or too long.
-    """
-    found = tuple(dict.fromkeys(audience))
-    if not found:
-        raise RequestInvalidError("audience must be specified")
-    if len(found) > MAX_AUDIENCES or not all(0 < len(each.encode()) <= MAX_AUDIENCE_BYTES for each in found):
-        raise RequestInvalidError("audience is empty, too long or too many")
-    return found
-
-
 def x509_svids(identities: Identities) -> pb.X509SVIDResponse:
     """Everything a component needs for mTLS, as one message."""
     bundles = identities.bundles
     return pb.X509SVIDResponse(
         svids=[_x509_svid(held, bundles.own) for held in identities.held],
-        federated_bundles={bundle.trust_domain.id: der_of(bundle) for bundle in bundles.federated},
+        federated_bundles=ders_of(bundles.federated),
     )
-
-
-def der_of(bundle: Bundle) -> bytes:
-    """The X.509 authorities as concatenated DER."""
-    return b"".join(bundle.x509_authorities)
-
-
-def jwks_of(bundles: Iterable[Bundle]) -> dict[str, bytes]:
-    """JWKS documents by the trust domain's SPIFFE ID, of those that have one."""
-    return {bundle.trust_domain.id: bundle.jwt_keys for bundle in bundles if bundle.jwt_keys}
 
 
 def _x509_svid(held: Held, own: Bundle) -> pb.X509SVID:
