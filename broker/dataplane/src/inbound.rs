@@ -6,6 +6,7 @@
 //! Source: runtime.md "Between nodes"; threats.md section 4.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -30,6 +30,7 @@ use crate::clock;
 use crate::executor::ConnectionTasks;
 use crate::instance::Leaf;
 use crate::lifetime::Lifetime;
+use crate::places::Turns;
 use crate::receive;
 use crate::settings::{buffer_bytes, ms};
 use crate::tls::{ALPN_H2, SNI_SUFFIX};
@@ -61,12 +62,14 @@ pub struct PeerConnection {
 ///
 /// # Errors
 /// Why it was closed before it carried a request; for the counters.
-pub async fn serve(broker: Arc<Broker>, tcp: TcpStream, handshakes: Arc<Semaphore>) -> Result<(), &'static str> {
+pub async fn serve(
+    broker: Arc<Broker>,
+    tcp: TcpStream,
+    address: IpAddr,
+    handshakes: Arc<Turns<IpAddr>>,
+) -> Result<(), &'static str> {
     let deadline = Instant::now() + ms(broker.settings.timeouts_ms.handshake);
-    let opened = timeout_at(deadline, async {
-        let _place = handshakes.acquire().await.map_err(|_| "stopped")?;
-        open(&broker, tcp).await
-    });
+    let opened = timeout_at(deadline, open(&broker, tcp, address, &handshakes));
     let (stream, connection) = opened.await.map_err(|_| "handshake_timeout")??;
     broker.stats.peer_connections.add(1);
     run(&broker, stream, Arc::new(connection)).await;
@@ -74,9 +77,16 @@ pub async fn serve(broker: Arc<Broker>, tcp: TcpStream, handshakes: Arc<Semaphor
     Ok(())
 }
 
-async fn open(broker: &Arc<Broker>, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, PeerConnection), &'static str> {
+async fn open(
+    broker: &Arc<Broker>,
+    tcp: TcpStream,
+    address: IpAddr,
+    handshakes: &Turns<IpAddr>,
+) -> Result<(TlsStream<TcpStream>, PeerConnection), &'static str> {
     tcp.set_nodelay(true).map_err(|_| "socket")?;
     let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(|_| "handshake")?;
+    // Who says nothing takes nobody's turn: only a hello costs a signature.
+    let _turn = handshakes.take(address).await.ok_or("stopped")?;
     let component = component_for(broker, hello.client_hello().server_name()).ok_or("unknown_name")?;
     let preferred = broker.listeners.serving(&component);
     let leaf = broker.instances.serving(&component, preferred.as_ref()).ok_or("no_identity")?;

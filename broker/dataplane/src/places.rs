@@ -1,10 +1,19 @@
 //! Bounds on connections, in all and per origin (user or address).
+//!
+//! Owns: places, which are refused when there is none, and turns, which are waited for.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::stats::Gauge;
+
+/// One origin has at most this part of all turns, so that the others' come whatever it does.
+const ORIGIN_PART: usize = 4;
+/// Origins that are remembered before those without a turn are forgotten.
+const FORGET_AT: usize = 1024;
 
 /// A bound on connections in all and per origin.
 pub struct Places<K>(Arc<PlacesInner<K>>);
@@ -53,9 +62,75 @@ impl<K: Eq + Hash> Drop for Place<K> {
     }
 }
 
+/// Turns at something costly.
+pub struct Turns<K> {
+    all: Arc<Semaphore>,
+    per_origin: usize,
+    origins: Mutex<HashMap<K, Weak<Semaphore>>>,
+}
+
+/// One turn; the next comes when it is dropped.
+pub struct Turn {
+    _own: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl<K: Eq + Hash> Turns<K> {
+    pub fn new(count: usize) -> Self {
+        let per_origin = (count / ORIGIN_PART).max(1);
+        Self { all: Arc::new(Semaphore::new(count)), per_origin, origins: Mutex::default() }
+    }
+
+    /// Waits for a turn of `origin`; None never comes while the turns live.
+    pub async fn take(&self, origin: K) -> Option<Turn> {
+        let own = self.origin(origin).acquire_owned().await.ok()?;
+        let of_all = Arc::clone(&self.all).acquire_owned().await.ok()?;
+        Some(Turn { _own: own, _of_all: of_all })
+    }
+
+    fn origin(&self, origin: K) -> Arc<Semaphore> {
+        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = origins.get(&origin).and_then(Weak::upgrade) {
+            return known;
+        }
+        if origins.len() >= FORGET_AT {
+            origins.retain(|_, each| each.strong_count() > 0);
+        }
+        let turns = Arc::new(Semaphore::new(self.per_origin));
+        origins.insert(origin, Arc::downgrade(&turns));
+        turns
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
+
+    #[tokio::test]
+    async fn one_origin_leaves_turns_to_the_others() {
+        let turns = Turns::new(8);
+        let first = turns.take(1).await.unwrap();
+        let _second = turns.take(1).await.unwrap();
+        let mut third = pin!(turns.take(1));
+        tokio::select! {
+            biased;
+            _turn = third.as_mut() => panic!("an origin has more than its part"),
+            other = turns.take(2) => assert!(other.is_some()),
+        }
+        drop(first);
+        assert!(third.await.is_some());
+    }
+
+    #[tokio::test]
+    async fn origins_without_a_turn_are_forgotten() {
+        let turns = Turns::new(1);
+        for origin in 0..2 * FORGET_AT {
+            turns.take(origin).await.unwrap();
+        }
+        assert!(turns.origins.lock().unwrap().len() <= FORGET_AT);
+    }
 
     #[test]
     fn both_bounds_hold_and_places_come_back() {

@@ -17,7 +17,6 @@ use hopseal_custody::limits::MAX_SKEW_S;
 use hopseal_custody::record::Record;
 use hopseal_custody::seal::UnverifiedStatement;
 use serde_json::json;
-use tokio::sync::Semaphore;
 
 use crate::broker::{Broker, Started};
 use crate::clock;
@@ -28,7 +27,7 @@ use crate::log::store::LogFile;
 use crate::log::writer::LogObserver;
 use crate::log::{Entry, Log};
 use crate::pidfd;
-use crate::places::Places;
+use crate::places::{Places, Turns};
 use crate::runtime::Running;
 use crate::socket::{self, BoundSocket};
 use crate::stats::Stats;
@@ -194,7 +193,7 @@ async fn sweep(broker: Arc<Broker>) {
 async fn accept_peers(broker: Arc<Broker>, listener: TcpListener) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let limits = &broker.settings.limits;
-    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    let handshakes = Arc::new(Turns::new(limits.handshakes));
     let places = Places::new(limits.peer_connections, limits.peer_connections_per_address);
     loop {
         let accepted = tokio::select! {
@@ -212,7 +211,7 @@ async fn accept_peers(broker: Arc<Broker>, listener: TcpListener) {
         };
         let (broker, handshakes) = (Arc::clone(&broker), Arc::clone(&handshakes));
         tokio::spawn(async move {
-            if let Err(why) = inbound::serve(Arc::clone(&broker), tcp, handshakes).await {
+            if let Err(why) = inbound::serve(Arc::clone(&broker), tcp, address.ip(), handshakes).await {
                 broker.stats.count_refused_connection("peer", why);
             }
             drop(place);
