@@ -36,7 +36,7 @@ class DataPlane(Protocol):
         """Bind both sockets, open the log, rebuild the replay store; the peer port."""
 
     def event_fd(self) -> int:
-        """An eventfd that is readable while :meth:`take_events` has something."""
+        """An eventfd, readable once :meth:`take_events` has news that must not wait, or many lines about calls."""
 
     def take_events(self) -> list[str]:
         """JSON texts of what happened since the last call."""

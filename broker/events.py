@@ -7,6 +7,7 @@ Does not own: the log of custody records; that is the data plane's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from broker.identities.registry import Identities
 
 Event: TypeAlias = Mapping[str, Any]
 
+_LOOK_EVERY_S = 0.1
 _AT_ONCE = 256  # events handled before other tasks get their turn
 _CALL = '"event":"call"'  # cannot stand inside a JSON string, where its quotes would be escaped
 
@@ -58,7 +60,9 @@ class DataPlaneEvents:
         loop.add_reader(descriptor, ready.set)
         try:
             while True:
-                await ready.wait()
+                # Lines about calls wake nobody until there are many: they are looked for now and then.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ready.wait(), _LOOK_EVERY_S)
                 # Cleared before taking: an event that comes in between sets it again.
                 ready.clear()
                 await self._take()

@@ -23,7 +23,7 @@ def main() -> None:
         )
     print(plane.start(), flush=True)
     while True:
-        select.select([plane.event_fd()], [], [])
+        select.select([plane.event_fd()], [], [], 0.05)
         for text in plane.take_events():
             event = json.loads(text)
             if event["event"] == "caller_seen":

@@ -132,9 +132,7 @@ class Node:
 
     def _run_control(self) -> None:
         while not self._ended.is_set():
-            ready, _, _ = select.select([self.plane.event_fd()], [], [], 0.05)
-            if not ready:
-                continue
+            select.select([self.plane.event_fd()], [], [], 0.05)
             for text in self.plane.take_events():
                 event = json.loads(text)
                 self.events.append(event)

@@ -171,7 +171,7 @@ impl Broker {
         self.handles.forget_owner(owner);
         let event =
             json!({"event": "withdrawn", "instance": format!("{owner:?}"), "code": code, "had_identity": had_identity});
-        self.events.push(Weight::Droppable, &event);
+        self.events.push(Weight::Required, &event);
     }
 
     /// Takes the bundles of all trust domains: `(name, authorities as DER, sequence)`.

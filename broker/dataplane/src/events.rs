@@ -20,6 +20,9 @@ pub enum Weight {
     Droppable,
 }
 
+/// Droppable events wait for company: so many wake the control process, fewer are taken when it looks.
+const WAKE_AFTER: usize = 256;
+
 /// The queue; cheap to share.
 pub struct Events {
     queue: Mutex<VecDeque<String>>,
@@ -46,9 +49,8 @@ impl Events {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let was_empty = queue.is_empty();
         queue.push_back(text);
-        if was_empty {
+        if weight == Weight::Required || queue.len() == WAKE_AFTER.min(self.limit) {
             // A full counter (EAGAIN) is readable already, which is all a wake-up has to achieve.
             let _readable_already = rustix::io::write(&self.ready, &1u64.to_ne_bytes());
         }
@@ -61,7 +63,7 @@ impl Events {
         queue.drain(..).collect()
     }
 
-    /// The eventfd, readable while the queue holds something; stays ours.
+    /// The eventfd, readable once the queue holds a required event or many droppable ones; stays ours.
     pub fn fd(&self) -> RawFd {
         self.ready.as_raw_fd()
     }
@@ -90,13 +92,18 @@ mod tests {
     }
 
     #[test]
-    fn the_eventfd_is_readable_exactly_while_something_waits() {
-        let events = Events::new(8).unwrap();
+    fn a_required_event_or_many_droppable_ones_make_the_eventfd_readable() {
+        let events = Events::new(WAKE_AFTER).unwrap();
         let readable = |events: &Events| rustix::io::read(&events.ready, &mut [0u8; 8]).is_ok();
-        assert!(!readable(&events));
+        for n in 1..WAKE_AFTER {
+            events.push(Weight::Droppable, &json!({"event": "call", "n": n}));
+            assert!(!readable(&events));
+        }
         events.push(Weight::Droppable, &json!({"event": "call"}));
         assert!(readable(&events));
         events.take();
         assert!(!readable(&events));
+        events.push(Weight::Required, &json!({"event": "caller_seen"}));
+        assert!(readable(&events));
     }
 }
