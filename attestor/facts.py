@@ -81,7 +81,6 @@ class Mount:
     kind: str
     source: str
     destination: str
-    writable: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import httpx
 
 REPOSITORY = "hopseal-demo"
 ROOT = Path(__file__).resolve().parent.parent
-DEMO_IMPORTS = ("click", "cryptography", "grpclib", "httpx", "mcp", "openai", "protobuf", "PyYAML", "rich", "uvicorn")
+DEMO_IMPORTS = ("click", "cryptography", "grpclib", "httpx2", "mcp", "openai", "protobuf", "PyYAML", "rich", "uvicorn")
 CHECKOUT_PACKAGES = ("hopseal", "demo")
 STDLIB_LEFT_OUT = {"ensurepip", "idlelib", "lib2to3", "site-packages", "test", "tests", "tkinter", "turtledemo"}
 MOUNT_POINTS = ("/run/agents", "/run/hopseal/agent", "/run/hopseal/call", "/proc", "/sys", "/dev", "/tmp")  # noqa: S108 - in the image

@@ -107,7 +107,6 @@ def _parse_mount(mount: dict[str, Any]) -> Mount:
         kind=_get(mount, "Type", str),
         source=_text(mount.get("Source", ""), "Mounts.Source"),
         destination=_get(mount, "Destination", str),
-        writable=_get(mount, "RW", bool),
     )
 
 

@@ -83,7 +83,7 @@ def test_a_running_container_is_described_by_its_id_and_the_digest_of_its_image(
         ("HostConfig.MaskedPaths", [1]),
         ("HostConfig.PortBindings", []),
         ("Mounts", {}),
-        ("Mounts", [{"Type": "bind", "Destination": "/x", "RW": 1}]),
+        ("Mounts", [{"Type": 1, "Destination": "/x"}]),
     ],
 )
 def test_a_field_of_the_wrong_kind_refuses_the_whole_answer(path: str, value: object) -> None:

@@ -66,7 +66,7 @@ PLAIN_CONTAINER = HostConfig(
     sysctls={},
     masked_paths=None,
     host_ports=(),
-    mounts=(Mount("bind", "/run/hopseal/agent", "/run/hopseal/agent", writable=False),),
+    mounts=(Mount("bind", "/run/hopseal/agent", "/run/hopseal/agent"),),
 )
 
 
@@ -99,7 +99,7 @@ BREAKS: list[tuple[str, str, Posture, dict[str, Any], dict[str, Any]]] = [
         "HostPath Volumes",
         Posture.BASELINE,
         {},
-        {"mounts": (Mount("bind", "/var/run/docker.sock", "/s", True),)},
+        {"mounts": (Mount("bind", "/var/run/docker.sock", "/s"),)},
     ),
     ("engine socket, live", "HostPath Volumes", Posture.BASELINE, {"mounts": bind("/docker.sock", device="0:20")}, {}),
     ("configured socket's folder", "HostPath Volumes", Posture.BASELINE, {"mounts": bind("/srv/engine")}, {}),
@@ -164,7 +164,7 @@ def test_each_broken_control_is_named_with_its_level_and_costs_that_level(
         ({"selinux": "system_u:system_r:container_t:s0:c1,c2"}, {}),
         ({}, {"sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"}}),
         ({}, {"security_opt": ("seccomp=/etc/profile.json", "no-new-privileges")}),
-        ({}, {"mounts": (Mount("volume", "/var/lib/docker/volumes/x/_data", "/data", True),)}),
+        ({}, {"mounts": (Mount("volume", "/var/lib/docker/volumes/x/_data", "/data"),)}),
         ({"mounts": bind("/var/lib/docker/volumes/x/_data", point="/data")}, {}),
         ({"mounts": bind("/etc/agent", point="/etc/agent")}, {}),
         ({"namespaces": OWN | {"uts": 4, "user": 5}}, {}),
