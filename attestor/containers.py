@@ -126,6 +126,7 @@ class ContainerFollower:
                 pass
             except HopsealError as error:
                 problem = f"container engine {self._engine.socket}: {error.message}"
+                problem += f" ({error.remedy})" if error.remedy else ""
             if problem != self._problem:
                 self._problem = problem
                 _log.warning("engine_health", engine=self._engine.socket, problem=problem or "none any more")

@@ -85,7 +85,9 @@ class RouteFollower:
             data = await asyncio.to_thread(_read, self._path)
         except OSError as error:
             self._seen = None
-            self._publish(Routes(before.endpoints, (f"{self._path}: {error.strerror}",)))
+            self._publish(
+                Routes(before.endpoints, (f"{self._path}: {error.strerror} (make it, or leave out `routes`)",))
+            )
             return
         if data == self._seen:
             return

@@ -135,7 +135,10 @@ def _read_folder(folder: Path) -> Files:
             raise InvalidError("policy_invalid", f"{folder}: more than {MAX_FILES} policy files")
         return tuple((path.name, _read_file(path)) for path in paths)
     except OSError as error:
-        raise InvalidError("policy_invalid", f"{error.filename or folder}: {error.strerror}") from error
+        raise InvalidError(
+            "policy_invalid",
+            f"{error.filename or folder}: {error.strerror} (make it readable, or leave out `policies`)",
+        ) from error
 
 
 def _read_file(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def show(name: str, documents: Path, trust_domain: str, *, as_json: bool) -> Non
         click.echo(f"\n{click.style(component.name, bold=True)} ({component.role})  {component.spiffe_id}")
         for number, block in enumerate(component.attest, 1):
             of = f" {number} of {len(component.attest)}" if len(component.attest) > 1 else ""
-            click.echo(f"  must be{of}: {', '.join(f'{key} {value}' for key, value in _attest_json(block).items())}")
+            click.echo(f"  must be{of}: {', '.join(_attest_lines(block))}")
         if component.listen:
             click.echo(f"  listens on {component.listen}")
         for call in component.calls:
@@ -223,6 +224,18 @@ def _component_json(component: Component) -> dict[str, Any]:
         "attest": [_attest_json(block) for block in component.attest],
         "calls": [{"to": call.qualified, "operations": list(call.operations)} for call in component.calls],
     }
+
+
+def _attest_lines(block: AttestBlock) -> Iterator[str]:
+    for key, value in _attest_json(block).items():
+        if isinstance(value, list):
+            yield f"{key} {' or '.join(value)}"
+        elif key == "config":
+            yield f"config of {' '.join(value['files'])} {' or '.join(value['digest'])}"
+        elif isinstance(value, dict):
+            yield f"{key} {' '.join(f'{name}={each}' for name, each in value.items())}"
+        else:
+            yield f"{key} {value}"
 
 
 def _attest_json(block: AttestBlock) -> dict[str, Any]:

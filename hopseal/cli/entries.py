@@ -13,7 +13,7 @@ import click
 
 from hopseal.cli.lazy import EXIT_NO, EXIT_UNAVAILABLE, LazyGroup
 from hopseal.cli.options import documents_option, trust_domain_option
-from hopseal.cli.output import json_option, print_json
+from hopseal.cli.output import format_count, json_option, print_json
 from hopseal.documents.load import load_documents
 from hopseal.documents.model import AttestBlock
 from hopseal.entries import broker_entries, document_entries
@@ -228,10 +228,12 @@ def _finish(
 ) -> None:
     failed = [each for each in outcomes if each.error]
     if as_json:
-        print_json([{"action": each.action, "entry_id": each.entry_id, "error": each.error} for each in outcomes])
+        listed = [{"action": each.action, "entry_id": each.entry_id, "error": each.error} for each in outcomes]
+        print_json({**_changes_json(changes), "outcomes": listed})
     else:
         _print_changes(changes, as_json=False)
-        click.echo(f"{len(outcomes) - len(failed)} of {len(outcomes)} changes made")
+        if outcomes:
+            click.echo(f"{len(outcomes) - len(failed)} of {format_count(len(outcomes), 'change')} made")
         for each in failed:
             click.secho(f"  {each.action} {each.entry_id}: {each.error}", fg="red")
     if failed:
@@ -245,13 +247,7 @@ def _hint_apply(*, as_json: bool) -> None:
 
 def _print_changes(changes: RegistrationChanges, *, as_json: bool) -> None:
     if as_json:
-        print_json(
-            {
-                "create": [_as_json(each) for each in changes.create],
-                "update": [_as_json(each) for _, each in changes.update],
-                "delete": [_as_json(each) for each in changes.delete],
-            }
-        )
+        print_json({**_changes_json(changes), "outcomes": []})
         return
     if not changes:
         click.echo("no difference")
@@ -264,6 +260,14 @@ def _print_changes(changes: RegistrationChanges, *, as_json: bool) -> None:
             click.secho(f"{sign} {each.spiffe_id}  {each.entry_id}", fg=colour)
             for kind, value in sorted(each.selectors):
                 click.echo(f"    {kind}:{value}")
+
+
+def _changes_json(changes: RegistrationChanges) -> dict[str, Any]:
+    return {
+        "create": [_as_json(each) for each in changes.create],
+        "update": [_as_json(each) for _, each in changes.update],
+        "delete": [_as_json(each) for each in changes.delete],
+    }
 
 
 def _as_json(registration: Registration) -> dict[str, Any]:

@@ -121,9 +121,15 @@ def _rows(attestor: dict[str, Any], broker: dict[str, Any] | None) -> Iterator[t
             format_since(component["since"]),
             ",".join(str(pid) for each in instances for pid in each["pids"]),
             _evidence(instances),
-            format_until(max(expires, default=expiries.get(name))),
+            _svid(component, max(expires, default=expiries.get(name))),
             f"{refusal['code']}, {format_since(refusal['at'])} ago" if refusal else None,
         )
+
+
+def _svid(component: dict[str, Any], expires_at: int | None) -> str:
+    """Until when. Who may fetch its key can call without the broker; the broker itself, which has no role, must."""
+    has_key = component["role"] and component["svid"] != "broker"
+    return format_until(expires_at) + (", own key" if has_key else "")
 
 
 def _evidence(instances: list[dict[str, Any]]) -> str | None:

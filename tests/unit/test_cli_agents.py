@@ -73,7 +73,12 @@ def test_agents_are_listed_for_people_and_as_json(documents: Path) -> None:
 
 def test_one_agent_is_shown_with_what_its_components_must_be(documents: Path) -> None:
     shown = run("agents", "show", "crm", "--documents", documents).output
-    for text in ("owner: someone@example.org", "spiffe://example.org/agents/crm/front", "may call crm/back: POST /x"):
+    for text in (
+        "owner: someone@example.org",
+        "spiffe://example.org/agents/crm/front",
+        "may call crm/back: POST /x",
+        f"must be: exe {A}, uid 8",
+    ):
         assert text in shown
     assert json.loads(run("agents", "show", "crm", "--documents", documents, "--json").stdout)["name"] == "crm"
     assert run("agents", "show", "nobody", "--documents", documents).exit_code == 2
@@ -200,7 +205,9 @@ def test_bootstrap_prints_the_daemons_own_entries() -> None:
         *("entries", "bootstrap", "--node", "n1", "--parent", "spiffe://example.org/node", "--broker-uid", 990),
         *("--broker-unit", "hopseal-broker.service", "--json"),
     )
-    created = json.loads(result.stdout)["create"]
+    shown = json.loads(result.stdout)
+    assert (shown["update"], shown["delete"], shown["outcomes"]) == ([], [], [])
+    created = shown["create"]
     assert {each["spiffe_id"] for each in created} == {
         "spiffe://example.org/hopseal/attestor/n1",
         "spiffe://example.org/hopseal/broker/n1",

@@ -89,6 +89,12 @@ def test_a_healthy_node_exits_0_and_shows_every_component(tmp_path: Path) -> Non
     assert any(line.split()[:3] == ["99", "1000", "/usr/bin/nc"] for line in result.output.splitlines())
 
 
+@pytest.mark.parametrize(("svid", "is_shown"), [("broker", False), ("workload-api", True), ("both", True)])
+def test_a_component_that_can_hold_its_own_key_is_marked(tmp_path: Path, svid: str, is_shown: bool) -> None:
+    output = node(tmp_path, ATTESTOR | {"components": [COMPONENT | {"svid": svid}]}, BROKER).output
+    assert ("own key" in output) is is_shown
+
+
 def test_status_as_json_has_both_daemons_answers(tmp_path: Path) -> None:
     shown = json.loads(node(tmp_path, ATTESTOR, BROKER, "--json").stdout)
     assert shown == {"healthy": True, "problems": [], "attestor": ATTESTOR, "broker": BROKER}
