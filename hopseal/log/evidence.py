@@ -6,7 +6,7 @@ Owns: collecting and indexing. Does not own: judging (``offline``).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hopseal.bundle import Bundle
 from hopseal.custody.certs import CertificateCache, KnownCertificates
@@ -69,15 +69,13 @@ class ChainEvidence:
     bundles: dict[TrustDomain, list[tuple[int, Bundle]]] = field(default_factory=dict)
 
     def bundles_at(self, moment: int) -> dict[TrustDomain, Bundle]:
-        """The bundle of each trust domain that was current at ``moment`` (NumericDate seconds).
+        """For each trust domain the authorities that some clock held for current at ``moment`` (NumericDate seconds).
 
-        Before the first one that a log holds, that first one: the peer's clock may be ahead of this node's start.
+        These are those of the bundle in force then and of any that came into force within the skew that clocks may
+        have: a peer's ``moment`` can be ahead of this node's. A bundle that came later takes nothing away from what
+        was accepted under the one before it.
         """
-        current = {}
-        for trust_domain, history in self.bundles.items():
-            seen = [bundle for at_ms, bundle in history if at_ms // _MS <= moment + CLOCK_SKEW_S]
-            current[trust_domain] = seen[-1] if seen else history[0][1]
-        return current
+        return {trust_domain: _current(history, moment) for trust_domain, history in self.bundles.items()}
 
     def root_issuers(self) -> set[SpiffeId]:
         """Who began the chain; more than one is wrong."""
@@ -141,6 +139,16 @@ def gather(entries: Iterable[LogEntry], cid: str) -> ChainEvidence:
     for history in evidence.bundles.values():
         history.sort(key=lambda each: each[0])
     return evidence
+
+
+def _current(history: list[tuple[int, Bundle]], moment: int) -> Bundle:
+    """Out of a bundle history, which is not empty and by time."""
+    begun = sum(at_ms <= moment * _MS for at_ms, _ in history)
+    near = sum(at_ms // _MS <= moment + CLOCK_SKEW_S for at_ms, _ in history)
+    # Before the first one that a log holds, that first one.
+    bundles = [bundle for _, bundle in history[max(begun - 1, 0) : max(near, 1)]]
+    authorities = dict.fromkeys(der for bundle in bundles for der in bundle.x509_authorities)
+    return replace(bundles[-1], x509_authorities=tuple(authorities))
 
 
 def _rejected(entry: RecordEntry, node: str, code: str, detail: str | None) -> Rejected:

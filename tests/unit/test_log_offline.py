@@ -328,6 +328,18 @@ def test_the_bundle_of_the_records_own_time_counts(task: Task, seen_s: int, veri
     assert verify_chain_offline(log.entries(), task.cid).verified == verified
 
 
+@pytest.mark.parametrize(("dropped_ms", "verified"), [(1, True), (10_000, True), (0, False), (-1, False)])
+def test_an_authority_that_was_dropped_after_the_record_counts(task: Task, dropped_ms: int, verified: bool) -> None:
+    """A rotation soon after a record was accepted takes nothing away from it; one before it does."""
+    log = LogFile("node-z")
+    log.lines.clear()
+    log.bundle(pki.PROD, pki.PROD_CA.der, at_ms=(NOW - 100) * 1000)
+    log.bundle(pki.PROD, pki.PARTNER_CA.der, at_ms=NOW * 1000 + dropped_ms)
+    log.certificate(pki.SHELL.der)
+    log.received(task.first)
+    assert verify_chain_offline(log.entries(), task.cid).verified == verified
+
+
 def test_before_the_first_bundle_that_first_one_counts(task: Task) -> None:
     log = LogFile("left")
     log.lines = log.lines[:1]
