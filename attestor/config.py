@@ -21,6 +21,8 @@ from hopseal.settings import Section, Settings, load_settings, parse_settings
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _RUN = "/run/hopseal"
 _DAY_S = 86_400
+# Below, the next SVID, made at half life, can come after the seconds before its end in which an SVID signs nothing.
+_MIN_SVID_TTL_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ def _read_upstream(section: Section) -> UpstreamSettings:
     if kind == "spire-delegated":
         return SpireSettings(section.path("workload_socket"), section.path("admin_socket"))
     state_dir = section.path("state_dir", default="/var/lib/hopseal/attestor/authority")
-    x509_ttl_s = section.integer("x509_svid_ttl_s", default=600, minimum=2, maximum=_DAY_S)
+    x509_ttl_s = section.integer("x509_svid_ttl_s", default=600, minimum=_MIN_SVID_TTL_S, maximum=_DAY_S)
     jwt_ttl_s = section.integer("jwt_svid_ttl_s", default=300, minimum=2, maximum=_DAY_S)
     ca_ttl_s = section.integer("ca_ttl_s", default=_DAY_S, minimum=6, maximum=3650 * _DAY_S)
     try:

@@ -45,6 +45,7 @@ from attestor.peer import PinnedProcess, pin_pid
 from attestor.registry import Registry
 from attestor.tracking import Surroundings
 from attestor.upstream import build_upstream
+from attestor.upstream.settings import entry_lifetimes
 from hopseal import __version__
 from hopseal.documents.follow import DocumentFollower, FollowState
 from hopseal.documents.model import AgentStatus, DocumentSet
@@ -185,13 +186,14 @@ class AttestorService:
         self._entries.publish(self._build_entries(documents))
 
     def _build_entries(self, documents: DocumentSet | None) -> tuple[Entry, ...]:
+        lifetimes = entry_lifetimes(self._config.upstream)
         entries = [
             entry
             for each in self._config.brokers
-            for entry in broker_entries(self._config.trust_domain, each.node, each.attest)
+            for entry in broker_entries(self._config.trust_domain, each.node, each.attest, **lifetimes)
         ]
         if documents is not None:
-            entries += document_entries(effective_documents(documents, self._store.decisions))
+            entries += document_entries(effective_documents(documents, self._store.decisions), **lifetimes)
         return tuple(entries)
 
     def _decide(self, agent: str, status: AgentStatus | None) -> AgentStatus:

@@ -19,8 +19,8 @@ class EmbeddedSettings:
 
     Args:
         state_dir: folder of its keys, made with mode 0700; attestors of one host may share it.
-        x509_svid_ttl_s: lifetime of the attestor's own X.509-SVID; entries bring theirs.
-        jwt_svid_ttl_s: longest lifetime of a JWT-SVID that an entry may ask for.
+        x509_svid_ttl_s: lifetime of an X.509-SVID whose component does not say its own.
+        jwt_svid_ttl_s: the same of a JWT-SVID.
         ca_ttl_s: lifetime of a signing authority.
     """
 
@@ -60,3 +60,10 @@ class SpireSettings:
 
 
 UpstreamSettings: TypeAlias = EmbeddedSettings | SpireSettings
+
+
+def entry_lifetimes(settings: UpstreamSettings) -> dict[str, int]:
+    """Keywords for ``hopseal.entries`` where documents say nothing; none for SPIRE Server, which keeps its own."""
+    if isinstance(settings, EmbeddedSettings):
+        return {"x509_svid_ttl_s": settings.x509_svid_ttl_s, "jwt_svid_ttl_s": settings.jwt_svid_ttl_s}
+    return {}
