@@ -2,10 +2,11 @@
 
 ``--serve PATH``: answers every request; ``GET /stream`` never ends. ``--calls``: each line of standard input is a call
 (JSON: to, method, path, body, handle), each line of standard output its answer. ``--load N``: N threads call for ever,
-each call under a path of its own and in a task of its own. ``--stream PATH``: opens one call and tells when it
+each call under a path of its own and in a task of its own. ``--flood N``: holds N silent connections. ``--vanish N``: N
+processes ask and end before they are answered. ``--stream PATH``: opens one call and tells when it
 began and when it ended.
 
-Usage: ``actor.py --uid N --out OUT_SOCK [--to NAME] (--serve PATH | --calls | --load N | --stream PATH)``
+Usage: ``actor.py --uid N --out OUT_SOCK [--to NAME] MODE``
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import http.client
 import http.server
 import json
 import os
+import resource
 import socket
 import socketserver
 import sys
@@ -86,6 +88,39 @@ def load(out: str, to: str, threads: int) -> None:
     for worker in workers:
         worker.start()
     sys.stdin.read()  # ends with the test
+
+
+def flood(path: str, count: int) -> None:
+    """Hold ``count`` connections; those that the other side closes stay closed."""
+    held = []
+    for _ in range(count):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(TIMEOUT_S)
+        try:
+            connection.connect(path)
+        except OSError:
+            connection.close()
+        else:
+            held.append(connection)
+    tell({"event": "held", "count": len(held)})
+    sys.stdin.read()
+
+
+def vanish(out: str, to: str, count: int) -> None:
+    """Ask from processes that are gone when the answer comes."""
+    request = f"POST /vanish HTTP/1.1\r\nHost: {to}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+    children = []
+    for _ in range(count):
+        child = os.fork()
+        if child == 0:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(out)
+            connection.sendall(request)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    tell({"event": "vanished"})
 
 
 def stream(out: str, to: str, path: str) -> None:
@@ -173,8 +208,11 @@ def main() -> None:
     parser.add_argument("--serve")
     parser.add_argument("--calls", action="store_true")
     parser.add_argument("--load", type=int)
+    parser.add_argument("--flood", type=int)
+    parser.add_argument("--vanish", type=int)
     parser.add_argument("--stream")
     chosen = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16384, 16384))
     os.setgroups([])
     os.setresgid(chosen.uid, chosen.uid, chosen.uid)
     os.setresuid(chosen.uid, chosen.uid, chosen.uid)
@@ -182,6 +220,10 @@ def main() -> None:
         serve(chosen.serve)
     elif chosen.load:
         load(chosen.out, chosen.to, chosen.load)
+    elif chosen.flood:
+        flood(chosen.out, chosen.flood)
+    elif chosen.vanish:
+        vanish(chosen.out, chosen.to, chosen.vanish)
     elif chosen.stream:
         stream(chosen.out, chosen.to, chosen.stream)
     elif chosen.calls:

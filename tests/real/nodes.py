@@ -113,6 +113,11 @@ class Node:
                 process.wait()
                 raise AssertionError(f"{daemon} did not stop:\n{self.log(daemon)[-4000:]}") from None
 
+    def wait_listening(self, daemon: str) -> None:
+        """Wait until ``daemon`` answers operators, ready or not."""
+        admin = self.attestor_admin if daemon == "attestor" else self.broker_admin
+        wait_until(lambda: _listens(admin), timeout_s=START_TIMEOUT_S, what=f"{self.name}'s {daemon} listening")
+
     def _ready(self, daemon: str) -> bool:
         process = self.processes[daemon]
         if process.poll() is not None:

@@ -33,6 +33,7 @@ TRUST_DOMAIN = "faults.example.org"
 NODE = "solo"
 SHELL, SERVER, ROGUE = "front/shell", "back/server", "front/rogue"
 UIDS = {SHELL: 4301, SERVER: 4302}
+STRANGER, STRANGER_UID = "nobody", 4399
 CALLEE = "server.back"
 LOAD_THREADS = 3
 
@@ -41,7 +42,16 @@ class Actor:
     """One process of a component, and every line that it tells."""
 
     def __init__(self, component: str, out: Path, *arguments: str) -> None:
-        command = [sys.executable, str(ACTOR), "--uid", str(UIDS[component]), "--out", str(out), "--to", CALLEE]
+        command = [
+            sys.executable,
+            str(ACTOR),
+            "--uid",
+            str(UIDS.get(component, STRANGER_UID)),
+            "--out",
+            str(out),
+            "--to",
+            CALLEE,
+        ]
         self.process = subprocess.Popen([*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.lines: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -157,6 +167,19 @@ class OneAgent:
         assert actor.wait_line("opened")["status"] == 200
         return actor
 
+    def start_flood(self, path: Path, count: int) -> Actor:
+        """A stranger that holds ``count`` silent connections to ``path``."""
+        flood = Actor(STRANGER, path, "--flood", str(count))
+        self.actors.append(flood)
+        flood.wait_line("held", timeout_s=30)
+        return flood
+
+    def vanish(self, count: int) -> None:
+        """Let ``count`` shells ask and end at once."""
+        actor = self._start(Actor, SHELL, "--vanish", str(count))
+        actor.wait_line("vanished", timeout_s=30)
+        self.stop_actor(actor)
+
     def stop_actor(self, actor: Actor) -> None:
         actor.stop()
         self.actors.remove(actor)
@@ -221,10 +244,11 @@ class OneAgent:
             assert not missing, (direction, len(missing), sorted(missing)[:5])
 
     def assert_chains_verify(self, most: int = 20) -> None:
-        """The newest chains verify from the log alone."""
+        """Chains from all over the log, the last one among them, verify from it alone."""
         entries = self.log().entries
-        cids = [each.cid for each in entries if isinstance(each, RecordEntry) and each.accepted and each.cid]
-        for cid in list(dict.fromkeys(reversed(cids)))[:most]:
+        records = [each for each in entries if isinstance(each, RecordEntry) and each.accepted and each.cid]
+        cids = list(dict.fromkeys(each.cid for each in reversed(records)))
+        for cid in cids[:: max(1, len(cids) // most)]:
             report = verify_chain_offline(entries, cid)
             assert report.verified, report
 

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hopseal.custody.authority import Authority
-from hopseal.custody.delegation import Task
-from hopseal.custody.record import Record
 from real.nodes import get
-from real.oneagent import TRUST_DOMAIN, OneAgent, agent_folder, agent_on
-from real.spire import find_binaries
-from real.wire import Identity, Peer, fetch_identity, fields, new_id, seal, temporary_folder
-from waiting import wait_until
+from real.oneagent import OneAgent, agent_folder, agent_on
+from real.rogue import Rogue, rogue_on
 
-BODY = b"{}"
 LOG_BYTES = 32 << 20
 
 
@@ -42,32 +35,9 @@ def agent() -> Iterator[OneAgent]:
 
 
 @pytest.fixture(scope="module")
-def rogue(agent: OneAgent) -> Identity:
-    return fetch_identity(find_binaries() / "spire-agent", agent.node.api_socket, temporary_folder())
-
-
-def peer_of(agent: OneAgent) -> Peer:
-    return Peer(None, ("127.0.0.1", agent.peer_port()), "server", "back", f"spiffe://{TRUST_DOMAIN}/agents/back/server")
-
-
-def signed_message(rogue: Identity, peer: Peer) -> list[tuple[str, str]]:
-    """The header fields of a good call of its own task."""
-    headers, rqb = peer.bound(BODY)
-    now = int(time.time())
-    record = Record(
-        iss=rogue.spiffe_id,
-        aud=peer.spiffe_id,
-        iat=now,
-        exp=now + 60,
-        jti=new_id(),
-        cid=new_id(),
-        hop=0,
-        rqb=rqb,
-        root_claims=frozenset({"obo", "task", "auth"}),
-        task=Task(id=new_id()),
-        auth=Authority(exp=now + 600, hops=4),
-    )
-    return [*headers, *fields(seal(rogue, record), (), [rogue.leaf_der])]
+def rogue(agent: OneAgent) -> Iterator[Rogue]:
+    with rogue_on(agent) as rogue:
+        yield rogue
 
 
 def test_a_broker_killed_under_load_loses_no_acknowledged_record_and_no_call_after_its_restart(agent):
@@ -84,13 +54,12 @@ def test_a_broker_killed_under_load_loses_no_acknowledged_record_and_no_call_aft
 
 
 def test_a_record_accepted_before_the_kill_is_refused_after_it(agent, rogue):
-    peer = peer_of(agent)
-    message = signed_message(rogue, peer)
-    assert peer.send(rogue, message, BODY)[0] == 200
+    message = rogue.message()
+    assert rogue.send(message)[0] == 200
     agent.node.stop("broker", how=signal.SIGKILL)
     agent.node.start("broker")
     agent.start_caller().wait_answer(status=200)
-    status, answer = peer_of(agent).send(rogue, message, BODY)
+    status, answer = rogue.send(message)
     assert (status, answer["code"]) == (400, "custody_replayed")
 
 
@@ -133,7 +102,7 @@ def test_a_broker_started_on_a_full_disk_refuses_calls_until_there_is_room(agent
     fill(filler)
     caller = agent.start_caller()
     agent.node.launch("broker")
-    wait_until(agent.node.broker_admin.exists)
+    agent.node.wait_listening("broker")
     caller.wait_answer(status=503, code="log_unavailable")
     agent.wait_health("broker", healthy=False, about="the custody log cannot be written")
     filler.unlink()

@@ -9,7 +9,6 @@ import pytest
 
 from real.nodes import get
 from real.oneagent import SERVER, OneAgent, Spire, agent_folder, agent_on, spire_for
-from waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ def test_both_daemons_come_up_before_spire_and_become_healthy_when_it_appears(st
     agent = stack.agent
     for daemon in ("attestor", "broker"):
         agent.node.launch(daemon)
-    wait_until(agent.node.attestor_admin.exists)
-    wait_until(agent.node.broker_admin.exists)
+    agent.node.wait_listening("attestor")
+    agent.node.wait_listening("broker")
     agent.wait_health("attestor", healthy=False, about="upstream spire-delegated")
     agent.wait_health("broker", healthy=False, about="the attestor cannot be asked")
     stack.spire.agent.start()
