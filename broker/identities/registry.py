@@ -19,11 +19,12 @@ import structlog
 
 from broker.attestor_link import AttestorApi, IdentityUpdate
 from broker.dataplane_api import DataPlane
+from broker.identities.decision import decide_identity
 from broker.identities.instances import InstanceKey, Instances
 from broker.identities.tracked import Tracked, TrackedState
 from broker.references import CallerRef, ListenerRef, Reference
 from hopseal.backoff import Backoff
-from hopseal.documents.model import Component, DocumentSet
+from hopseal.documents.model import DocumentSet
 from hopseal.errors import DeniedError, HopsealError, UnavailableError
 from hopseal.svid import X509Svid
 
@@ -140,11 +141,6 @@ class Identities:
         found = self._documents.component(component) if self._documents else None
         return found.listen if found else None
 
-    def is_listener_followed(self, component: str, pidfd_inode: int) -> bool:
-        """Whether that process is admitted or being asked about as the component's listener."""
-        path = self.listen_path(component)
-        return path is not None and ListenerRef(pidfd_inode, component, path) in self._tracked
-
     def is_listener_admitted(self, component: str) -> bool:
         """Whether any process is admitted as the component's listener."""
         return any(
@@ -171,23 +167,7 @@ class Identities:
         Raises:
             DeniedError: several identities, an undocumented one, or a listener that is another component.
         """
-        if not update.svids:
-            return None
-        ids = {svid.spiffe_id for svid in update.svids}
-        if len(ids) > 1:
-            raise DeniedError(
-                "identity_ambiguous",
-                "the process matches several components",
-                detail=", ".join(sorted(map(str, ids))),
-                remedy="make their documents tell them apart",
-            )
-        # Several SVIDs of one SPIFFE ID come from several registration entries and are shown as one.
-        svid = max(update.svids, key=lambda each: each.expires_at)
-        component = self._documents.by_spiffe_id(svid.spiffe_id) if self._documents else None
-        if component is None:
-            raise DeniedError("identity_undocumented", "no document names the identity", detail=str(svid.spiffe_id))
-        _check_listener(tracked.reference, component)
-        return InstanceKey(update.instance, component.qualified), svid
+        return decide_identity(tracked.reference, update, self._documents)
 
     def confirm(self, tracked: Tracked, key: InstanceKey, svid: X509Svid) -> None:
         """Install the identity, then admit the process."""
@@ -260,7 +240,8 @@ class Identities:
         if known is not None:
             self._cancel_timer(reference)
             # The data plane forgets a caller that hung up before it was admitted; the answer then came to nobody.
-            if known.key is not None and known.state is TrackedState.CONFIRMED:
+            # Not so a listener: an exited one's verdict is about its socket, which may have been replaced since.
+            if isinstance(reference, CallerRef) and known.key is not None and known.state is TrackedState.CONFIRMED:
                 self._admit(reference, known.key)
             return
         if len(self._tracked) >= self._limit:
@@ -319,15 +300,6 @@ class Identities:
         svid = self._instances.installed(key)
         found = self._documents.component(key.component) if self._documents else None
         return svid is not None and found is not None and found.spiffe_id == svid.spiffe_id
-
-
-def _check_listener(reference: Reference, component: Component) -> None:
-    if isinstance(reference, ListenerRef) and reference.component != component.qualified:
-        raise DeniedError(
-            "listener_not_component",
-            "another component answers on the socket",
-            detail=f"{component.qualified} answers for {reference.component}",
-        )
 
 
 def _kind(reference: Reference) -> str:

@@ -6,7 +6,8 @@ Rules:
 1. Nothing is permitted that no document says: Cedar denies what no policy permits.
 2. ``calls`` without operations permits every operation between the two components.
 3. A pattern ``<METHOD> <path>`` is compared with ``context.http``; any other with ``context.operation``
-   of a readable JSON-RPC call, and it implies ``initialize``, ``notifications/*`` and the session's GET and DELETE.
+   of a readable JSON-RPC call, and it implies ``initialize``, ``notifications/*`` and the session's GET and DELETE
+   (of a path that ends in ``/mcp``; for an endpoint elsewhere they are listed as ``<METHOD> <path>``).
 4. ``*`` at the end of a pattern stands for any text; everywhere else it is itself.
 5. ``acceptFrom`` forbids whoever it does not list, and permits whoever it lists and no document names.
 6. A documented component without ``mayStart`` may not begin a chain.

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 
 use crate::broker::Broker;
 use crate::instance::InstanceKey;
+use crate::listeners::socket_at;
 use crate::server::Server;
 use crate::settings::Settings;
 
@@ -78,7 +79,9 @@ impl DataPlane {
     }
 
     fn admit_listener(&self, component: &str, pidfd_inode: u64, instance: &str) {
-        self.broker.listeners.admit(component, pidfd_inode, InstanceKey::new(instance, component));
+        let documented = self.broker.directory.by_qualified(component);
+        let socket = documented.and_then(|found| found.listen.as_deref().and_then(socket_at));
+        self.broker.listeners.admit(component, pidfd_inode, socket, InstanceKey::new(instance, component));
     }
 
     fn refuse_listener(&self, component: &str, pidfd_inode: u64, code: &str) {

@@ -41,6 +41,9 @@ impl CallRecord {
     /// A call that begins now; `direction` is `out` or `in`.
     pub fn begin(direction: &'static str, events: &Arc<Events>, stats: &Arc<Stats>) -> Self {
         stats.calls_in_progress.add(1);
+        if direction == "out" {
+            stats.calls_out_in_progress.add(1);
+        }
         Self {
             caller: None,
             callee: None,
@@ -94,6 +97,9 @@ impl Drop for CallRecord {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         self.stats.calls_in_progress.add(-1);
+        if self.direction == "out" {
+            self.stats.calls_out_in_progress.add(-1);
+        }
         self.stats.count_call(self.direction, &self.code, took);
         let event = json!({
             "event": "call",

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::directory::Component;
 use crate::instance::InstanceKey;
 use crate::lifetime::Shutdown;
-use crate::listeners::{DEAD, Listener, Listeners};
+use crate::listeners::{Listener, Listeners, socket_at};
 use crate::pidfd::{PinError, PinnedPeer, pin_peer};
 use crate::problem::Refusal;
 use crate::settings::{Settings, buffer_bytes, ms};
@@ -81,13 +81,17 @@ impl ComponentSockets {
             return Ok(reached);
         }
         let path = component.listen.as_deref().ok_or_else(|| Refusal::new("callee_unavailable", "no listen socket"))?;
+        let before = socket_at(path);
         let stream = self.connect(path).await?;
-        let peer = pin(&stream)?;
-        let (inode, pidfd) = peer.map_or((DEAD, None), |peer| (peer.inode, Some(peer.pidfd)));
-        let listener = self
-            .listeners
-            .find(&component.qualified, inode, pidfd)
-            .ok_or_else(|| Refusal::new("callee_unavailable", "too many listeners are known"))?;
+        let listener = match pin(&stream)? {
+            Some(peer) => self.listeners.find(&component.qualified, peer.inode, peer.pidfd),
+            None => {
+                let replaced = || Refusal::new("callee_unavailable", "the socket was replaced meanwhile");
+                let socket = before.filter(|before| socket_at(path) == Some(*before)).ok_or_else(replaced)?;
+                self.listeners.find_dead(&component.qualified, socket)
+            }
+        };
+        let listener = listener.ok_or_else(|| Refusal::new("callee_unavailable", "too many listeners are known"))?;
         let instance = self.listeners.instance(&listener, path, self.verdict_timeout).await?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(self.header_bytes)

@@ -13,6 +13,10 @@ const MAX_METHOD_BYTES: usize = 64;
 /// Longest tool name or resource URI in an operation.
 const MAX_NAME_BYTES: usize = 512;
 
+/// Members that say which call it is: of a message, and of its `params`.
+const OF_MESSAGE: [&str; 3] = ["jsonrpc", "method", "params"];
+const OF_PARAMS: [&str; 2] = ["name", "uri"];
+
 /// What a JSON body is.
 pub enum Body {
     /// One call: `<method> <name>` or `<method>`.
@@ -67,8 +71,10 @@ impl Message {
     }
 }
 
+/// Capitals alone would read as an HTTP operation (`POST /path`) together with the target.
 fn is_method(method: &str) -> bool {
-    (1..=MAX_METHOD_BYTES).contains(&method.len())
+    !method.bytes().all(|byte| byte.is_ascii_uppercase())
+        && (1..=MAX_METHOD_BYTES).contains(&method.len())
         && method.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-./$".contains(&byte))
 }
 
@@ -109,7 +115,11 @@ impl<'de> Visitor<'de> for Top {
                     message.method = method;
                 }
                 "params" => map.next_value_seed(Params(&mut message))?,
-                _ => drop(map.next_value::<IgnoredAny>()?),
+                other => {
+                    message.ambiguous |= is_lookalike(other, &OF_MESSAGE);
+                    message.has_json_rpc |= is_lookalike(other, &OF_MESSAGE[..1]);
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
             message.ambiguous |= is_repeated(&mut seen, key);
         }
@@ -124,6 +134,15 @@ impl<'de> Visitor<'de> for Top {
         }
         Ok(Message { batch, ..Message::default() })
     }
+}
+
+/// Whether another reader could take `key` for one of `names`: Go's ignores case as Unicode folds it,
+/// readers in C end a name at a zero byte.
+fn is_lookalike(key: &str, names: &[&str]) -> bool {
+    let read = key.split('\0').next().unwrap_or_default();
+    let folded: String =
+        read.chars().take(MAX_METHOD_BYTES).flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect();
+    names.contains(&folded.as_str())
 }
 
 /// Remembers `key` and says whether it was there before. Messages have few members; a longer list
@@ -166,7 +185,10 @@ impl<'de> Visitor<'de> for Params<'_> {
                     *slot = map.next_value::<Scalar>()?.0;
                     self.0.ambiguous |= slot.is_none();
                 }
-                None => drop(map.next_value::<IgnoredAny>()?),
+                None => {
+                    self.0.ambiguous |= is_lookalike(&key, &OF_PARAMS);
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
             self.0.ambiguous |= is_repeated(&mut seen, key);
         }

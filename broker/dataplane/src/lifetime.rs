@@ -23,8 +23,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Shutdown of the whole data plane.
 #[derive(Clone, Default)]
 pub struct Shutdown {
-    /// Finish what is under way and take nothing new.
+    /// Finish what components began and take nothing new from them.
     pub drain: CancellationToken,
+    /// Finish what peers began and take nothing new from them; after `drain`, because a component's call may
+    /// go to another one here through our own peer port.
+    pub drain_peers: CancellationToken,
     /// Close at once.
     pub stop: CancellationToken,
 }
@@ -69,7 +72,7 @@ impl Lifetime {
 
     /// Resolves when the connection should take no new requests.
     pub fn should_finish(&self) -> impl Future<Output = ()> + use<> {
-        let (retired, drain) = (self.leaf.retired.clone(), self.shutdown.drain.clone());
+        let (retired, drain) = (self.leaf.retired.clone(), self.shutdown.drain_peers.clone());
         async move {
             tokio::select! {
                 () = retired.cancelled() => {}

@@ -2,12 +2,14 @@
 //!
 //! Owns: which process is behind a connection to a component's socket. Does not own: its identity
 //! (the control process admits it). After a pre-fork server's last listener died its pidfd is dead
-//! although others serve: that state has the inode 0 and is admitted apart.
+//! although others serve: that state has the inode 0 and is admitted apart, for exactly the socket
+//! that was at the path then: another one whose listener died too is another question.
 //!
 //! Source: runtime.md "Listener check".
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,10 +27,21 @@ use crate::verdict::{Answer, Verdict};
 /// Stands for "the process that called `listen()` is dead".
 pub const DEAD: u64 = 0;
 
+/// Which socket is at a path: device, inode and change time, which tells a recycled inode apart.
+pub type SocketIdentity = (u64, u64, i64, i64);
+
+/// The socket at `path` now.
+pub fn socket_at(path: &Path) -> Option<SocketIdentity> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
+}
+
 /// One listening process of one component.
 pub struct Listener {
     component: String,
     inode: u64,
+    /// The socket that the verdict is about, if the listener is dead.
+    socket: Option<SocketIdentity>,
     /// Cancelled when it is withdrawn: connections to it close at once.
     pub closed: CancellationToken,
     verdict: Verdict,
@@ -54,21 +67,32 @@ impl Listeners {
         Arc::new(Self { known: Mutex::default(), events, limit })
     }
 
-    /// The listener behind a fresh connection. `pidfd` is None if it is dead.
+    /// The listener behind a fresh connection.
     ///
     /// Must be called inside the runtime: it starts watching the process.
-    pub fn find(self: &Arc<Self>, component: &str, inode: u64, pidfd: Option<OwnedFd>) -> Option<Arc<Listener>> {
+    pub fn find(self: &Arc<Self>, component: &str, inode: u64, pidfd: OwnedFd) -> Option<Arc<Listener>> {
         let mut known = self.lock();
         if known.len() >= self.limit && !known.contains_key(&(component.to_owned(), inode)) {
             return None;
         }
-        let listener = Self::entry(&mut known, component, inode);
-        if let Some(pidfd) = pidfd
-            && !listener.watched.swap(true, Ordering::SeqCst)
-        {
+        let listener = Self::entry(&mut known, component, inode, None);
+        if !listener.watched.swap(true, Ordering::SeqCst) {
             tokio::spawn(watch(Arc::clone(self), Arc::clone(&listener), pidfd));
         }
         Some(listener)
+    }
+
+    /// The dead listener of the socket `socket`; what was found out about another one at its path is void.
+    pub fn find_dead(&self, component: &str, socket: SocketIdentity) -> Option<Arc<Listener>> {
+        let mut known = self.lock();
+        let key = (component.to_owned(), DEAD);
+        if known.get(&key).is_some_and(|listener| listener.socket != Some(socket)) {
+            known.remove(&key).inspect(|replaced| replaced.verdict.forget());
+        }
+        if known.len() >= self.limit && !known.contains_key(&key) {
+            return None;
+        }
+        Some(Self::entry(&mut known, component, DEAD, Some(socket)))
     }
 
     /// The instance behind `listener`; asks the control process if it is not known.
@@ -94,11 +118,13 @@ impl Listeners {
         Err(Refusal::new("callee_unavailable", why))
     }
 
-    pub fn admit(&self, component: &str, inode: u64, instance: InstanceKey) {
+    /// `socket` is at the component's path now; it counts for dead listeners.
+    pub fn admit(&self, component: &str, inode: u64, socket: Option<SocketIdentity>, instance: InstanceKey) {
         let mut known = self.lock();
+        let socket = socket.filter(|_| inode == DEAD);
         // The control process probes sockets itself, so it may know a listener before any call does.
         if known.len() < self.limit || known.contains_key(&(component.to_owned(), inode)) {
-            Self::entry(&mut known, component, inode).verdict.admit(instance);
+            Self::entry(&mut known, component, inode, socket).verdict.admit(instance);
         }
     }
 
@@ -141,11 +167,17 @@ impl Listeners {
         self.lock().len()
     }
 
-    fn entry(known: &mut HashMap<(String, u64), Arc<Listener>>, component: &str, inode: u64) -> Arc<Listener> {
+    fn entry(
+        known: &mut HashMap<(String, u64), Arc<Listener>>,
+        component: &str,
+        inode: u64,
+        socket: Option<SocketIdentity>,
+    ) -> Arc<Listener> {
         let listener = known.entry((component.to_owned(), inode)).or_insert_with(|| {
             Arc::new(Listener {
                 component: component.to_owned(),
                 inode,
+                socket,
                 closed: CancellationToken::new(),
                 verdict: Verdict::new(),
                 watched: AtomicBool::new(false),

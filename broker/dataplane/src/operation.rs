@@ -4,8 +4,9 @@
 //! decision. Both brokers derive it from the bytes that are forwarded, never from the record's
 //! informative `op`.
 //!
-//! Rules: a body that two JSON readers could take for different calls (duplicate keys, batches,
-//! JSON that does not parse) is `unreadable`, and no MCP pattern matches it.
+//! Rules: a body that two JSON readers could take for different calls (duplicate keys, keys that
+//! differ in case, batches, JSON that does not parse or is coded) is `unreadable`, and no MCP
+//! pattern matches it.
 //!
 //! Source: interfaces.md "The Agent document"; custody-wire §8.3.
 
@@ -39,7 +40,8 @@ pub struct Operation {
     pub http: String,
     /// `<mcp-method> <mcp-name>` for MCP, else the same as `http`.
     pub name: String,
-    /// A GET or DELETE of an MCP endpoint (it carries an MCP header).
+    /// A GET or DELETE of an MCP endpoint: it carries an MCP header and the path ends in `/mcp`. The
+    /// header alone is the caller's word, and would open every other path of the component.
     pub mcp_session: bool,
 }
 
@@ -48,6 +50,7 @@ impl Operation {
     pub fn derive(method: &Method, path: &str, headers: &HeaderMap, body: &[u8]) -> Self {
         let http = format!("{method} {path}");
         let mcp_session = (method == Method::GET || method == Method::DELETE)
+            && is_mcp_endpoint(path)
             && (headers.contains_key("mcp-session-id") || headers.contains_key("mcp-protocol-version"));
         let (protocol, name) = match read_body(method, headers, body) {
             Body::Call(name) => (Protocol::Mcp, name),
@@ -58,6 +61,10 @@ impl Operation {
     }
 }
 
+fn is_mcp_endpoint(path: &str) -> bool {
+    path.strip_suffix('/').unwrap_or(path).ends_with("/mcp")
+}
+
 fn read_body(method: &Method, headers: &HeaderMap, body: &[u8]) -> Body {
     if method != Method::POST || body.is_empty() {
         return Body::Other;
@@ -66,8 +73,8 @@ fn read_body(method: &Method, headers: &HeaderMap, body: &[u8]) -> Body {
     let coded = headers.contains_key(header::CONTENT_ENCODING);
     let looks_json =
         body.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| matches!(byte, b'{' | b'['));
-    if coded {
-        return if says_json { Body::Unreadable } else { Body::Other };
+    if coded || is_json_in_other_encoding(body) {
+        return Body::Unreadable;
     }
     if !says_json && !looks_json {
         return Body::Other;
@@ -77,6 +84,15 @@ fn read_body(method: &Method, headers: &HeaderMap, body: &[u8]) -> Body {
         Err(_) if says_json => Body::Unreadable,
         Err(_) => Body::Other,
     }
+}
+
+/// JSON behind a byte order mark or in two or four bytes a character: this reader refuses it, others
+/// detect it whatever the content type says.
+fn is_json_in_other_encoding(body: &[u8]) -> bool {
+    let is_mark = |byte: &u8| matches!(byte, 0 | 0xbb | 0xbf | 0xef | 0xfe | 0xff);
+    let Some(start) = body.iter().position(|byte| !is_mark(byte) && !byte.is_ascii_whitespace()) else { return false };
+    let opens = matches!(body[start], b'{' | b'[');
+    opens && (body[..start].iter().any(is_mark) || body.get(start + 1) == Some(&0))
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -136,6 +152,13 @@ mod tests {
             r#"{"jsonrpc":"2.0","method":7}"#,
             r#"{"jsonrpc":"2.0","method":"a"}{"jsonrpc":"2.0","method":"b"}"#,
             r#"{"jsonrpc":"2.0","method":"a""#,
+            r#"{"jsonrpc":"2.0","method":"a","Method":"b"}"#,
+            r#"{"jsonrpc":"2.0","method":"a","JSONRPC":"1.0"}"#,
+            r#"{"JsonRpc":"2.0","method":"a"}"#,
+            r#"{"jsonrpc":"2.0","method":"a","method\u0000":"b"}"#,
+            r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a","NAME":"b"}}"#,
+            r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a"},"param\u017f":{"name":"b"}}"#,
+            r#"{"jsonrpc":"2.0","method":"POST","params":{"name":"/v1/chat"}}"#,
         ];
         for body in bodies {
             assert_eq!(derive("application/json; charset=utf-8", body).protocol, Protocol::Unreadable, "{body}");
@@ -152,12 +175,39 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_json_body_is_unreadable() {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
-        headers.insert(header::CONTENT_ENCODING, "gzip".parse().unwrap());
-        let operation = Operation::derive(&Method::POST, "/mcp", &headers, b"\x1f\x8b");
-        assert_eq!(operation.protocol, Protocol::Unreadable);
+    fn members_of_arguments_and_of_other_json_may_be_called_anything() {
+        let call = r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a","arguments":{"Name":"b"}}}"#;
+        assert_eq!(derive("application/json", call).name, "tools/call a");
+        assert_eq!(derive("application/json", r#"{"Method":"a","NAME":"b"}"#).protocol, Protocol::Http);
+    }
+
+    #[test]
+    fn a_coded_body_is_unreadable() {
+        for (content_type, coding) in [("application/json", "gzip"), ("text/plain", "identity")] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
+            headers.insert(header::CONTENT_ENCODING, coding.parse().unwrap());
+            let operation = Operation::derive(&Method::POST, "/mcp", &headers, b"{}");
+            assert_eq!(operation.protocol, Protocol::Unreadable);
+        }
+    }
+
+    #[test]
+    fn json_in_another_encoding_is_unreadable_whatever_it_says_it_is() {
+        let text = r#" {"jsonrpc":"2.0","method":"a"}"#;
+        let wide = |order: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(order).collect::<Vec<u8>>();
+        let bodies = [
+            [b"\xef\xbb\xbf", text.as_bytes()].concat(),
+            wide(u16::to_le_bytes),
+            wide(u16::to_be_bytes),
+            b"{\0".to_vec(),
+        ];
+        for body in bodies {
+            let operation = Operation::derive(&Method::POST, "/mcp", &HeaderMap::new(), &body);
+            assert_eq!(operation.protocol, Protocol::Unreadable, "{body:?}");
+        }
+        let frame = b"\0\0\0\0\x05\x0a\x03abc";
+        assert_eq!(Operation::derive(&Method::POST, "/s/m", &HeaderMap::new(), frame).protocol, Protocol::Http);
     }
 
     #[test]
@@ -167,5 +217,9 @@ mod tests {
         headers.insert("mcp-session-id", "1".parse().unwrap());
         assert!(Operation::derive(&Method::GET, "/mcp", &headers, b"").mcp_session);
         assert!(!Operation::derive(&Method::POST, "/mcp", &headers, b"").mcp_session);
+        assert!(Operation::derive(&Method::DELETE, "/api/mcp/", &headers, b"").mcp_session);
+        for path in ["/", "/admin", "/xmcp", "/mcp/users"] {
+            assert!(!Operation::derive(&Method::DELETE, path, &headers, b"").mcp_session, "{path}");
+        }
     }
 }

@@ -19,6 +19,10 @@ use tokio::io::unix::AsyncFd;
 /// `SO_PEERPIDFD` of `asm-generic/socket.h`, Linux 6.5; the libc crate does not name it.
 const SO_PEERPIDFD: libc::c_int = 77;
 
+/// File system of pidfds that have inodes of their own (`linux/magic.h`, Linux 6.9). Before it, every
+/// pidfd had the one anonymous inode, and all processes would be taken for the same one.
+const PIDFS_MAGIC: libc::c_long = 0x5049_4446;
+
 /// A process at the other end of a connected Unix socket.
 #[derive(Debug)]
 pub struct PinnedPeer {
@@ -89,10 +93,14 @@ fn watch(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(io::Error::from)
 }
 
-/// Whether this kernel can pin peers at all; asked once at start.
+/// Whether this kernel can pin peers and tells them apart by inode; asked once at start.
 pub fn is_supported() -> bool {
     let pair = std::os::unix::net::UnixStream::pair();
-    pair.is_ok_and(|(one, _other)| peer_pidfd(one.as_fd()).is_ok())
+    pair.is_ok_and(|(one, _other)| peer_pidfd(one.as_fd()).is_ok_and(|pidfd| has_own_inode(pidfd.as_fd())))
+}
+
+fn has_own_inode(pidfd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstatfs(pidfd).is_ok_and(|found| found.f_type == PIDFS_MAGIC)
 }
 
 /// pid (0 when it lives in a pid namespace that we cannot see) and effective uid.
@@ -147,6 +155,13 @@ mod tests {
         assert_eq!(peer.uid, rustix::process::getuid().as_raw());
         assert!(peer.inode > 0);
         assert!(!is_dead(peer.pidfd.as_fd()));
+    }
+
+    #[test]
+    fn a_descriptor_with_the_anonymous_inode_names_no_process() {
+        let anonymous = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        assert!(!has_own_inode(anonymous.as_fd()));
+        assert!(is_supported());
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub async fn send(broker: &Arc<Broker>, outgoing: Outgoing, record: &mut CallRec
         if response.status() != StatusCode::PRECONDITION_REQUIRED || !is_problem(response.headers()) {
             return finish(broker, outgoing, response.map(Ok));
         }
-        let (response, missing) = read_missing(response).await?;
+        let (response, missing) = read_missing(broker, response).await?;
         extra_certificates = own_certificates(&outgoing.caller.leaf, &missing);
         if attempt > 0 || extra_certificates.is_empty() {
             return finish(broker, outgoing, response.map(Err));
@@ -172,9 +172,13 @@ fn is_problem(list: &HeaderMap) -> bool {
 }
 
 /// The items that the peer asks for (custody-wire §5.7), and the response with its body read.
-async fn read_missing(response: Response<Incoming>) -> Result<(Response<Bytes>, Vec<String>), Refusal> {
+async fn read_missing(
+    broker: &Broker,
+    response: Response<Incoming>,
+) -> Result<(Response<Bytes>, Vec<String>), Refusal> {
     let (parts, body) = response.into_parts();
-    let body = Limited::new(body, MAX_PROBLEM_BYTES).collect().await;
+    let read = timeout(ms(broker.settings.timeouts_ms.body_read), Limited::new(body, MAX_PROBLEM_BYTES).collect());
+    let body = read.await.map_err(|_| Refusal::new("peer_timeout", "a refusal did not end in time"))?;
     let body = body.map_err(|error| Refusal::new("peer_unreachable", error.to_string()))?.to_bytes();
     let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     let missing = if problem["code"] == "custody_unresolved" { problem["missing"].as_array() } else { None };

@@ -30,7 +30,7 @@ use crate::pidfd;
 use crate::places::{Places, Turns};
 use crate::runtime::Running;
 use crate::socket::{self, BoundSocket};
-use crate::stats::Stats;
+use crate::stats::{Gauge, Stats};
 use crate::unix_server;
 
 /// How often what is unused is dropped.
@@ -60,7 +60,7 @@ impl Server {
     pub fn start(broker: &Arc<Broker>) -> Result<Self, StartError> {
         let settings = &broker.settings;
         if !pidfd::is_supported() {
-            return Err(("kernel_unsupported", "SO_PEERPIDFD is not available; Linux 6.5 or newer is needed".into()));
+            return Err(("kernel_unsupported", "processes cannot be told apart; Linux 6.9 or newer is needed".into()));
         }
         let socket = socket::bind(&settings.out_socket, settings.out_socket_mode)?;
         let peer =
@@ -79,17 +79,23 @@ impl Server {
 
     /// Takes nothing new and waits for what is in progress, at most `timeout`.
     pub fn drain(&mut self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        let wait_for_none = |calls: &Gauge| {
+            while calls.get() > 0 && Instant::now() < deadline {
+                std::thread::sleep(DRAIN_POLL);
+            }
+        };
         self.broker.shutdown.drain.cancel();
         self.socket.take();
-        let deadline = Instant::now() + timeout;
-        while self.broker.stats.calls_in_progress.get() > 0 && Instant::now() < deadline {
-            std::thread::sleep(DRAIN_POLL);
-        }
+        wait_for_none(&self.broker.stats.calls_out_in_progress);
+        self.broker.shutdown.drain_peers.cancel();
+        wait_for_none(&self.broker.stats.calls_in_progress);
     }
 
     /// Closes everything at once and flushes the log.
     pub fn stop(mut self) {
         self.broker.shutdown.drain.cancel();
+        self.broker.shutdown.drain_peers.cancel();
         self.broker.shutdown.stop.cancel();
         self.socket.take();
         self.runtime.stop();
@@ -198,7 +204,7 @@ async fn accept_peers(broker: Arc<Broker>, listener: TcpListener) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = broker.shutdown.drain.cancelled() => return,
+            () = broker.shutdown.drain_peers.cancelled() => return,
         };
         let Ok((tcp, address)) = accepted else {
             broker.stats.count_refused_connection("peer", "accept");

@@ -73,6 +73,8 @@ pub struct Stats {
     pub log_bytes: AtomicU64,
     pub log_failures: AtomicU64,
     pub calls_in_progress: Gauge,
+    /// Those of them that our own components made.
+    pub calls_out_in_progress: Gauge,
     pub out_connections: Gauge,
     pub peer_connections: Gauge,
     pub pool_connections: Gauge,
