@@ -132,11 +132,10 @@ def pin_inode(pidfd_inode: int) -> PinnedProcess:
     try:
         pidfd = syscalls.open_pidfd_by_inode(pidfd_inode)
     except OSError as error:
-        if error.errno in {errno.ESTALE, errno.ESRCH}:
+        can_open = _opens_pidfs_handles()
+        if error.errno in {errno.ESTALE, errno.ESRCH} and can_open:
             raise PeerGone(f"pidfd inode {pidfd_inode}: {error.strerror}") from error
-        remedy = (
-            "Linux 6.9 or later gives processes lasting names" if error.errno in {errno.EBADF, errno.EINVAL} else ""
-        )
+        remedy = "" if can_open else "run Linux 6.14 or later, which opens processes by their lasting names"
         raise PeerUnpinnable(f"pidfd inode {pidfd_inode}: {error.strerror}", remedy=remedy) from error
     return _pin(pidfd)
 
@@ -282,6 +281,18 @@ def _pin_credentials(pid: int, uid: int, gid: int) -> PinnedProcess:
         process.close()
         raise PeerGone(f"pid {pid} is no longer the process that connected")
     return process
+
+
+def _opens_pidfs_handles() -> bool:
+    """Whether this kernel can: older ones say of every process, and so of this one, that its handle is stale."""
+    own = os.pidfd_open(os.getpid())
+    try:
+        os.close(syscalls.open_pidfd_by_inode(os.fstat(own).st_ino))
+    except OSError:
+        return False
+    finally:
+        os.close(own)
+    return True
 
 
 def _pid_of(pidfd: int) -> int:

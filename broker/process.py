@@ -17,6 +17,8 @@ from pathlib import Path
 
 from hopseal.errors import UnavailableError
 
+_AT_EMPTY_PATH = 0x1000  # linux/fcntl.h
+_FILE_HANDLE_BYTES = 8  # struct file_handle without its handle: two ints, the first of which says 0 bytes follow
 _SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -94,9 +96,19 @@ def check_pidfd_support() -> None:
         # Without pidfs every pidfd shares the one anonymous inode with every eventfd, and it names nobody.
         if os.fstat(pidfd).st_dev == os.fstat(anonymous).st_dev:
             raise _too_old("pidfds have no inode of their own")
+        if not _has_handle(pidfd):
+            raise _too_old("pidfds cannot be opened by their inode")
     finally:
         os.close(pidfd)
         os.close(anonymous)
+
+
+def _has_handle(fd: int) -> bool:
+    """Whether name_to_handle_at(2) names what ``fd`` is; with room for none it says how much that would take."""
+    handle, mount_id = ctypes.create_string_buffer(_FILE_HANDLE_BYTES), ctypes.c_int()
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.name_to_handle_at(fd, b"", handle, ctypes.byref(mount_id), _AT_EMPTY_PATH)
+    return result == -1 and ctypes.get_errno() == errno.EOVERFLOW
 
 
 def probe_listener(path: str) -> Listener | None:
@@ -136,5 +148,5 @@ def _too_old(detail: str) -> UnavailableError:
         "kernel_too_old",
         "this kernel does not name a socket's peer by pidfd inode",
         detail=detail,
-        remedy="run Linux 6.9 or later",
+        remedy="run Linux 6.14 or later",
     )

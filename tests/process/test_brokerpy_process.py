@@ -12,6 +12,7 @@ import textwrap
 import pytest
 
 from broker.process import Listener, check_pidfd_support, probe_listener, read_boot_id
+from hopseal.errors import UnavailableError
 from waiting import wait_until
 
 
@@ -107,6 +108,15 @@ def test_the_boot_id_is_sixteen_bytes():
 
 def test_this_kernel_names_processes_by_pidfd_inode():
     check_pidfd_support()
+
+
+def test_a_kernel_without_handles_of_pidfds_is_too_old(monkeypatch):
+    # A socket has an inode of its own and no handle, as pidfds had from Linux 6.9 to 6.13.
+    with socket.socket() as sock:
+        monkeypatch.setattr(os, "pidfd_open", lambda _pid: os.dup(sock.fileno()))
+        with pytest.raises(UnavailableError, match="kernel_too_old") as caught:
+            check_pidfd_support()
+    assert "6.14" in caught.value.remedy
 
 
 def test_a_listener_is_named_by_its_own_inode(tmp_path):

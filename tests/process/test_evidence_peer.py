@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from attestor import peer
+from attestor import peer, syscalls
 from attestor.collectors.process import read_exe_identity
 from attestor.evidence import EvidenceCollector, PeerChanged
 from attestor.peer import PeerGone, PeerUnpinnable, pin_inode, pin_peer, pin_pid
@@ -112,6 +112,18 @@ def test_an_inode_finds_its_process_until_it_is_reaped() -> None:
         inode = process.pidfd_inode
     with pytest.raises(PeerGone):
         pin_inode(inode)
+
+
+def test_a_kernel_that_calls_every_handle_stale_is_too_old_and_the_process_not_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stale(_inode: int) -> int:
+        raise OSError(errno.ESTALE, "stale")
+
+    monkeypatch.setattr(syscalls, "open_pidfd_by_inode", stale)
+    with child(WAIT) as caller, pin_pid(caller.pid) as process, pytest.raises(PeerUnpinnable) as caught:
+        pin_inode(process.pidfd_inode)
+    assert "Linux 6.14" in caught.value.remedy
 
 
 @pytest.mark.parametrize("inode", [0, -1, 1 << 64, (1 << 64) - 1, 999_999_999])
