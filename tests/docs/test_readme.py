@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from hopseal.cli.main import cli
+from hopseal.documents.parse import parse_documents
+from hopseal.ids import TrustDomain
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -67,6 +69,22 @@ def test_every_documented_hopseal_command_and_option_exists(page, line):
             break
         if word.startswith("--"):
             assert word.split("=")[0] in options | {"--help"}, f"{page}: {word} is no option of {' '.join(path)}"
+
+
+def documented_agents() -> list[tuple[str, str]]:
+    blocks = [
+        (page.name, each) for page in PAGES for each in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    ]
+    return [(name, block) for name, block in blocks if "kind: Agent" in block]
+
+
+@pytest.mark.parametrize(("page", "block"), documented_agents())
+def test_every_documented_agent_is_a_valid_document(page, block):
+    assert parse_documents({page: block.encode()}, TrustDomain.parse("example.org")).agents
+
+
+def test_the_guide_has_an_agent_to_copy():
+    assert "guide.md" in {page for page, _ in documented_agents()}
 
 
 @pytest.mark.parametrize("path", [path for path, command in COMMANDS.items() if path], ids=" ".join)
