@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import pytest
 from broker.policy.compile import compile_policies
 from broker_parts import calls, component, documents
 from children import child
-from dataplane_nodes import TRUST_DOMAIN, Component, Connection, Node, call, pair
+from dataplane_nodes import TRUST_DOMAIN, Answer, Component, Connection, Node, Seen, answer, call, pair, spiffe_id
+from dataplane_peer import Message, connected, context
+from hopseal.log.entries import RecordEntry
 from svid_authority import Authority
 from waiting import wait_until
 
@@ -125,6 +128,97 @@ def test_a_call_that_was_taken_before_the_drain_is_not_lost(tmp_path: Path) -> N
         assert (response.status, response.read()) == (200, b"{}  ")
         connection.close()
         drainer.join()
+
+
+def test_the_end_of_one_instance_costs_another_with_the_same_svid_no_call(tmp_path: Path) -> None:
+    """SPIRE gives all instances of one entry on a node the same SVID."""
+    go_on = threading.Event()
+
+    def slow(handler: BaseHTTPRequestHandler, seen: Seen) -> None:
+        assert seen.path != "/slow" or go_on.wait(10)
+        answer(handler, b"done")
+
+    with pair(tmp_path) as (a, _b, tool):
+        tool.respond = slow
+        svid = a.authority.issue(spiffe_id("orchestrator"))
+        for name in ("one", "two"):
+            a.plane.set_identity(
+                name,
+                "crm/orchestrator",
+                str(svid.spiffe_id),
+                list(svid.chain_der),
+                svid.key_pkcs8,
+                svid.expires_at,
+            )
+        present = ["one"]
+
+        def admit(event: dict) -> bool:
+            if event["event"] == "caller_seen":
+                a.plane.admit_caller(event["pidfd_inode"], present[0], "crm/orchestrator")
+            return True
+
+        a.on_event = admit
+        assert call(a).status == 200
+        present[0] = "two"
+        a.plane.forget_caller(a.of("caller_seen")[0]["pidfd_inode"])
+        answers: list[Answer] = []
+        caller = threading.Thread(target=lambda: answers.append(call(a, path="/slow")))
+        caller.start()
+        wait_until(lambda: any(seen.path == "/slow" for seen in tool.seen))
+        a.plane.withdraw("one", "crm/orchestrator", "caller_gone")
+        go_on.set()
+        caller.join()
+        assert answers[0].body == b"done"
+
+
+def test_handles_of_many_instances_do_not_stop_calls(tmp_path: Path) -> None:
+    with pair(tmp_path, limits={"handles": 40, "handles_per_instance": 20}) as (a, _b, _tool):
+        present = [""]
+
+        def admit(event: dict) -> bool:
+            if event["event"] == "caller_seen":
+                a.plane.admit_caller(event["pidfd_inode"], present[0], "crm/orchestrator")
+            return True
+
+        a.on_event = admit
+        svid = a.authority.issue(spiffe_id("orchestrator"))
+        for name in ("one", "two", "three"):
+            chain = list(svid.chain_der)
+            a.plane.set_identity(name, "crm/orchestrator", str(svid.spiffe_id), chain, svid.key_pkcs8, svid.expires_at)
+            present[0] = name
+            for seen in a.of("caller_seen"):
+                a.plane.forget_caller(seen["pidfd_inode"])
+            assert {call(a).status for _ in range(21)} == {200}
+
+
+def test_a_flood_of_records_that_nobody_sealed_does_not_fill_the_log(tmp_path: Path) -> None:
+    with pair(tmp_path) as (a, b, _tool):
+        svid = a.authority.issue(spiffe_id("orchestrator"))
+        message = Message(svid)
+        forged = message.sealed(a.authority.issue(spiffe_id("orchestrator")))
+        with connected(b.port, context(svid)) as connection:
+            request = message.wire(sealed=forged).replace(b"connection: close", b"connection: keep-alive")
+            for _ in range(400):
+                connection.sendall(request)
+                assert b" 428 " in connection.recv(65536)
+        refused = [entry for entry in b.log().entries if isinstance(entry, RecordEntry) and not entry.accepted]
+        assert 200 <= len(refused) < 390
+
+
+@pytest.mark.parametrize("status", [100, 101, 103, 199])
+def test_an_informational_answer_of_a_component_harms_nobody(tmp_path: Path, status: int) -> None:
+    def inform(handler: BaseHTTPRequestHandler, seen: Seen) -> None:
+        if seen.path == "/inform":
+            for _ in range(3):
+                handler.wfile.write(f"HTTP/1.1 {status} Whatever\r\nCustody-Handle: x\r\n\r\n".encode())
+        answer(handler, b"final")
+
+    with pair(tmp_path) as (a, _b, tool):
+        tool.respond = inform
+        informed = call(a, path="/inform")
+        assert informed.body == b"final" or informed.status >= 500
+        assert informed.handle != "x"
+        assert call(a).body == b"final"
 
 
 ORPHANED = """

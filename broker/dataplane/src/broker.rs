@@ -41,9 +41,9 @@ use crate::throttle::Throttle;
 use crate::tls::Tls;
 use crate::trust::Trust;
 
-/// Refused messages without a readable record that are logged; the others are only counted.
-const UNREADABLE_PER_SECOND: f64 = 20.0;
-const UNREADABLE_BURST: f64 = 200.0;
+/// Refused messages without a proven record that are logged; the others are only counted.
+const UNPROVEN_PER_SECOND: f64 = 20.0;
+const UNPROVEN_BURST: f64 = 200.0;
 
 /// What a handle continues.
 pub enum Continues {
@@ -80,8 +80,8 @@ pub struct Broker {
     pub calls: Arc<Semaphore>,
     pub shutdown: Shutdown,
     pub started: OnceLock<Started>,
-    /// Refused messages without a readable record: any peer can send those, and the disk is finite.
-    pub unreadable: Throttle,
+    /// Refused messages without a proven record: any peer can send those, and the disk is finite.
+    pub unproven: Throttle,
     policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
     bundles: Mutex<BundleNews>,
@@ -133,7 +133,7 @@ impl Broker {
             memory: BodyMemory::new(limits.buffered_bytes, settings.body_limit_bytes, ms(timeouts.body_read)),
             calls: Arc::new(Semaphore::new(limits.calls)),
             started: OnceLock::new(),
-            unreadable: Throttle::new(UNREADABLE_PER_SECOND, UNREADABLE_BURST),
+            unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             policy: RwLock::default(),
             receive_policy: RwLock::default(),
             bundles: Mutex::default(),

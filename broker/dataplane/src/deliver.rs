@@ -97,7 +97,7 @@ fn build(broker: &Broker, delivery: &Delivery<'_>, reached: &Reached) -> Result<
     let root_iat = chain.statements().next().map_or(now, |root| root.record().iat);
     let until = chain.authority().exp.min(root_iat + MAX_CHAIN_AGE_S);
     let continues = Arc::new(Continues::Call(chain.clone()));
-    let handle = broker.handles.issue(&reached.instance, continues, until, now);
+    let handle = broker.handles.issue(&reached.instance, continues, until);
     let handle = handle.ok_or_else(|| Refusal::new("overloaded", "too many handles"))?;
     list.extend(headers::custody_value(&handle).map(|value| (HeaderName::from_static(HANDLE), value)));
     let mut request = Request::new(Full::new(delivery.body.bytes.clone()));

@@ -44,25 +44,21 @@ impl<T> Handles<T> {
         Self { store: Mutex::new(store), limit, limit_per_instance }
     }
 
-    /// A new handle of `owner`. An instance that holds too many loses its oldest; None if the whole
-    /// store is full of others' or no randomness is to be had.
-    pub fn issue(&self, owner: &InstanceKey, continues: Arc<T>, expires_at: i64, now: i64) -> Option<String> {
+    /// A new handle of `owner`; None if no randomness is to be had. An instance that holds too many loses
+    /// its oldest, and in a full store whoever holds most does: load must not stop all calls.
+    pub fn issue(&self, owner: &InstanceKey, continues: Arc<T>, expires_at: i64) -> Option<String> {
         let handle = random()?;
         let mut guard = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let store = &mut *guard;
-        if store.held.len() >= self.limit {
-            store.purge(now);
+        if store.by_owner.get(owner).is_some_and(|own| own.len() >= self.limit_per_instance) {
+            store.drop_oldest_of(owner);
         }
-        let own = store.by_owner.entry(owner.clone()).or_default();
-        if own.len() >= self.limit_per_instance
-            && let Some(oldest) = own.pop_front()
+        while store.held.len() >= self.limit
+            && let Some(largest) = store.largest_owner()
         {
-            store.held.remove(&oldest);
+            store.drop_oldest_of(&largest);
         }
-        if store.held.len() >= self.limit {
-            return None;
-        }
-        own.push_back(handle);
+        store.by_owner.entry(owner.clone()).or_default().push_back(handle);
         store.held.insert(handle, Held { owner: owner.clone(), expires_at, continues });
         Some(URL_SAFE_NO_PAD.encode(handle))
     }
@@ -95,6 +91,20 @@ impl<T> Handles<T> {
 }
 
 impl<T> Store<T> {
+    fn drop_oldest_of(&mut self, owner: &InstanceKey) {
+        let Some(handles) = self.by_owner.get_mut(owner) else { return };
+        if let Some(oldest) = handles.pop_front() {
+            self.held.remove(&oldest);
+        }
+        if handles.is_empty() {
+            self.by_owner.remove(owner);
+        }
+    }
+
+    fn largest_owner(&self) -> Option<InstanceKey> {
+        self.by_owner.iter().max_by_key(|(_, handles)| handles.len()).map(|(owner, _)| owner.clone())
+    }
+
     fn purge(&mut self, now: i64) {
         self.held.retain(|_, held| now < held.expires_at);
         let held = &self.held;
@@ -128,7 +138,7 @@ mod tests {
     #[test]
     fn a_handle_is_good_for_its_own_instance_until_it_expires() {
         let handles = Handles::new(8, 8);
-        let handle = handles.issue(&owner("a"), Arc::new(7), 100, 0).unwrap();
+        let handle = handles.issue(&owner("a"), Arc::new(7), 100).unwrap();
         assert_eq!(handle.len(), 22);
         assert_eq!(handles.find(&handle, &owner("a"), 99).as_deref(), Some(&7));
         assert_eq!(handles.find(&handle, &owner("b"), 99), None);
@@ -141,26 +151,31 @@ mod tests {
     #[test]
     fn one_instance_pushes_out_only_its_own_oldest() {
         let handles = Handles::new(8, 2);
-        let other = handles.issue(&owner("b"), Arc::new(0), 100, 0).unwrap();
-        let own: Vec<_> = (1..=3).map(|n| handles.issue(&owner("a"), Arc::new(n), 100, 0).unwrap()).collect();
+        let other = handles.issue(&owner("b"), Arc::new(0), 100).unwrap();
+        let own: Vec<_> = (1..=3).map(|n| handles.issue(&owner("a"), Arc::new(n), 100).unwrap()).collect();
         assert_eq!(handles.find(&own[0], &owner("a"), 0), None);
         assert_eq!(handles.find(&own[2], &owner("a"), 0).as_deref(), Some(&3));
         assert_eq!(handles.find(&other, &owner("b"), 0).as_deref(), Some(&0));
     }
 
     #[test]
-    fn a_full_store_gives_no_handle_until_one_expires() {
-        let handles = Handles::new(1, 8);
-        handles.issue(&owner("a"), Arc::new(0), 100, 0).unwrap();
-        assert_eq!(handles.issue(&owner("b"), Arc::new(0), 100, 99), None);
-        assert!(handles.issue(&owner("b"), Arc::new(0), 200, 100).is_some());
-        assert_eq!(handles.len(), 1);
+    fn in_a_full_store_whoever_holds_most_loses_the_oldest() {
+        let handles = Handles::new(3, 8);
+        let first = handles.issue(&owner("a"), Arc::new(0), 100).unwrap();
+        let second = handles.issue(&owner("a"), Arc::new(0), 100).unwrap();
+        let other = handles.issue(&owner("b"), Arc::new(0), 100).unwrap();
+        let newest = handles.issue(&owner("c"), Arc::new(0), 100).unwrap();
+        assert!(handles.find(&first, &owner("a"), 0).is_none());
+        for (handle, held_by) in [(second, "a"), (other, "b"), (newest, "c")] {
+            assert!(handles.find(&handle, &owner(held_by), 0).is_some());
+        }
+        assert_eq!(handles.len(), 3);
     }
 
     #[test]
     fn a_withdrawn_instance_loses_its_handles() {
         let handles = Handles::new(8, 8);
-        let handle = handles.issue(&owner("a"), Arc::new(0), 100, 0).unwrap();
+        let handle = handles.issue(&owner("a"), Arc::new(0), 100).unwrap();
         handles.forget_owner(&owner("a"));
         assert_eq!(handles.find(&handle, &owner("a"), 0), None);
         assert_eq!(handles.len(), 0);

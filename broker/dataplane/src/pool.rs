@@ -1,4 +1,4 @@
-//! mTLS connections to peers, one set per (caller's leaf, peer, endpoint).
+//! mTLS connections to peers, one set per (calling instance, its leaf, peer, endpoint).
 //!
 //! Owns: opening, sharing and dropping them. A connection signs with the leaf it was opened with;
 //! after a rotation new calls find no connection under the new leaf and open one. Does not own:
@@ -25,7 +25,7 @@ use tokio_rustls::client::TlsStream;
 use crate::clock;
 use crate::directory::Component;
 use crate::executor::ConnectionTasks;
-use crate::instance::Leaf;
+use crate::instance::{InstanceKey, Leaf};
 use crate::lifetime::{Lifetime, Shutdown};
 use crate::problem::Refusal;
 use crate::stats::Stats;
@@ -58,6 +58,8 @@ pub struct Lease {
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
+    /// Instances on one node may share an SVID, and the end of one closes its connections.
+    owner: InstanceKey,
     leaf: Thumbprint,
     peer: SpiffeId,
     endpoint: String,
@@ -146,7 +148,12 @@ impl Pool {
     }
 
     fn slot(&self, leaf: &Arc<Leaf>, component: &Component, endpoint: &str) -> Arc<Slot> {
-        let key = Key { leaf: leaf.thumbprint(), peer: component.id.clone(), endpoint: endpoint.to_owned() };
+        let key = Key {
+            owner: leaf.owner.clone(),
+            leaf: leaf.thumbprint(),
+            peer: component.id.clone(),
+            endpoint: endpoint.to_owned(),
+        };
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = slots.entry(key).or_insert_with(|| {
             Arc::new(Slot {

@@ -51,7 +51,8 @@ pub async fn answer(
         }
         Err(refusal) => {
             drain(&mut body).await;
-            log_refused(broker, &refusal, claimed).await;
+            // The chain has a name once it was proven; anybody with a certificate can make up the rest.
+            log_refused(broker, &refusal, claimed, record.cid.is_some()).await;
             record.refused(&refusal);
             record.complete();
             refusal.response().map(|body| AnswerBody::whole(body, Some(record)))
@@ -207,11 +208,11 @@ async fn log_accepted(broker: &Broker, chain: &Chain) -> Result<(), Refusal> {
 }
 
 /// A refused message is logged before it is answered; if the log is away the refusal stands anyway.
-async fn log_refused(broker: &Broker, refusal: &Refusal, claimed: Option<HeaderValue>) {
-    let readable = claimed.and_then(|claimed| peek_unverified(&[(RECORD, claimed.as_bytes())]));
-    if readable.is_none() && !broker.unreadable.admits(Instant::now()) {
+async fn log_refused(broker: &Broker, refusal: &Refusal, claimed: Option<HeaderValue>, is_proven: bool) {
+    if !is_proven && !broker.unproven.admits(Instant::now()) {
         return;
     }
+    let readable = claimed.and_then(|claimed| peek_unverified(&[(RECORD, claimed.as_bytes())]));
     let (sealed, claims) = readable.map(|(sealed, record)| (sealed, claims_of(&record))).unzip();
     let entry = Entry::Record {
         direction: Direction::Received,

@@ -17,7 +17,6 @@ use tokio::time::timeout;
 
 use crate::broker::Broker;
 use crate::call::CallRecord;
-use crate::clock;
 use crate::directory::Component;
 use crate::headers;
 use crate::instance::Leaf;
@@ -156,7 +155,7 @@ fn finish(
     let (mut parts, body) = response.into_parts();
     headers::strip(&mut parts.headers);
     if let Parent::Root { root, is_new: true } = outgoing.parent {
-        let handle = task::issue(broker, &outgoing.caller, root, clock::now_s())?;
+        let handle = task::issue(broker, &outgoing.caller, root)?;
         let value = headers::custody_value(&handle);
         parts.headers.extend(value.map(|value| (HeaderName::from_static(HANDLE), value)));
     }

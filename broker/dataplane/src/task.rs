@@ -54,7 +54,7 @@ pub fn answer(
     let now = clock::now_s();
     let root = start(caller, now, task, &limits)?;
     let text = serde_json::json!({"task": root.task.id, "cid": root.cid.to_string(), "expires_at": root.auth.exp});
-    let handle = issue(broker, caller, root, now)?;
+    let handle = issue(broker, caller, root)?;
     let mut response = Response::new(Bytes::from(text.to_string()));
     *response.status_mut() = StatusCode::CREATED;
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
@@ -68,11 +68,11 @@ pub fn answer(
 ///
 /// # Errors
 /// `overloaded`: too many handles are in use.
-pub fn issue(broker: &Broker, caller: &Caller, root: Root, now: i64) -> Result<String, Refusal> {
+pub fn issue(broker: &Broker, caller: &Caller, root: Root) -> Result<String, Refusal> {
     let until = root.auth.exp;
     broker
         .handles
-        .issue(&caller.instance, Arc::new(Continues::Task(root)), until, now)
+        .issue(&caller.instance, Arc::new(Continues::Task(root)), until)
         .ok_or_else(|| Refusal::new("overloaded", "too many handles"))
 }
 
