@@ -16,6 +16,7 @@ A read that misses its deadline is that item's :class:`Unreadable`; the others g
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 ConfigFiles = frozenset[tuple[str, ...]] | Callable[[ContainerFacts | Unreadable | None], frozenset[tuple[str, ...]]]
+
+_NEEDS_RIGHTS = "run the attestor as root with CAP_SYS_PTRACE, as its unit in deploy/systemd does"
 
 
 class PeerChanged(DeniedError):  # noqa: N818 - the names of states read better without a suffix
@@ -210,7 +213,8 @@ class EvidenceCollector:
         except OSError as error:
             # A descriptor that fails on read has no name.
             what = f"/proc/{process.pid}" if error.filename is None else error.filename
-            return Unreadable(f"{item}_unreadable", f"{what}: {error.strerror}")
+            remedy = _NEEDS_RIGHTS if error.errno in {errno.EACCES, errno.EPERM} else ""
+            return Unreadable(f"{item}_unreadable", f"{what}: {error.strerror}", remedy)
 
 
 def _close_all(processes: list[PinnedProcess]) -> None:

@@ -21,6 +21,7 @@ from typing import Self
 
 from hopseal.cli.admin import AdminClient
 from hopseal.cli.node_plan import BrokerUser, NodePlan, lay_out_node
+from hopseal.cli.unix_http import is_listening
 from hopseal.errors import DeniedError, UnavailableError
 
 READY_TIMEOUT_S = 30.0
@@ -54,9 +55,11 @@ class LocalNode:
         """Start both daemons and return when both are ready.
 
         Raises:
-            UnavailableError: a daemon ended or was not ready in time; says what it logged last.
+            UnavailableError: a daemon ended or was not ready in time; says what it logged last. Or another node
+                runs in this folder, whose files are left alone.
         """
         started = time.monotonic()
+        self._check_free()
         broker_program = lay_out_node(self.plan)
         daemons = (
             ("attestor", sys.executable, None, self.plan.attestor_socket),
@@ -94,6 +97,15 @@ class LocalNode:
     def log_file(self, name: str) -> Path:
         """Where the daemon ``name`` writes its own log."""
         return self.plan.folder / f"{name}.log"
+
+    def _check_free(self) -> None:
+        for path in (self.plan.attestor_socket, self.plan.broker_socket):
+            if is_listening(path):
+                raise UnavailableError(
+                    "node_running",
+                    f"a node runs in {self.plan.folder} already",
+                    remedy="stop it, or choose another folder with --state",
+                )
 
     def _spawn(self, name: str, program: str, user: BrokerUser | None) -> None:
         command = [program, "-m", "hopseal.cli.main", name, "run", "--config", str(self.plan.folder / f"{name}.yaml")]

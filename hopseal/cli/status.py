@@ -129,7 +129,9 @@ def _rows(attestor: dict[str, Any], broker: dict[str, Any] | None) -> Iterator[t
 def _svid(component: dict[str, Any], expires_at: int | None) -> str:
     """Until when. Who may fetch its key can call without the broker; the broker itself, which has no role, must."""
     has_key = component["role"] and component["svid"] != "broker"
-    return format_until(expires_at) + (", own key" if has_key else "")
+    if not has_key:
+        return format_until(expires_at)
+    return f"{format_until(expires_at)}, own key" if expires_at else "own key"
 
 
 def _evidence(instances: list[dict[str, Any]]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import socket
 from collections.abc import Mapping
@@ -66,6 +67,13 @@ def exchange(
         return HttpAnswer(answer.status, answer.reason, listed, answer.read())
     finally:
         connection.close()
+
+
+def is_listening(path: Path) -> bool:
+    """Whether somebody listens on the Unix socket at ``path``; never blocks."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+        # A full backlog is somebody too.
+        return sock.connect_ex(str(path)) in {0, errno.EAGAIN}
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -236,6 +236,16 @@ def test_a_folder_that_is_not_there_is_refused_with_how_to_make_it(tmp_path: Pat
     assert f"mkdir {tmp_path}/agents" in done.stderr
 
 
+def test_a_second_node_in_the_folder_is_refused_and_leaves_the_first_alone(node: Node) -> None:
+    before = (node.folder / "node" / "attestor.yaml").read_bytes()
+    done = node.run("up", "--documents", str(node.documents), "--state", str(node.folder / "node"))
+    assert done.returncode == 3
+    assert "--state" in done.stderr
+    assert "ready" not in done.stdout
+    assert (node.folder / "node" / "attestor.yaml").read_bytes() == before
+    assert node.run("status").returncode == 0
+
+
 def test_what_it_prints_puts_the_command_on_the_path(node: Node) -> None:
     found = subprocess.run(
         ["bash", "-c", "command -v hopseal"], env=node.environment, capture_output=True, text=True, check=False
