@@ -40,7 +40,7 @@ class DataPlane:
         """
 
     def event_fd(self) -> int:
-        """An eventfd, readable once :meth:`take_events` has news that must not wait, or many lines about calls; stays ours."""
+        """An eventfd, readable once :meth:`take_events` has urgent news or many lines about calls; stays ours."""
 
     def take_events(self) -> list[str]:
         """JSON objects with member ``event``, oldest first; empties the queue."""

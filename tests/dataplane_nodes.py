@@ -228,6 +228,16 @@ def answer(
     handler.wfile.write(body)
 
 
+def answer_without_end(handler: http.server.BaseHTTPRequestHandler, _seen: Seen) -> None:
+    """Send one ``x`` after the other until nobody takes them."""
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b"1\r\nx\r\n")
+        time.sleep(0.01)
+
+
 class Connection(http.client.HTTPConnection):
     """An HTTP connection to a Unix socket."""
 

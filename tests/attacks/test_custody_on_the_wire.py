@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
 
-from hopseal.custody.authority import Authority
-from hopseal.custody.delegation import Task
 from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
 from hopseal.log.entries import CertificateEntry, Direction, RecordEntry
 from hopseal.log.reader import read_log
 from real.cluster import AGENT, PEER_PORT, THREE_HOPS, TRUST_DOMAIN, Cluster, two_nodes
 from real.spire import find_binaries
-from real.wire import Identity, Peer, fetch_identity, fields, new_id, seal, temporary_folder
+from real.wire import Identity, Peer, fetch_identity, fields, root_record, seal, temporary_folder
 
 BODY = b'{"calls": []}'
 
@@ -66,25 +63,8 @@ def connector(cluster: Cluster) -> Peer:
     return Peer(space, (space.address, PEER_PORT), "connector", AGENT, spiffe_id)
 
 
-def own_root(identity: Identity, peer: Peer, rqb: str) -> Record:
-    now = int(time.time())
-    return Record(
-        iss=identity.spiffe_id,
-        aud=peer.spiffe_id,
-        iat=now,
-        exp=now + 30,
-        jti=new_id(),
-        cid=new_id(),
-        hop=0,
-        rqb=rqb,
-        root_claims=frozenset({"obo", "task", "auth"}),
-        task=Task(id=new_id()),
-        auth=Authority(exp=now + 600, hops=4),
-    )
-
-
 def child_of(parent: SealedRecord, identity: Identity, peer: Peer, rqb: str) -> Record:
-    root = own_root(identity, peer, rqb)
+    root = root_record(identity, peer, rqb)
     linked = {"cid": parent.record.cid, "hop": parent.record.hop + 1, "prev": parent.hash}
     return replace(root, **linked, root_claims=frozenset(), task=None, auth=None)
 
@@ -95,7 +75,7 @@ def test_spires_own_client_gets_an_svid_as_a_component(rogue):
 
 def test_a_component_that_holds_its_key_may_call_what_its_document_says(rogue, connector):
     headers, rqb = connector.bound(BODY)
-    record = seal(rogue, own_root(rogue, connector, rqb))
+    record = seal(rogue, root_record(rogue, connector, rqb))
     status, answer = connector.send(rogue, [*headers, *fields(record, (), [rogue.leaf_der])], BODY)
     assert status == 200, answer
 
@@ -142,7 +122,7 @@ def test_records_of_two_tasks_cannot_be_spliced(cluster, rogue, connector):
 
 def test_a_changed_body_byte_is_refused(rogue, connector):
     headers, rqb = connector.bound(BODY)
-    record = seal(rogue, own_root(rogue, connector, rqb))
+    record = seal(rogue, root_record(rogue, connector, rqb))
     changed = BODY.replace(b"calls", b"cells")
     status, answer = connector.send(rogue, [*headers, *fields(record, (), [rogue.leaf_der])], changed)
     assert (status, answer["code"]) == (400, "custody_binding")
@@ -150,7 +130,7 @@ def test_a_changed_body_byte_is_refused(rogue, connector):
 
 def test_another_path_than_the_signed_one_is_refused(rogue, connector):
     headers, rqb = connector.bound(BODY)
-    record = seal(rogue, own_root(rogue, connector, rqb))
+    record = seal(rogue, root_record(rogue, connector, rqb))
     custody = fields(record, (), [rogue.leaf_der])
     status, answer = connector.send(rogue, [*headers, *custody], BODY, path="/other")
     assert (status, answer["code"]) == (400, "custody_binding")
@@ -158,7 +138,7 @@ def test_another_path_than_the_signed_one_is_refused(rogue, connector):
 
 def test_the_same_record_is_accepted_once(rogue, connector):
     headers, rqb = connector.bound(BODY)
-    record = seal(rogue, own_root(rogue, connector, rqb))
+    record = seal(rogue, root_record(rogue, connector, rqb))
     sent = [*headers, *fields(record, (), [rogue.leaf_der])]
     assert connector.send(rogue, sent, BODY)[0] == 200
     status, answer = connector.send(rogue, sent, BODY)
@@ -167,7 +147,7 @@ def test_the_same_record_is_accepted_once(rogue, connector):
 
 def test_a_record_for_another_component_is_refused(rogue, connector):
     headers, rqb = connector.bound(BODY)
-    record = replace(own_root(rogue, connector, rqb), aud=str(rogue.spiffe_id))
+    record = replace(root_record(rogue, connector, rqb), aud=str(rogue.spiffe_id))
     custody = fields(seal(rogue, record), (), [rogue.leaf_der])
     status, answer = connector.send(rogue, [*headers, *custody], BODY)
     assert (status, answer["code"]) == (400, "custody_audience")

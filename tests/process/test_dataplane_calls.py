@@ -8,7 +8,6 @@ import http.server
 import json
 import socket
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from dataplane_nodes import (
     Node,
     Seen,
     answer,
+    answer_without_end,
     call,
     components,
     instance,
@@ -242,14 +242,9 @@ def test_an_event_stream_flows_chunk_by_chunk(tmp_path: Path) -> None:
 def test_a_caller_that_hangs_up_ends_the_work_behind(tmp_path: Path) -> None:
     ended = threading.Event()
 
-    def endless(handler: http.server.BaseHTTPRequestHandler, _seen: Seen) -> None:
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
+    def endless(handler: http.server.BaseHTTPRequestHandler, seen: Seen) -> None:
         try:
-            while True:
-                handler.wfile.write(b"1\r\nx\r\n")
-                time.sleep(0.01)
+            answer_without_end(handler, seen)
         except OSError:
             ended.set()
             raise

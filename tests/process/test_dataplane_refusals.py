@@ -23,6 +23,7 @@ from dataplane_nodes import (
     Node,
     Seen,
     answer,
+    answer_without_end,
     call,
     descriptors,
     exchange,
@@ -394,17 +395,9 @@ def test_a_caller_that_connects_and_exits_leaves_nothing_behind(nodes: tuple[Nod
 
 
 def test_withdrawal_closes_both_directions_within_a_second(tmp_path: Path) -> None:
-    def endless(handler: http.server.BaseHTTPRequestHandler, _seen: Seen) -> None:
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
-        while True:
-            handler.wfile.write(b"1\r\nx\r\n")
-            time.sleep(0.01)
-
     for side in ("caller", "callee"):
         with pair(tmp_path / side) as (a, b, tool):
-            tool.respond = endless
+            tool.respond = answer_without_end
             connection = Connection(a.out)
             connection.request("GET", "/endless", headers={"Host": "tool.crm"})
             response = connection.getresponse()
@@ -425,16 +418,8 @@ def test_withdrawal_closes_both_directions_within_a_second(tmp_path: Path) -> No
 
 
 def test_a_peer_that_is_no_longer_trusted_is_cut_off_while_it_answers(tmp_path: Path) -> None:
-    def endless(handler: http.server.BaseHTTPRequestHandler, _seen: Seen) -> None:
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
-        while True:
-            handler.wfile.write(b"1\r\nx\r\n")
-            time.sleep(0.01)
-
     with pair(tmp_path) as (a, _b, tool):
-        tool.respond = endless
+        tool.respond = answer_without_end
         connection = Connection(a.out)
         connection.request("GET", "/endless", headers={"Host": "tool.crm"})
         response = connection.getresponse()

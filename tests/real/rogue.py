@@ -6,17 +6,13 @@ Owns: its SVID, its messages. Does not own: the wire (``real.wire``).
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hopseal.custody.authority import Authority
-from hopseal.custody.delegation import Task
-from hopseal.custody.record import Record
 from real.oneagent import TRUST_DOMAIN, OneAgent
 from real.spire import find_binaries
-from real.wire import Identity, Peer, fetch_identity, fields, new_id, seal, temporary_folder
+from real.wire import Identity, Peer, fetch_identity, fields, root_record, seal, temporary_folder
 
 BODY = b"{}"
 CALLEE_ID = f"spiffe://{TRUST_DOMAIN}/agents/back/server"
@@ -36,21 +32,8 @@ class Rogue:
 
     def message(self, *, at: int | None = None) -> Message:
         """The header fields of a good call in a task of its own, signed ``at`` this time (default: now)."""
-        now = int(time.time()) if at is None else at
         headers, rqb = self._peer.bound(BODY)
-        record = Record(
-            iss=self._identity.spiffe_id,
-            aud=CALLEE_ID,
-            iat=now,
-            exp=now + 60,
-            jti=new_id(),
-            cid=new_id(),
-            hop=0,
-            rqb=rqb,
-            root_claims=frozenset({"obo", "task", "auth"}),
-            task=Task(id=new_id()),
-            auth=Authority(exp=now + 600, hops=4),
-        )
+        record = root_record(self._identity, self._peer, rqb, now=at, ttl_s=60)
         return [*headers, *fields(seal(self._identity, record), (), [self._identity.leaf_der])]
 
     def send(self, message: Message) -> tuple[int, dict[str, Any]]:

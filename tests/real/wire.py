@@ -21,7 +21,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hopseal.custody.authority import Authority
 from hopseal.custody.binding import bind_request, content_digest
+from hopseal.custody.delegation import Task
 from hopseal.custody.headers import format_custody_fields
 from hopseal.custody.record import Record
 from hopseal.custody.seal import Signer
@@ -130,6 +132,24 @@ class Peer:
         """Covered headers of a request and its binding."""
         headers = [("content-type", "application/json"), ("content-digest", content_digest(body))]
         return headers, bind_request(method, f"https://{self.authority}{path}", headers, body)
+
+
+def root_record(identity: Identity, peer: Peer, rqb: str, *, now: int | None = None, ttl_s: int = 30) -> Record:
+    """The record of a call to ``peer`` that begins a task, as of ``now``."""
+    at = int(time.time()) if now is None else now
+    return Record(
+        iss=identity.spiffe_id,
+        aud=peer.spiffe_id,
+        iat=at,
+        exp=at + ttl_s,
+        jti=new_id(),
+        cid=new_id(),
+        hop=0,
+        rqb=rqb,
+        root_claims=frozenset({"obo", "task", "auth"}),
+        task=Task(id=new_id()),
+        auth=Authority(exp=at + 600, hops=4),
+    )
 
 
 def seal(identity: Identity, record: Record) -> str:
