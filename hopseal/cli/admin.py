@@ -74,6 +74,12 @@ class AdminClient:
         raise self._refusal(response, answer)
 
     def _refusal(self, response: HttpAnswer, answer: dict[str, Any]) -> HopsealError:
+        if answer.get("code") == "peer_gone":
+            # The attestor says this of a caller; an operator has named the process by its pid.
+            detail = str(answer.get("detail") or "")
+            return InvalidError(
+                "pid_unknown", "no such process runs here", detail=detail, remedy="check the pid with ps"
+            )
         default = UnavailableError if response.status >= _SERVER_ERROR else InvalidError
         return _FAMILIES.get(response.status, default)(
             str(answer.get("code", f"{self._daemon}_refused")),

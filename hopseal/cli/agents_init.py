@@ -45,7 +45,11 @@ def init(name: str, processes: tuple[str, ...], files: tuple[str, ...], owner: s
         raise InvalidError("component_repeated", "two processes have one component name", remedy="write COMPONENT=PID")
     named = [_split(each) for each in files]
     if unknown := [component for component, _ in named if component not in pids]:
-        raise InvalidError("component_unknown", f"--file names {unknown[0]!r}, which no --pid does")
+        raise InvalidError(
+            "component_unknown",
+            f"--file names {unknown[0]!r}, which no --pid does",
+            remedy="write --pid COMPONENT=PID --file COMPONENT=PATH with one name",
+        )
     measured = {}
     client = AdminClient("attestor", attestor_socket)
     for component, pid in pids.items():

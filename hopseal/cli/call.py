@@ -140,7 +140,9 @@ def _read_body(data: str | None) -> bytes | None:
         with click.open_file(data[1:], "rb") as file:
             found: bytes = file.read()
     except OSError as error:
-        raise InvalidError("body_unreadable", f"cannot read {data[1:]}: {error.strerror}") from error
+        raise InvalidError(
+            "body_unreadable", f"cannot read {data[1:]}: {error.strerror}", remedy="name a readable file"
+        ) from error
     return found
 
 

@@ -14,7 +14,7 @@ from hopseal.bundle import Bundle
 from hopseal.custody.headers import parse_certificate_element, read_custody_fields
 from hopseal.custody.record import parse_sealed_record
 from hopseal.custody.seal import thumbprint
-from hopseal.errors import InvalidError, UnavailableError
+from hopseal.errors import HopsealError, InvalidError, UnavailableError
 from hopseal.ids import TrustDomain
 from hopseal.log.entries import CertificateEntry, Direction, LogEntry, RecordEntry
 from hopseal.log.reader import Damage, read_log
@@ -59,10 +59,24 @@ def read_headers(path: Path) -> list[LogEntry]:
 
     Raises:
         InvalidError: the lines hold no readable Custody fields.
+        UnavailableError: the file cannot be read (``headers_unreadable``).
     """
-    with click.open_file(str(path), encoding="utf-8") as file:
-        lines = [line.rstrip("\r\n").partition(":") for line in file if line.strip()]
-    fields = read_custody_fields([(name.strip(), value.strip()) for name, _, value in lines])
+    try:
+        with click.open_file(str(path), encoding="utf-8", errors="replace") as file:
+            lines = [line.rstrip("\r\n").partition(":") for line in file if line.strip()]
+    except OSError as error:
+        raise UnavailableError(
+            "headers_unreadable", f"{path}: {error.strerror}", remedy="name a readable file, or - for standard input"
+        ) from error
+    try:
+        return _entries_of([(name.strip(), value.strip()) for name, _, value in lines])
+    except HopsealError as error:
+        remedy = "it needs the Custody-Record, Custody-Chain and Custody-Certs lines of one request, whole"
+        raise InvalidError(error.code, f"{path}: {error.message}", detail=error.detail, remedy=remedy) from error
+
+
+def _entries_of(lines: list[tuple[str, str]]) -> list[LogEntry]:
+    fields = read_custody_fields(lines)
     ders = [parse_certificate_element(element) for element in fields.certs]
     certificates: list[LogEntry] = [CertificateEntry(0, 0, thumbprint(der), der) for der in ders]
     record = parse_sealed_record(fields.record).record

@@ -11,7 +11,6 @@ from hopseal.cli.admin import AdminClient
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.options import attestor_socket_option
 from hopseal.cli.output import format_since, json_option, paint_state, print_json, print_table
-from hopseal.errors import HopsealError, InvalidError
 
 _SHORT_DIGEST = len("sha256:") + 12
 
@@ -35,14 +34,7 @@ def explain(context: click.Context, component_or_pid: str, attestor_socket: Path
     """
     key = "pid" if component_or_pid.isdecimal() else "component"
     client = AdminClient("attestor", attestor_socket)
-    try:
-        found = client.get("/v1/explain", {key: component_or_pid})
-    except HopsealError as error:
-        if key == "pid" and error.code == "peer_gone":
-            raise InvalidError(
-                "pid_unknown", f"no process {component_or_pid} runs here", remedy="`hopseal status` shows pids"
-            ) from error
-        raise
+    found = client.get("/v1/explain", {key: component_or_pid})
     if as_json:
         print_json(found)
     else:

@@ -144,6 +144,20 @@ def test_a_chain_out_of_headers_verifies_against_a_given_bundle(scene: Scene, tm
     assert run(*arguments).exit_code == 1
 
 
+def test_headers_that_cannot_be_read_are_unavailable(tmp_path: Path) -> None:
+    result = run("chain", "show", "--headers", tmp_path / "none")
+    assert result.exit_code == 3
+    assert "standard input" in result.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"Host: x\r\n", b"Custody-Record: a.b.c\r\n", b"\xff\xfe: \x00"])
+def test_headers_without_a_readable_record_are_bad_input(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "headers").write_bytes(content)
+    result = run("chain", "show", "--headers", tmp_path / "headers")
+    assert result.exit_code == 2
+    assert "Custody-Record" in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["--last", "--cid", "x"], ["--jti", "a", "--task", "b"]])
 def test_a_chain_must_be_named_in_exactly_one_way(scene: Scene, arguments: list[str]) -> None:
     assert show(scene, *arguments).exit_code == 2

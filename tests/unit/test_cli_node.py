@@ -186,7 +186,7 @@ def test_explaining_a_pid_that_nobody_has_is_bad_input(tmp_path: Path) -> None:
     with fake_daemon(tmp_path / "a.sock", {"GET /v1/explain": (404, gone)}):
         result = run("explain", "11", "--attestor-socket", str(tmp_path / "a.sock"))
     assert result.exit_code == 2
-    assert "no process 11 runs here" in result.stderr
+    assert "no such process runs here" in result.stderr
 
 
 def test_explain_as_json_is_the_attestors_answer(tmp_path: Path) -> None:
