@@ -30,7 +30,7 @@ SPIRE = CACHE / f"spire-{SPIRE_VERSION}"
 UV_VERSION = "0.13.9"
 MINIMUM_PYTHON = (3, 11)
 WHEEL_ENVIRONMENT = {"CARGO_TARGET_DIR": str(CACHE / "target"), "PYO3_PYTHON": str(PYTHON)}
-SYSTEM_PACKAGES = ("busybox-static", "docker.io", "iproute2", "podman", "uidmap", "util-linux")
+SYSTEM_PACKAGES = ("busybox-static", "docker.io", "iproute2", "libfaketime", "podman", "uidmap", "util-linux")
 
 
 def main() -> int:
