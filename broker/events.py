@@ -61,8 +61,10 @@ class DataPlaneEvents:
         try:
             while True:
                 # Lines about calls wake nobody until there are many: they are looked for now and then.
+                # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with an event.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ready.wait(), _LOOK_EVERY_S)
+                    async with asyncio.timeout(_LOOK_EVERY_S):
+                        await ready.wait()
                 # Cleared before taking: an event that comes in between sets it again.
                 ready.clear()
                 await self._take()

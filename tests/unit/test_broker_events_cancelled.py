@@ -1,0 +1,36 @@
+"""Following the data plane ends when told to, whatever comes at that moment."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from broker.events import DataPlaneEvents
+from fake_dataplane import FakeDataPlane
+
+
+class Nobody:
+    """Identities that hear of nothing here."""
+
+    def note_idle(self, pidfd_inode: int) -> None:
+        """A caller went idle."""
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_an_event_together_with_the_cancellation_does_not_keep_it_running(steps: int) -> None:
+    plane = FakeDataPlane()
+    task = asyncio.create_task(DataPlaneEvents(plane, Nobody(), lambda _: None).run())
+    await asyncio.sleep(0)
+    plane.emit("caller_idle", pidfd_inode=5)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task}, timeout=2)
+    was_done = task.done()
+    while not task.done():
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task}, timeout=0.1)
+    assert was_done
