@@ -93,8 +93,9 @@ class Identities:
 
     @property
     def is_available(self) -> bool:
-        """Whether processes can be asked about now."""
-        return self._group is not None and self._api.is_connected
+        """Whether processes can be asked about, and their answers judged, now."""
+        # Before the first documents every identity would look undocumented, and be refused for good.
+        return self._group is not None and self._api.is_connected and self._documents is not None
 
     def see_caller(self, pidfd_inode: int, pid: int) -> None:
         """A process that the data plane does not know connected."""

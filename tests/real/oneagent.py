@@ -243,7 +243,7 @@ class OneAgent:
             missing = {f"POST {each['path']}" for each in answers if each["status"] == 200} - logged
             assert not missing, (direction, len(missing), sorted(missing)[:5])
 
-    def assert_chains_verify(self, most: int = 20) -> None:
+    def assert_chains_verify(self, most: int = 8) -> None:
         """Chains from all over the log, the last one among them, verify from it alone."""
         entries = self.log().entries
         records = [each for each in entries if isinstance(each, RecordEntry) and each.accepted and each.cid]

@@ -15,6 +15,7 @@ from broker.identities.tracked import TrackedState
 from broker.references import CallerRef, ListenerRef, Reference
 from broker_parts import component, documents
 from fake_dataplane import FakeDataPlane
+from hopseal.documents.model import DocumentSet
 from hopseal.errors import DeniedError, UnavailableError
 from hopseal.ids import SpiffeId
 from hopseal.svid import X509Svid
@@ -83,12 +84,13 @@ class FakeApi:
 
 
 class World:
-    def __init__(self, **options) -> None:
+    def __init__(self, documents: DocumentSet | None = DOCUMENTS, **options) -> None:
         self.api = FakeApi()
         self.plane = FakeDataPlane()
         options = {"limit": 100, "grace_s": 0.3, "refused_s": 60.0, "idle_s": 60.0} | options
         self.identities = Identities(self.api, self.plane, source=random.Random(1), **options)
-        self.identities.set_documents(DOCUMENTS)
+        if documents is not None:
+            self.identities.set_documents(documents)
 
     async def admitted(self, inode: int) -> None:
         await async_wait_until(lambda: self.plane.callers.get(inode, ("",))[0] == "admitted", what="admission")
@@ -261,6 +263,16 @@ async def test_no_new_caller_is_admitted_while_the_attestor_is_away():
         w.identities.see_caller(5, pid=1)
         assert w.plane.named("refuse_caller") == [(5, "attestor_unavailable", True)]
         assert w.api.asked == []
+
+
+async def test_before_the_first_documents_a_caller_is_told_to_retry_and_then_admitted():
+    async with world(documents=None) as w:
+        w.identities.see_caller(7, 70)
+        assert w.plane.named("refuse_caller") == [(7, "attestor_unavailable", True)]
+        assert w.api.asked == []
+        w.identities.set_documents(DOCUMENTS)
+        await w.caller(7, svid())
+        assert 7 in w.plane.callers
 
 
 async def test_a_caller_that_was_being_asked_about_when_the_attestor_went_is_told_to_retry():
