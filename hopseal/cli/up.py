@@ -68,7 +68,8 @@ def up(documents: Path, state: Path | None, trust_domain: str) -> None:
     click.echo(f"Node {plan.node} of {trust_domain} in {folder}, {agents} in {documents}")
     if user is None and os.geteuid() == 0:
         click.echo("  note: the broker runs as root too, because other users cannot read this installation")
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # also when the terminal closes
+        signal.signal(number, _interrupt)
     try:
         with LocalNode(plan, _progress) as node:
             node.start()

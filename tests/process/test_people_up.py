@@ -202,7 +202,7 @@ def test_the_custody_log_is_where_the_exports_say(node: Node) -> None:
     assert json.loads(listed.stdout.splitlines()[0])["type"] == "start"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_stops_both_daemons_and_exits_0(tmp_path: Path, number: signal.Signals) -> None:
     running = start(tmp_path)
     children = running.children()
