@@ -60,7 +60,7 @@ impl Server {
     pub fn start(broker: &Arc<Broker>) -> Result<Self, StartError> {
         let settings = &broker.settings;
         if !pidfd::is_supported() {
-            return Err(("kernel_unsupported", "processes cannot be told apart; Linux 6.9 or newer is needed".into()));
+            return Err(("kernel_unsupported", "processes cannot be told apart; Linux 6.14 or newer is needed".into()));
         }
         let socket = socket::bind(&settings.out_socket, settings.out_socket_mode)?;
         let peer =
