@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 from bootstrap import CRATE, PYTHON, ROOT, VENV, WHEEL_ENVIRONMENT, wheel_command
@@ -27,6 +28,7 @@ def main() -> int:
         run("wheel hopseal", [PYTHON, "-m", "hatchling", "build", "-t", "wheel", "-d", WHEELS], cwd=ROOT)
         run("wheel hopseal-node", wheel_command(WHEELS), cwd=CRATE, env=WHEEL_ENVIRONMENT)
         pure, node = (next(WHEELS.glob(pattern)) for pattern in ("hopseal-*.whl", "hopseal_node-*.whl"))
+        _need_every_module(node)
         with tempfile.TemporaryDirectory(prefix="hopseal-wheels-") as folder:
             _try(uv, Path(folder) / "pure", [pure], _pure_checks())
             _try(uv, Path(folder) / "node", [pure, node], _node_checks())
@@ -50,6 +52,15 @@ def _node_checks() -> list[tuple[list[str], int, str]]:
         (["bin/hopseal", "attestor", "run", "--help"], 0, "--config"),
         (["bin/hopseal", "broker", "run", "--help"], 0, "--config"),
     ]
+
+
+def _need_every_module(wheel: Path) -> None:
+    """The wheel's packages are listed one by one in its pyproject.toml; one that was forgotten is found here."""
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    modules = (path.relative_to(ROOT) for package in ("attestor", "broker") for path in (ROOT / package).rglob("*.py"))
+    missing = sorted({str(path) for path in modules if "dataplane" not in path.parts} - packed)
+    if missing:
+        raise StepFailedError(f"{wheel.name} lacks {', '.join(missing)}")
 
 
 def _try(uv: Path, folder: Path, wheels: list[Path], checks: list[tuple[list[str], int, str]]) -> None:

@@ -38,7 +38,7 @@ from hopseal.settings import Section, Settings, parse_settings
 
 API_VERSION = "hopseal.dev/v1alpha1"
 KIND = "Agent"
-MIN_TTL_S, MAX_TTL_S = 5, 604_800
+MIN_TTL_S, MAX_TTL_S = 10, 604_800
 RESERVED_PATH = "/hopseal/"  # the daemons' own identities
 
 

@@ -261,7 +261,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"spec.components.1.svid": "workload-api"}, "leaves the broker without the key"),
     ({"spec.components.1.svid": "nobody"}, "svid: 'nobody' is none of broker, workload-api, both"),
     ({"spec.components.1.hint": ""}, "hint: must be text"),
-    ({"spec.components.1.x509SvidTtlSeconds": 4}, "4 is not between 5 and"),
+    ({"spec.components.1.x509SvidTtlSeconds": 9}, "9 is not between 10 and"),
     ({"spec.components.1.tools": [{"name": "t", "risk": "low"}, {"name": "t", "risk": "low"}]}, "'t' is listed twice"),
     ({"spec.components.0.calls.0.to": "nobody"}, "agent 'crm' has no component 'nobody'"),
     ({"spec.components.0.calls.0.to": "back.billing"}, "there is no agent 'billing'"),
