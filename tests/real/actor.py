@@ -37,8 +37,9 @@ class UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(TIMEOUT_S)
+        # Blocking, as most clients connect: with a timeout a backlog that a flood filled is EAGAIN, not a short wait.
         self.sock.connect(self._path)
+        self.sock.settimeout(TIMEOUT_S)
 
 
 def tell(value: dict[str, Any]) -> None:
