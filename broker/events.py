@@ -101,8 +101,6 @@ class DataPlaneEvents:
                 log.debug(name, **fields)
                 inode = 0 if event.get("dead") else int(event["pidfd_inode"])
                 self._identities.see_listener(str(event["component"]), inode)
-            case "refused":
-                log.warning(name, **fields)
             case "log_failed":
                 self.log_health = LogHealth(healthy=False, detail=str(event.get("detail", "")))
                 log.error(name, **fields)

@@ -78,29 +78,21 @@ def _need_tools() -> None:
 
 def _environment(kind: str) -> None:
     """The virtual environment with the packages of ``requirements/<kind>.txt``, hashes checked."""
-    lock = ROOT / "requirements" / f"{kind}.txt"
-    wanted = _digest([lock])
-    stamps = [VENV / f".hopseal-{name}" for name in ((kind, "dev") if kind == "demo" else (kind,))]
-    locks = {"demo": ROOT / "requirements" / "demo.txt", "dev": ROOT / "requirements" / "dev.txt"}
-    for stamp in stamps:
-        if stamp.exists() and stamp.read_text() == _digest([locks[stamp.name.removeprefix(".hopseal-")]]):
+    for name in (kind, "dev"):  # the development packages hold the demo's, at the same versions
+        stamp = VENV / f".hopseal-{name}"
+        if stamp.exists() and stamp.read_text() == _digest([_lock(name)]):
             skip("Python packages", "as locked")
             return
     if not PYTHON.exists():
         run("Python environment", [sys.executable, "-m", "venv", VENV], cwd=ROOT)
     run("package installer", [PYTHON, "-m", "pip", "install", "--quiet", f"uv=={UV_VERSION}"], cwd=ROOT)
-    command: list[str | Path] = [
-        VENV / "bin" / "uv",
-        "pip",
-        "install",
-        "--python",
-        PYTHON,
-        "--require-hashes",
-        "-r",
-        lock,
-    ]
-    run("Python packages", [*command, "--compile-bytecode", "-r", lock], cwd=ROOT)
-    stamps[0].write_text(wanted)
+    install: list[str | Path] = [VENV / "bin" / "uv", "pip", "install", "--python", PYTHON, "--compile-bytecode"]
+    run("Python packages", [*install, "--require-hashes", "-r", _lock(kind)], cwd=ROOT)
+    (VENV / f".hopseal-{kind}").write_text(_digest([_lock(kind)]))
+
+
+def _lock(kind: str) -> Path:
+    return ROOT / "requirements" / f"{kind}.txt"
 
 
 def _packages() -> None:
