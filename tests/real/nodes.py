@@ -130,9 +130,10 @@ class Node:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def events(self, daemon: str, name: str) -> list[dict[str, Any]]:
-        """The structured log lines of ``daemon`` whose event is ``name``."""
-        lines = (line for line in self.log(daemon).splitlines() if line.startswith("{"))
-        return [event for event in map(json.loads, lines) if event.get("event") == name]
+        """The structured log lines of ``daemon`` whose event is ``name``, of those that are whole by now."""
+        lines = (line for line in self.log(daemon).splitlines(keepends=True) if line.startswith("{"))
+        whole = (line for line in lines if line.endswith("\n"))
+        return [event for event in map(json.loads, whole) if event.get("event") == name]
 
     def component(self, qualified: str) -> dict[str, Any]:
         """What the attestor's status says of one component."""
