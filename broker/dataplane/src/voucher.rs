@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 
-use hopseal_custody::binding::response_binding;
-use hopseal_custody::compose::Payload;
+use hopseal_custody::binding::{BodySum, response_binding};
+use hopseal_custody::compose::receipt_payload;
 use hopseal_custody::error::{Code, Rejection};
 use hopseal_custody::hash::{ClaimHash, RandomId, StatementHash};
 use hopseal_custody::ids::SpiffeId;
@@ -21,7 +21,6 @@ use tokio::time::timeout;
 
 use crate::broker::Broker;
 use crate::clock;
-use crate::digest::BodyDigest;
 use crate::gathered::Gathered;
 use crate::headers;
 use crate::instance::Leaf;
@@ -82,7 +81,7 @@ impl HeadVoucher {
     /// # Errors
     /// `custody_receipt_unavailable` if the leaf may no longer seal, `custody_unavailable` if the log is away: the
     /// answer must not pass as complete.
-    pub async fn seal(self, body: BodyDigest, fin: Fin) -> Result<String, Refusal> {
+    pub async fn seal(self, body: BodySum, fin: Fin) -> Result<String, Refusal> {
         let unavailable = |why: String| refusal_of(Rejection::new(Code::Unavailable, format!("log: {why}")));
         let broker = Arc::clone(&self.voucher.broker);
         let started = broker.started.get().ok_or_else(|| unavailable("not started".into()))?;
@@ -96,16 +95,15 @@ impl HeadVoucher {
     }
 
     /// Logs that the answer was cut after `body`; nobody waits for it.
-    pub fn abort(self, body: BodyDigest) {
+    pub fn abort(self, body: BodySum) {
         let broker = Arc::clone(&self.voucher.broker);
         if let (Some(started), Ok(request)) = (broker.started.get(), self.request(body, Fin::Abort)) {
             let _the_call_is_lost_anyway = started.log.seal_nowait(request);
         }
     }
 
-    fn request(self, body: BodyDigest, fin: Fin) -> Result<SealRequest, Refusal> {
+    fn request(self, body: BodySum, fin: Fin) -> Result<SealRequest, Refusal> {
         let Self { voucher, status, rsb } = self;
-        let (cd, len) = body.finish();
         let about = About {
             iss: voucher.leaf.id.to_string(),
             aud: voucher.caller.to_string(),
@@ -123,13 +121,13 @@ impl HeadVoucher {
             rec: voucher.rec,
             st: status.as_u16(),
             rsb,
-            len,
-            cd,
+            len: body.len,
+            cd: ClaimHash(body.sha256),
             fin,
             kids: voucher.receipts.kids(),
             dec: (!voucher.decision.is_empty()).then_some(voucher.decision),
         };
-        let payload = Payload::of(&Receipt { outcome }).map_err(refusal_of)?;
+        let payload = receipt_payload(&Receipt { outcome }).map_err(refusal_of)?;
         let claims = Sealed::Other(Kind::Receipt, about);
         Ok(SealRequest { leaf: voucher.leaf, payload, receiver_trust_domain, claims })
     }
