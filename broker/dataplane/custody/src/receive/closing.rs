@@ -41,7 +41,7 @@ pub(super) fn verify(
     let peer = Peer::new(Arc::clone(record.leaf()), record.path.intermediates().to_vec());
     let peer_name = peer_name(Some(&peer));
     let known = collect_certificates(caches, Some(&peer), &ders, &peer_name);
-    let leaf = signer_of(statement.seal().x5t, record.leaf(), &known)?;
+    let leaf = signer_of(caches, statement.seal().x5t, record.leaf(), &known)?;
     // 7 to 11
     check_claims(&claims, expected, now)?;
     // 5

@@ -56,7 +56,7 @@ pub(super) fn verify(
     // 4, 6
     let peer_name = peer_name(Some(exchange.peer));
     let known = collect_certificates(caches, Some(exchange.peer), &ders, &peer_name);
-    let leaf = signer_of(statement.seal().x5t, &exchange.peer.leaf, &known)?;
+    let leaf = signer_of(caches, statement.seal().x5t, &exchange.peer.leaf, &known)?;
     check_parties(&claims.outcome, exchange)?;
     // 8
     check_time(claims.outcome.iat, exchange.record_iat, now)?;

@@ -3,23 +3,29 @@
 use std::sync::Arc;
 
 use super::examine::Known;
+use crate::cache::Caches;
 use crate::cert::Certificate;
 use crate::error::{Code, Missing, Rejection, Result};
 use crate::hash::Thumbprint;
 
-/// The certificate `x5t`: the connection's own leaf or, if that was rotated since, one of the same id that came along.
+/// The certificate `x5t`: the connection's own leaf or, if that was rotated since, a leaf of the same id.
 ///
 /// # Errors
-/// `unresolved` if it is neither the connection's nor in `known`; `identity` if it has another name.
-pub(super) fn signer_of(x5t: Thumbprint, connected: &Arc<Certificate>, known: &Known) -> Result<Arc<Certificate>> {
+/// `unresolved` if it is not known; `identity` if it has another name.
+pub(super) fn signer_of(
+    caches: &Caches,
+    x5t: Thumbprint,
+    connected: &Arc<Certificate>,
+    known: &Known,
+) -> Result<Arc<Certificate>> {
     if connected.thumbprint() == x5t {
         return Ok(Arc::clone(connected));
     }
-    let Some(leaf) = known.get(&x5t) else {
+    let Some(leaf) = known.get(&x5t).cloned().or_else(|| caches.certificate(&x5t)) else {
         return Err(Rejection::unresolved(vec![Missing::Certificate(x5t)]));
     };
     match (leaf.identity(), connected.identity()) {
-        (Ok(rotated), Ok(before)) if rotated == before => Ok(Arc::clone(leaf)),
+        (Ok(rotated), Ok(before)) if rotated == before => Ok(leaf),
         _ => Err(Rejection::new(Code::Identity, "the statement is sealed by another component than the connection's")),
     }
 }
