@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Peer;
 use super::examine::Known;
 use crate::cache::Caches;
 use crate::cert::Certificate;
@@ -15,17 +16,19 @@ use crate::hash::Thumbprint;
 pub(super) fn signer_of(
     caches: &Caches,
     x5t: Thumbprint,
-    connected: &Arc<Certificate>,
+    peer: Option<&Peer>,
     known: &Known,
 ) -> Result<Arc<Certificate>> {
-    if connected.thumbprint() == x5t {
-        return Ok(Arc::clone(connected));
-    }
     let Some(leaf) = known.get(&x5t).cloned().or_else(|| caches.certificate(&x5t)) else {
         return Err(Rejection::unresolved(vec![Missing::Certificate(x5t)]));
     };
-    match (leaf.identity(), connected.identity()) {
-        (Ok(rotated), Ok(before)) if rotated == before => Ok(leaf),
-        _ => Err(Rejection::new(Code::Identity, "the statement is sealed by another component than the connection's")),
+    let is_connected = |peer: &Peer| peer.leaf.thumbprint() == x5t || is_same_component(&leaf, &peer.leaf);
+    if peer.is_some_and(is_connected) {
+        return Ok(leaf);
     }
+    Err(Rejection::new(Code::Identity, "the statement is sealed by another component than the connection's"))
+}
+
+fn is_same_component(one: &Certificate, other: &Certificate) -> bool {
+    matches!((one.identity(), other.identity()), (Ok(one), Ok(other)) if one == other)
 }
