@@ -83,7 +83,7 @@ pub async fn accept(
     voucher.iter_mut().for_each(|voucher| voucher.decided_by(&record.policy));
     verify_age(broker, &verified)?;
     if !connection.leaf.may_sign(clock::now_s()) {
-        return Err(receipt_unavailable("svid_expired"));
+        return Err(receipt_unavailable("the server leaf may not seal: svid_expired"));
     }
     let chain = broker.receiver.commit(verified, clock::now_s()).map_err(refusal_of)?;
     log_accepted(broker, &chain).await?;

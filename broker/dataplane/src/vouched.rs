@@ -57,7 +57,8 @@ pub async fn vouch(voucher: Voucher, peer: &Peer, response: Response<Incoming>) 
     let voucher = voucher.for_head(parts.status, &parts.headers)?;
     if is_bodiless || is_whole(&parts.headers, &body) || !(peer.takes_trailers || in_comment) {
         let limit = if peer.takes_trailers { WHOLE_BYTES } else { peer.limit_bytes };
-        let (voucher, bytes) = Unfinished { voucher: Some(voucher), bytes: BytesMut::new() }.read(body, limit).await?;
+        let unfinished = Unfinished { voucher: Some(voucher), bytes: BytesMut::new() };
+        let (voucher, bytes) = unfinished.read(body, limit).await?;
         if !peer.is_head {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
@@ -104,12 +105,17 @@ struct Unfinished {
 impl Unfinished {
     /// The body's bytes; trailers of a component are dropped, they could carry Custody fields.
     async fn read(mut self, mut body: Incoming, limit: usize) -> Result<(HeadVoucher, Bytes), Refusal> {
+        let memory = self.voucher.as_ref().map(HeadVoucher::memory);
+        let mut reserved = None;
         let broke_off = |why: String| Refusal::new("callee_unavailable", format!("the answer broke off: {why}"));
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| broke_off(error.to_string()))?;
             let Ok(data) = frame.into_data() else { continue };
             if self.bytes.len() + data.len() > limit {
                 return Err(receipt_unavailable("the answer is too long for a caller that takes no trailers"));
+            }
+            if let Some(memory) = &memory {
+                memory.reserve(&mut reserved, self.bytes.len() + data.len())?;
             }
             self.bytes.extend_from_slice(&data);
         }

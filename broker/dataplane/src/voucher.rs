@@ -19,6 +19,7 @@ use hopseal_custody::receipt::Receipt;
 use http::{HeaderMap, StatusCode};
 use tokio::time::timeout;
 
+use crate::body::BodyMemory;
 use crate::broker::Broker;
 use crate::clock;
 use crate::gathered::Gathered;
@@ -67,8 +68,11 @@ impl Voucher {
     /// Binds the head of the answer, which must not change any more.
     ///
     /// # Errors
-    /// `callee_unavailable`: the component answered with a header that cannot be bound.
+    /// `callee_unavailable`: the component answered with an interim status, or a header that cannot be bound.
     pub fn for_head(self, status: StatusCode, head: &HeaderMap) -> Result<HeadVoucher, Refusal> {
+        if status.is_informational() {
+            return Err(Refusal::new("callee_unavailable", "no final status"));
+        }
         let rsb = response_binding(status.as_u16(), &headers::lines(head));
         let rsb = rsb.map_err(|rejection| Refusal::new("callee_unavailable", rejection.detail))?;
         Ok(HeadVoucher { voucher: self, status, rsb })
@@ -76,6 +80,11 @@ impl Voucher {
 }
 
 impl HeadVoucher {
+    /// Where an answer that is held back counts.
+    pub fn memory(&self) -> BodyMemory {
+        self.voucher.broker.memory.clone()
+    }
+
     /// The receipt's sealed text, once it is durable in the log.
     ///
     /// # Errors
@@ -88,7 +97,7 @@ impl HeadVoucher {
         let sealing = started.log.seal(self.request(body, fin)?);
         match timeout(ms(broker.settings.timeouts_ms.log_write), sealing).await {
             Ok(Ok(sealed)) => Ok(sealed),
-            Ok(Err(LogError::Unsealable(code))) => Err(receipt_unavailable(code)),
+            Ok(Err(LogError::Unsealable(code))) => Err(receipt_unavailable(&format!("the server leaf may not seal: {code}"))),
             Ok(Err(LogError::Unavailable(why))) => Err(unavailable(why)),
             Err(_elapsed) => Err(unavailable("too slow".into())),
         }
@@ -127,7 +136,7 @@ impl HeadVoucher {
             kids: voucher.receipts.kids(),
             dec: (!voucher.decision.is_empty()).then_some(voucher.decision),
         };
-        let payload = receipt_payload(&Receipt { outcome }).map_err(refusal_of)?;
+        let payload = receipt_payload(&Receipt { outcome }).map_err(|rejection| receipt_unavailable(&rejection.detail))?;
         let claims = Sealed::Other(Kind::Receipt, about);
         Ok(SealRequest { leaf: voucher.leaf, payload, receiver_trust_domain, claims })
     }
@@ -135,5 +144,5 @@ impl HeadVoucher {
 
 /// The caller wants a receipt and there will be none.
 pub fn receipt_unavailable(why: &str) -> Refusal {
-    refusal_of(Rejection::new(Code::ReceiptUnavailable, format!("the server leaf may not seal: {why}")))
+    refusal_of(Rejection::new(Code::ReceiptUnavailable, why))
 }
