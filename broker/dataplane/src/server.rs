@@ -16,6 +16,7 @@ use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::limits::MAX_SKEW_S;
 use hopseal_custody::record::Record;
 use hopseal_custody::seal::UnverifiedStatement;
+use hopseal_custody::statement::StatementClaims as _;
 use serde_json::json;
 
 use crate::broker::{Broker, Started};

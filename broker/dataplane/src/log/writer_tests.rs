@@ -6,6 +6,7 @@ use hopseal_custody::compose::{Call, Root, root_payload};
 use hopseal_custody::hash::{ClaimHash, RandomId};
 use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::record::{Record, Task};
+use hopseal_custody::statement::StatementClaims as _;
 
 use super::super::entry::ReadLine;
 use super::*;
@@ -111,6 +112,7 @@ fn payload_named(name: &str) -> Payload {
         exp: 2,
         jti: RandomId::generate().unwrap(),
         rqb: ClaimHash([0; 32]),
+        streams: false,
         operations: &[],
         srv: None,
         by: None,
