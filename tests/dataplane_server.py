@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import socket
@@ -101,6 +102,11 @@ class Peer:
         svid = svid or self.svid
         signer = Signer(svid.chain_der[0], load_der_private_key(svid.key_pkcs8, None))
         return seal_statements([encode_receipt(receipt)], signer)[0]
+
+    @staticmethod
+    def element(svid: X509Svid) -> str:
+        """The leaf as it stands in ``Custody-Certs``."""
+        return f":{base64.b64encode(svid.chain_der[0]).decode()}:"
 
     def placed(self, reply: Reply, sealed: str) -> Reply:
         if self.alpn == "h2":
