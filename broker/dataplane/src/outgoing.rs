@@ -24,7 +24,7 @@ use crate::clock;
 use crate::directory::Component;
 use crate::headers;
 use crate::instance::Leaf;
-use crate::log::{Claims, LogError, SealRequest};
+use crate::log::{Claims, LogError, SealRequest, Sealed};
 use crate::operation::Operation;
 use crate::outbound::{Caller, Parent};
 use crate::pool::{Lease, Sender};
@@ -66,7 +66,7 @@ pub async fn compose_request(
         leaf: Arc::<Leaf>::clone(&lease.leaf),
         payload,
         receiver_trust_domain: outgoing.callee.id.trust_domain().to_owned(),
-        claims,
+        claims: Sealed::Record(claims),
     };
     let sealed = seal(broker, request).await?;
     fields.check_with_record(&sealed).map_err(refusal_of)?;

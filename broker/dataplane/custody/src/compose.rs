@@ -1,45 +1,60 @@
-//! Making record payloads: roots, further roots of one task, and continuations.
+//! Making payloads: of roots, further roots of one task and continuations, and of every other statement.
 //!
-//! Owns: the claims and their order as custody-wire §4.3 lists them. Does not own:
+//! Owns: the claims and their order as custody-wire lists them. Does not own:
 //! randomness and time, which are arguments; sealing (see `sealer`).
 
 use crate::authority::{Authority, Narrowing};
 use crate::chain::Chain;
+use crate::claims::Claims;
+use crate::closing::Closing;
 use crate::error::{Code, Rejection, Result};
+use crate::evidence::Evidence;
 use crate::hash::{ClaimHash, RandomId, StatementHash, Thumbprint, encode_base64url};
 use crate::ids::SpiffeId;
 use crate::json::{Value, write_object};
 use crate::limits::{DEFAULT_AUTHORITY_S, MAX_SEALED_BYTES};
 use crate::merkle::statement_hash;
-use crate::record::{Continuation, Record, Task};
+use crate::observation::Observation;
+use crate::receipt::Receipt;
+use crate::record::{Continuation, Task};
+use crate::statement::{Statement, StatementClaims as _};
 
-/// Claims in the order of custody-wire §4.3.
-const ORDER: [&str; 24] = [
+/// Claims of a record in the order of custody-wire §4.3.
+const RECORD_ORDER: &[&str] = &[
     "v", "t", "iss", "aud", "iat", "exp", "jti", "cid", "hop", "prev", "rqb", "bm", "srv", "by", "op", "in", "att",
     "apv", "rr", "tid", "obo", "task", "auth", "cont",
 ];
+/// Claims of receipts and observations in the order of §7.1.
+const OUTCOME_ORDER: &[&str] = &[
+    "v", "t", "iss", "aud", "iat", "jti", "cid", "rec", "st", "rsb", "len", "cd", "fin", "kids", "dec", "host", "spki",
+];
+/// Claims of a closing statement in the order of §7.3.
+const CLOSING_ORDER: &[&str] = &["v", "t", "iss", "aud", "iat", "jti", "cid", "rec", "cd", "len", "fin"];
+/// Claims of an evidence statement in the order of §4.2.
+const EVIDENCE_ORDER: &[&str] = &["v", "t", "iss", "iat", "exp", "jti", "sub", "sx", "verdict", "log"];
 
-/// The claims of one record as base64url text, ready to be sealed.
+/// The claims of one statement as base64url text, ready to be sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
     text: String,
 }
 
 impl Payload {
-    /// The payload with these members, written in the order of §4.3, unknown names last.
+    /// The payload with these members, written in the order of their type, unknown names last.
     ///
     /// # Errors
-    /// `malformed` if they are not the claims of one record; `too_large` if it could not be sealed within its limit.
+    /// `malformed` if they are not the claims of one statement; `too_large` if it could not be sealed within its limit.
     pub fn from_claims(mut members: Vec<(String, Value)>) -> Result<Self> {
-        let place = |name: &str| ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len());
+        let order = order_of(&members);
+        let place = |name: &str| order.iter().position(|known| *known == name).unwrap_or(order.len());
         members.sort_by_key(|(name, _)| place(name));
         let mut json = String::with_capacity(1_024);
         write_object(&members, &mut json);
         // What we send is what we would accept: one parser decides both.
-        Record::parse(json.as_bytes())?;
+        Statement::parse(json.as_bytes())?;
         let text = encode_base64url(json.as_bytes());
         if text.len() + MAX_SEAL_TEXT_BYTES > MAX_SEALED_BYTES {
-            return Err(Rejection::new(Code::TooLarge, "the record's claims are too large to be sealed"));
+            return Err(Rejection::new(Code::TooLarge, "the claims are too large to be sealed"));
         }
         Ok(Self { text })
     }
@@ -53,6 +68,15 @@ impl Payload {
     #[must_use]
     pub fn statement_hash(&self, x5t: &Thumbprint) -> StatementHash {
         statement_hash(x5t, &self.text)
+    }
+}
+
+fn order_of(members: &[(String, Value)]) -> &'static [&'static str] {
+    match Claims(members).text("t") {
+        Ok(Some(Receipt::TYPE | Observation::TYPE)) => OUTCOME_ORDER,
+        Ok(Some(Closing::TYPE)) => CLOSING_ORDER,
+        Ok(Some(Evidence::TYPE)) => EVIDENCE_ORDER,
+        _ => RECORD_ORDER,
     }
 }
 
@@ -132,6 +156,38 @@ pub fn child_payload(call: &Call<'_>, parent: &Chain, att: Option<&Narrowing>) -
         members.push(member("att", Value::Object(narrowing_members(att))));
     }
     Payload::from_claims(members)
+}
+
+/// The payload of a receipt.
+///
+/// # Errors
+/// `malformed` or `too_large` if a value does not fit the wire format.
+pub fn receipt_payload(receipt: &Receipt) -> Result<Payload> {
+    Payload::from_claims(receipt.to_members())
+}
+
+/// The payload of an observation.
+///
+/// # Errors
+/// As [`receipt_payload`]; `malformed` also if issuer and receiver differ.
+pub fn observation_payload(observation: &Observation) -> Result<Payload> {
+    Payload::from_claims(observation.to_members())
+}
+
+/// The payload of a closing statement.
+///
+/// # Errors
+/// As [`receipt_payload`]; `malformed` also with `fin: deny`.
+pub fn closing_payload(closing: &Closing) -> Result<Payload> {
+    Payload::from_claims(closing.to_members())
+}
+
+/// The payload of an evidence statement.
+///
+/// # Errors
+/// As [`receipt_payload`].
+pub fn evidence_payload(evidence: &Evidence) -> Result<Payload> {
+    Payload::from_claims(evidence.to_members())
 }
 
 fn member(name: &str, value: Value) -> (String, Value) {

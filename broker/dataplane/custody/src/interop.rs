@@ -17,6 +17,7 @@ use crate::receive::fold;
 use crate::record::Record;
 use crate::seal::{UnverifiedStatement, path_text};
 use crate::sealer::Sealer;
+use crate::statement::StatementClaims as _;
 
 mod receive;
 
