@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use crate::broker::Broker;
 use crate::instance::InstanceKey;
 use crate::listeners::socket_at;
+use crate::log::{Artifact, Entry};
 use crate::server::Server;
 use crate::settings::Settings;
 
@@ -125,6 +126,23 @@ impl DataPlane {
 
     fn set_policies(&self, py: Python<'_>, cedar_text: &str, entities_json: &str) -> PyResult<()> {
         py.detach(|| self.broker.set_policies(cedar_text, entities_json)).map_err(|why| error("policy_invalid", why))
+    }
+
+    fn log_durable(&self) -> u64 {
+        self.broker.started.get().map_or(0, |started| started.log.durable())
+    }
+
+    fn set_witnessed(&self, count: u64) {
+        if let Some(started) = self.broker.started.get() {
+            started.log.set_witnessed(count);
+        }
+    }
+
+    fn append_artifact(&self, artifact_json: &str) -> PyResult<()> {
+        let artifact = Artifact::parse(artifact_json).map_err(|why| error("artifact_invalid", why.to_string()))?;
+        let started = self.broker.started.get().ok_or_else(|| error("log_unavailable", "not started"))?;
+        let queued = started.log.append_nowait(Entry::Artifact(artifact), Vec::new());
+        queued.map_err(|why| error("log_unavailable", format!("{why:?}")))
     }
 
     fn stats(&self) -> String {
