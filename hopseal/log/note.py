@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -202,15 +201,6 @@ def sign_note(text: str, signer: Signer) -> Signature:
     return Signature(signer.key.name, signer.key.key_id, signer.sign(text.encode()))
 
 
-def verify_note_signature(key: VerifierKey, signature: Signature, text: str) -> None:
-    """Check one plain Ed25519 signature.
-
-    Raises:
-        TransparencyError: [note_signature] it does not hold.
-    """
-    verify_raw(key, signature.value, text.encode())
-
-
 def verify_raw(key: VerifierKey, value: bytes, message: bytes) -> None:
     """Check the raw signature ``value`` over ``message``, whatever the algorithm.
 
@@ -221,12 +211,6 @@ def verify_raw(key: VerifierKey, value: bytes, message: bytes) -> None:
         _load(key).verify(value, message)
     except InvalidSignature as error:
         raise TransparencyError(Reason.SIGNATURE, f"by {key.name}") from error
-
-
-def unique_keys(keys: Iterable[VerifierKey]) -> bool:
-    """Whether no public key occurs twice, under whatever names; tlog-policy calls two such keys duplicates."""
-    materials = [key.material for key in keys]
-    return len(set(materials)) == len(materials)
 
 
 def _parse_signature(line: str) -> Signature:

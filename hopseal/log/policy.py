@@ -10,7 +10,7 @@ one witness is enough. The earliest of all would let a single dishonest witness 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -152,18 +152,28 @@ class Policy:
         return b"".join((*lines, _line(b"quorum", _NONE if self.quorum is None else self.quorum)))
 
 
-def policy_of(logs: Iterable[VerifierKey], witnesses: Mapping[str, VerifierKey], threshold: int) -> Policy:
-    """The policy that trusts ``logs`` and asks for ``threshold`` of ``witnesses``, given by URL; 0 asks for none.
+def policy_of(logs: Iterable[VerifierKey], witnesses: Iterable[Sequence[VerifierKey]], threshold: int) -> Policy:
+    """The policy that trusts ``logs`` and asks for some of several witnesses.
+
+    Args:
+        logs: keys of logs.
+        witnesses: the keys of each; any one of them stands for the witness.
+        threshold: how many witnesses must have cosigned; 0 asks for none.
 
     Raises:
         TransparencyError: [policy_invalid] keys that cannot be used so, or more asked for than there are.
     """
-    named = tuple(
-        TrustedWitness(b"w%d" % number, key, url) for number, (url, key) in enumerate(witnesses.items(), start=1)
-    )
-    groups = (Group(b"quorum", threshold, tuple(each.name for each in named)),) if threshold else ()
-    policy = Policy(tuple(map(TrustedLog, logs)), named, groups, groups[0].name if groups else None)
-    return parse_policy(policy.encode())
+    named: list[TrustedWitness] = []
+    groups: list[Group] = []
+    for number, keys in enumerate(witnesses, start=1):
+        names = tuple(b"w%d-%d" % (number, index) for index in range(1, len(keys) + 1))
+        named += map(TrustedWitness, names, keys)
+        groups.append(Group(b"w%d" % number, 1, names))
+    quorum = None
+    if threshold:
+        quorum = b"quorum"
+        groups.append(Group(quorum, threshold, tuple(group.name for group in groups)))
+    return parse_policy(Policy(tuple(map(TrustedLog, logs)), tuple(named), tuple(groups), quorum).encode())
 
 
 def parse_policy(data: bytes) -> Policy:
