@@ -114,6 +114,7 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
         exp: now + DEFAULT_LIFETIME_S,
         jti,
         rqb: binding::request_binding(method, target_uri, &lines).map_err(refusal_of)?,
+        streams: false,
         operations: &[&operation.name, &operation.http],
         srv: Some(lease.peer.leaf().thumbprint()),
         by: None,

@@ -1,6 +1,6 @@
-//! Members of a JSON object, read by name and type.
+//! Members of a JSON object, read by name and type, and written.
 //!
-//! Owns: what a claim of each form is. Does not own: which claims a statement has.
+//! Owns: what claims of each form are. Does not own: which claims a statement has.
 
 use crate::error::{Result, malformed};
 use crate::hash::StatementHash;
@@ -71,6 +71,39 @@ impl<'a> Claims<'a> {
         }
         Err(malformed("an object has a member that is not understood"))
     }
+}
+
+/// Members of one object that is written.
+#[derive(Default)]
+pub(crate) struct Members(Vec<(String, Value)>);
+
+impl Members {
+    pub(crate) fn add(&mut self, name: &str, value: Value) -> &mut Self {
+        self.0.push((name.to_owned(), value));
+        self
+    }
+
+    pub(crate) fn maybe(&mut self, name: &str, value: Option<Value>) -> &mut Self {
+        self.0.extend(value.map(|value| (name.to_owned(), value)));
+        self
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<(String, Value)> {
+        self.0
+    }
+}
+
+pub(crate) fn text<T: ToString + ?Sized>(value: &T) -> Value {
+    Value::Text(value.to_string())
+}
+
+pub(crate) fn integer(number: i64) -> Value {
+    Value::Integer(number)
+}
+
+/// A count of bytes or of statements; one that no claim can hold is refused when the payload is made.
+pub(crate) fn count(number: u64) -> Value {
+    Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
 pub(crate) fn required<T>(name: &str, value: Option<T>) -> Result<T> {

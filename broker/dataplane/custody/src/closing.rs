@@ -2,12 +2,12 @@
 //!
 //! Owns: the claims of `t: cls`. Does not own: whether it is true of a body (see `receive`).
 
-use crate::claims::{Claims, required};
+use crate::claims::{Claims, Members, count, integer, required, text};
 use crate::error::Result;
 use crate::hash::{ClaimHash, RandomId, StatementHash};
 use crate::ids::SpiffeId;
 use crate::json::Value;
-use crate::outcome::{Fin, length_value};
+use crate::outcome::Fin;
 use crate::statement::{StatementClaims, read_members};
 
 /// The claims of a closing statement.
@@ -60,20 +60,11 @@ impl Closing {
     /// The claims in the order in which they are written.
     #[must_use]
     pub fn to_members(&self) -> Vec<(String, Value)> {
-        let text = |value: &dyn ToString| Value::Text(value.to_string());
-        let members = [
-            ("v", Value::Integer(1)),
-            ("t", Value::Text(Self::TYPE.to_owned())),
-            ("iss", text(&self.iss)),
-            ("aud", text(&self.aud)),
-            ("iat", Value::Integer(self.iat)),
-            ("jti", text(&self.jti)),
-            ("cid", text(&self.cid)),
-            ("rec", text(&self.rec)),
-            ("cd", text(&self.cd)),
-            ("len", length_value(self.len)),
-            ("fin", Value::Text(self.fin.as_str().to_owned())),
-        ];
-        members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        let mut members = Members::default();
+        members.add("v", integer(1)).add("t", text(Self::TYPE)).add("iss", text(&self.iss)).add("aud", text(&self.aud));
+        members.add("iat", integer(self.iat)).add("jti", text(&self.jti)).add("cid", text(&self.cid));
+        members.add("rec", text(&self.rec)).add("cd", text(&self.cd));
+        members.add("len", count(self.len)).add("fin", text(self.fin.as_str()));
+        members.into_vec()
     }
 }

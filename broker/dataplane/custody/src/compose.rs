@@ -16,7 +16,7 @@ use crate::limits::{DEFAULT_AUTHORITY_S, MAX_SEALED_BYTES};
 use crate::merkle::statement_hash;
 use crate::observation::Observation;
 use crate::receipt::Receipt;
-use crate::record::{Continuation, Task};
+use crate::record::{Continuation, Obo, Record, Task};
 use crate::statement::{Statement, StatementClaims as _};
 
 /// Claims of a record in the order of custody-wire §4.3.
@@ -95,6 +95,8 @@ pub struct Call<'a> {
     pub exp: i64,
     pub jti: RandomId,
     pub rqb: ClaimHash,
+    /// The body is not bound: a closing statement follows it.
+    pub streams: bool,
     /// Names of the operation that the callee will derive; the authority must cover one.
     pub operations: &'a [&'a str],
     /// Thumbprint of the server leaf that TLS authenticated.
@@ -128,14 +130,12 @@ pub fn root_payload(call: &Call<'_>, root: &Root) -> Result<Payload> {
         return Err(Rejection::new(Code::Authority, "the authority lasts too long"));
     }
     root.auth.allow(0, call.iat, call.aud, call.operations)?;
-    let mut members = call_members(call, root.cid, 0);
-    members.push(member("obo", Value::Null));
-    members.push(member("task", Value::Object(root.task.to_members())));
-    members.push(member("auth", Value::Object(authority_members(&root.auth))));
-    if let Some(cont) = &root.cont {
-        members.push(member("cont", Value::Object(continuation_members(cont))));
-    }
-    Payload::from_claims(members)
+    let mut record = record_of(call, root.cid, 0);
+    record.obo = Some(Obo::Autonomous);
+    record.task = Some(root.task.clone());
+    record.auth = Some(root.auth.clone());
+    record.cont.clone_from(&root.cont);
+    Payload::from_claims(record.to_members())
 }
 
 /// The payload of the record that continues `parent`, with less authority if `att` says so.
@@ -150,12 +150,10 @@ pub fn child_payload(call: &Call<'_>, parent: &Chain, att: Option<&Narrowing>) -
     let left = att.map_or_else(|| Ok(parent.authority().clone()), |att| parent.authority().narrow(att))?;
     let hop = parent.hop() + 1;
     left.allow(hop, call.iat, call.aud, call.operations)?;
-    let mut members = call_members(call, parent.cid(), hop);
-    members.push(member("prev", Value::Text(parent.hash().to_string())));
-    if let Some(att) = att {
-        members.push(member("att", Value::Object(narrowing_members(att))));
-    }
-    Payload::from_claims(members)
+    let mut record = record_of(call, parent.cid(), hop);
+    record.prev = Some(parent.hash());
+    record.att = att.cloned();
+    Payload::from_claims(record.to_members())
 }
 
 /// The payload of a receipt.
@@ -190,67 +188,30 @@ pub fn evidence_payload(evidence: &Evidence) -> Result<Payload> {
     Payload::from_claims(evidence.to_members())
 }
 
-fn member(name: &str, value: Value) -> (String, Value) {
-    (name.to_owned(), value)
-}
-
-fn text<T: ToString + ?Sized>(value: &T) -> Value {
-    Value::Text(value.to_string())
-}
-
-fn call_members(call: &Call<'_>, cid: RandomId, hop: i64) -> Vec<(String, Value)> {
-    let mut members = vec![
-        member("v", Value::Integer(1)),
-        member("t", text("rec")),
-        member("iss", text(call.iss)),
-        member("aud", text(call.aud)),
-        member("iat", Value::Integer(call.iat)),
-        member("exp", Value::Integer(call.exp)),
-        member("jti", text(&call.jti)),
-        member("cid", text(&cid)),
-        member("hop", Value::Integer(hop)),
-        member("rqb", text(&call.rqb)),
-    ];
-    members.extend(call.srv.map(|srv| member("srv", text(&srv))));
-    members.extend(call.by.map(|by| member("by", text(by))));
-    members.extend(call.op.map(|op| member("op", text(op))));
-    members.extend(call.tid.map(|tid| member("tid", text(tid))));
-    if !call.inputs.is_empty() {
-        members.push(member("in", Value::Array(call.inputs.iter().map(text).collect())));
+/// The record of `call`, without what only a root or only a continuation has.
+fn record_of(call: &Call<'_>, cid: RandomId, hop: i64) -> Record {
+    Record {
+        iss: call.iss.clone(),
+        aud: call.aud.to_owned(),
+        iat: call.iat,
+        exp: call.exp,
+        jti: call.jti,
+        cid,
+        hop,
+        prev: None,
+        rqb: call.rqb,
+        streams: call.streams,
+        srv: call.srv,
+        by: call.by.cloned(),
+        op: call.op.map(str::to_owned),
+        inputs: call.inputs.to_vec(),
+        att: None,
+        approvals: Vec::new(),
+        rr: call.rr,
+        tid: call.tid.map(str::to_owned),
+        obo: None,
+        task: None,
+        auth: None,
+        cont: None,
     }
-    if call.rr {
-        members.push(member("rr", Value::Bool(true)));
-    }
-    members
-}
-
-fn authority_members(auth: &Authority) -> Vec<(String, Value)> {
-    narrowing_members(&Narrowing {
-        scope: auth.scope.clone(),
-        exp: Some(auth.exp),
-        hops: Some(auth.hops),
-        aud: auth.aud.clone(),
-        ops: auth.ops.clone(),
-    })
-}
-
-fn narrowing_members(limits: &Narrowing) -> Vec<(String, Value)> {
-    let mut members = Vec::new();
-    if let Some(scope) = &limits.scope {
-        let tokens: Vec<&str> = scope.iter().map(String::as_str).collect();
-        members.push(member("scope", text(&tokens.join(" "))));
-    }
-    members.extend(limits.exp.map(|exp| member("exp", Value::Integer(exp))));
-    members.extend(limits.hops.map(|hops| member("hops", Value::Integer(hops))));
-    if let Some(aud) = &limits.aud {
-        members.push(member("aud", Value::Array(aud.iter().map(|pattern| text(&pattern.text())).collect())));
-    }
-    if let Some(ops) = &limits.ops {
-        members.push(member("ops", Value::Array(ops.iter().map(|pattern| text(&pattern.text())).collect())));
-    }
-    members
-}
-
-fn continuation_members(cont: &Continuation) -> Vec<(String, Value)> {
-    vec![member("rec", text(&cont.rec)), member("cid", text(&cont.cid)), member("why", text(&cont.why))]
 }

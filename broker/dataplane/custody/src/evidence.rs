@@ -2,12 +2,12 @@
 //!
 //! Owns: the claims of `t: att`. Does not own: who may say it; measurements beside these claims are not read.
 
-use crate::claims::{Claims, bounded, required};
+use crate::claims::{Claims, Members, bounded, integer, required, text};
 use crate::error::Result;
 use crate::hash::{RandomId, Thumbprint};
 use crate::ids::SpiffeId;
 use crate::json::Value;
-use crate::limits::MAX_LOG_NAME_BYTES;
+use crate::limits::{MAX_ORIGIN_BYTES, MAX_VKEY_BYTES};
 use crate::statement::{StatementClaims, read_members};
 
 /// What an attestor found.
@@ -58,11 +58,17 @@ impl LogKey {
     fn parse(members: &[(String, Value)]) -> Result<Self> {
         let claims = Claims(members);
         claims.only(&["origin", "vkey"])?;
-        let name = |text: &str| bounded(text, 1, MAX_LOG_NAME_BYTES);
-        Ok(Self {
-            origin: required("log.origin", claims.parsed("origin", name)?)?,
-            vkey: required("log.vkey", claims.parsed("vkey", name)?)?,
-        })
+        let origin = claims.parsed("origin", |text| bounded(text, 1, MAX_ORIGIN_BYTES))?;
+        let origin = required("log.origin", origin)?;
+        let of_origin = |text: &str| text.strip_prefix(&origin).is_some_and(|rest| rest.starts_with('+'));
+        let vkey = claims.parsed("vkey", |text| bounded(text, 1, MAX_VKEY_BYTES).filter(|vkey| of_origin(vkey)))?;
+        Ok(Self { vkey: required("log.vkey", vkey)?, origin })
+    }
+
+    fn to_value(&self) -> Value {
+        let mut members = Members::default();
+        members.add("origin", text(&self.origin)).add("vkey", text(&self.vkey));
+        Value::Object(members.into_vec())
     }
 }
 
@@ -93,22 +99,23 @@ impl Evidence {
     /// The claims in the order in which they are written.
     #[must_use]
     pub fn to_members(&self) -> Vec<(String, Value)> {
-        let text = |value: &dyn ToString| Value::Text(value.to_string());
-        let mut members = vec![
-            ("v", Value::Integer(1)),
-            ("t", Value::Text(Self::TYPE.to_owned())),
-            ("iss", text(&self.iss)),
-            ("iat", Value::Integer(self.iat)),
-            ("exp", Value::Integer(self.exp)),
-            ("jti", text(&self.jti)),
-            ("sub", text(&self.sub)),
-            ("sx", text(&self.sx)),
-            ("verdict", Value::Text(self.verdict.as_str().to_owned())),
-        ];
-        if let Some(log) = &self.log {
-            let key = vec![("origin".into(), text(&log.origin)), ("vkey".into(), text(&log.vkey))];
-            members.push(("log", Value::Object(key)));
-        }
-        members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        let mut members = Members::default();
+        members.add("v", integer(1)).add("t", text(Self::TYPE)).add("iss", text(&self.iss));
+        members.add("iat", integer(self.iat)).add("exp", integer(self.exp)).add("jti", text(&self.jti));
+        members.add("sub", text(&self.sub)).add("sx", text(&self.sx)).add("verdict", text(self.verdict.as_str()));
+        members.maybe("log", self.log.as_ref().map(LogKey::to_value));
+        members.into_vec()
+    }
+
+    /// True if this shows that `sub` runs with the leaf `sx` at `now` (custody-wire §4.2); `attestors` are those of
+    /// the trust domain of `sub`.
+    #[must_use]
+    pub fn counts_for(&self, sub: &SpiffeId, sx: &Thumbprint, attestors: &[SpiffeId], now: i64) -> bool {
+        attestors.contains(&self.iss)
+            && self.iss.trust_domain() == sub.trust_domain()
+            && self.sub == *sub
+            && self.sx == *sx
+            && self.verdict == Finding::Attested
+            && now < self.exp
     }
 }

@@ -24,6 +24,7 @@ pub const HANDLE: &str = "custody-handle";
 const PREFIX: &str = "custody-";
 /// What stands before a receipt in the final comment of an event stream (custody-wire §7.3).
 const COMMENT_START: &str = ": custody-receipt ";
+const COMMENT_END: &str = "\n\n";
 
 /// The Custody fields of a request: sizes and counts are within bounds, nothing is parsed.
 #[derive(Debug)]
@@ -101,22 +102,31 @@ impl<'a> CustodyFields<'a> {
 }
 
 impl<'a> ReceiptFields<'a> {
-    /// The receipt of a response with this head and these trailers; `comment` is the text that
-    /// [`read_comment`] found at the end of an event stream.
+    /// The receipt of a response with this head and these trailers, None if there is none and none is `required`.
+    ///
+    /// `comment` is what [`split_comment`] found at the end of an event stream.
     ///
     /// # Errors
-    /// `missing` if there is no receipt, `duplicate` if there are two or a Custody field has two lines,
+    /// `receipt_unavailable` if there is no receipt, `duplicate` if there are two or a Custody field has two lines,
     /// `malformed`, `too_large`.
-    pub fn read(head: &[HeaderLine<'a>], trailers: &[HeaderLine<'a>], comment: Option<&'a str>) -> Result<Self> {
-        let headers: Vec<HeaderLine<'a>> = head.iter().chain(trailers).copied().collect();
+    pub fn read(
+        head: &[HeaderLine<'a>],
+        trailers: &[HeaderLine<'a>],
+        comment: Option<&'a str>,
+        required: bool,
+    ) -> Result<Option<Self>> {
+        let mut headers: Vec<HeaderLine<'a>> = head.iter().chain(trailers).copied().collect();
+        // Third of the places, and like the others in every check.
+        headers.extend(comment.map(|comment| (RECEIPT, comment.as_bytes())));
         check_names(&headers)?;
-        let receipt = match (value_of(&headers, RECEIPT), comment.map(str::as_bytes)) {
-            (Some(_), Some(_)) => return Err(Rejection::new(Code::Duplicate, "the response has two receipts")),
-            (None, None) => return Err(Rejection::new(Code::Missing, "the response has no receipt")),
-            (Some(receipt), None) | (None, Some(receipt)) => receipt,
-        };
-        let (receipt, certs) = read_later(&headers, RECEIPT, receipt)?;
-        Ok(Self { receipt, certs })
+        match value_of(&headers, RECEIPT) {
+            Some(receipt) => {
+                let (receipt, certs) = read_later(&headers, RECEIPT, receipt)?;
+                Ok(Some(Self { receipt, certs }))
+            }
+            None if required => Err(Rejection::new(Code::ReceiptUnavailable, "the response has no receipt")),
+            None => Ok(None),
+        }
     }
 
     /// As [`CustodyFields::certificates`].
@@ -160,15 +170,32 @@ fn read_later<'a>(headers: &[HeaderLine<'a>], name: &str, sealed: &'a [u8]) -> R
 }
 
 /// The final comment of an event stream with this receipt, and the blank line after it.
+///
+/// It must stand at the beginning of the body or after a line feed.
 #[must_use]
 pub fn receipt_comment(sealed: &str) -> String {
-    format!("{COMMENT_START}{sealed}\n\n")
+    format!("{COMMENT_START}{sealed}{COMMENT_END}")
 }
 
-/// The receipt in one line of an event stream, without its line end; None if it is another line.
+/// The bytes before the final receipt comment of a whole event stream, and the sealed text in it.
+///
+/// `body` may be the end of a stream if it begins before the line of the comment. Without such a comment all of
+/// it is body; an earlier comment of that form is body too.
 #[must_use]
-pub fn read_comment(line: &str) -> Option<&str> {
-    line.strip_prefix(COMMENT_START)
+pub fn split_comment(body: &[u8]) -> (&[u8], Option<&str>) {
+    split_at_comment(body).map_or((body, None), |(before, sealed)| (before, Some(sealed)))
+}
+
+fn split_at_comment(body: &[u8]) -> Option<(&[u8], &str)> {
+    let line = body.strip_suffix(COMMENT_END.as_bytes())?;
+    let start = line.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let (before, line) = (body.get(..start)?, line.get(start..)?);
+    let sealed = line.strip_prefix(COMMENT_START.as_bytes())?;
+    let is_sealed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if sealed.is_empty() || !sealed.iter().all(is_sealed) {
+        return None;
+    }
+    Some((before, std::str::from_utf8(sealed).ok()?))
 }
 
 impl<'a> Certificates<'a> {

@@ -36,10 +36,10 @@ pub const MAX_INPUTS: usize = 8;
 pub const MAX_KIDS: usize = 8;
 /// Bytes of a receipt's `dec`.
 pub const MAX_DECISION_BYTES: usize = 128;
-/// Bytes of an observation's `host`.
-pub const MAX_HOST_BYTES: usize = 256;
-/// Bytes of a log's origin and of its key's text.
-pub const MAX_LOG_NAME_BYTES: usize = 512;
+/// Bytes of a log's origin.
+pub const MAX_ORIGIN_BYTES: usize = 256;
+/// Bytes of a log's verifier key.
+pub const MAX_VKEY_BYTES: usize = 2_048;
 /// Entries of the `apv` claim.
 pub const MAX_APPROVALS: usize = 4;
 /// Levels of nesting in a payload; the top object is the first.

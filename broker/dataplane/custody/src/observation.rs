@@ -3,12 +3,11 @@
 //! Owns: the claims of `t: obs`. An observation is the connector's word, not the server's:
 //! it has a type of its own so that it can never pass as a receipt.
 
-use crate::claims::{Claims, bounded, required};
+use crate::claims::{Claims, required, text};
 use crate::error::{Result, malformed};
 use crate::hash::ClaimHash;
-use crate::ids::SpiffeId;
+use crate::ids::{SpiffeId, is_authority};
 use crate::json::Value;
-use crate::limits::MAX_HOST_BYTES;
 use crate::outcome::Outcome;
 use crate::statement::{StatementClaims, read_members};
 
@@ -16,7 +15,7 @@ use crate::statement::{StatementClaims, read_members};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
     pub outcome: Outcome,
-    /// The server's host, 1 to 256 bytes.
+    /// The server's host, with its port if that was named, as in an origin.
     pub host: String,
     /// SHA-256 of the server's public key (its `SubjectPublicKeyInfo`).
     pub spki: ClaimHash,
@@ -34,7 +33,7 @@ impl StatementClaims for Observation {
         }
         Ok(Self {
             outcome,
-            host: required("host", claims.parsed("host", |text| bounded(text, 1, MAX_HOST_BYTES))?)?,
+            host: required("host", claims.parsed("host", |host| is_authority(host).then(|| host.to_owned()))?)?,
             spki: required("spki", claims.parsed("spki", ClaimHash::parse)?)?,
         })
     }
@@ -49,8 +48,7 @@ impl Observation {
     #[must_use]
     pub fn to_members(&self) -> Vec<(String, Value)> {
         let mut members = self.outcome.to_members(Self::TYPE);
-        members.push(("host".into(), Value::Text(self.host.clone())));
-        members.push(("spki".into(), Value::Text(self.spki.to_string())));
-        members
+        members.add("host", text(&self.host)).add("spki", text(&self.spki));
+        members.into_vec()
     }
 }

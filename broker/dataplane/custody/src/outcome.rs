@@ -2,7 +2,7 @@
 //!
 //! Owns: the claims that both have. Does not own: who says it (see `receipt`, `observation`).
 
-use crate::claims::{Claims, bounded, parse_hashes, required};
+use crate::claims::{Claims, Members, bounded, count, integer, parse_hashes, required, text};
 use crate::error::{Result, malformed};
 use crate::hash::{ClaimHash, RandomId, StatementHash};
 use crate::ids::SpiffeId;
@@ -10,8 +10,8 @@ use crate::json::Value;
 use crate::limits::{MAX_DECISION_BYTES, MAX_KIDS};
 use crate::merkle::build;
 
-/// Statuses that an answer can have; interim ones (1xx) answer nothing.
-const STATUSES: std::ops::RangeInclusive<i64> = 200..=599;
+/// Statuses of three digits.
+const STATUSES: std::ops::RangeInclusive<i64> = 100..=999;
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +76,16 @@ impl Kids {
         }
     }
 
-    fn to_value(&self) -> Value {
+    /// The claim as it is written.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
         match self {
-            Self::Listed(hashes) => Value::Array(hashes.iter().map(|hash| Value::Text(hash.to_string())).collect()),
-            Self::Tree { n, root } => Value::Object(vec![
-                ("n".into(), Value::Integer(i64::try_from(*n).unwrap_or(i64::MAX))),
-                ("root".into(), Value::Text(root.to_string())),
-            ]),
+            Self::Listed(hashes) => Value::Array(hashes.iter().map(text).collect()),
+            Self::Tree { n, root } => {
+                let mut members = Members::default();
+                members.add("n", count(*n)).add("root", text(root));
+                Value::Object(members.into_vec())
+            }
         }
     }
 }
@@ -125,7 +128,7 @@ impl Outcome {
             jti: required("jti", claims.parsed("jti", RandomId::parse)?)?,
             cid: required("cid", claims.parsed("cid", RandomId::parse)?)?,
             rec: required("rec", claims.parsed("rec", StatementHash::parse)?)?,
-            st: status.and_then(|st| u16::try_from(st).ok()).ok_or_else(|| malformed("st is not a final status"))?,
+            st: status.and_then(|st| u16::try_from(st).ok()).ok_or_else(|| malformed("st is not a status"))?,
             rsb: required("rsb", claims.parsed("rsb", ClaimHash::parse)?)?,
             len: claims.length("len")?,
             cd: required("cd", claims.parsed("cd", ClaimHash::parse)?)?,
@@ -136,30 +139,13 @@ impl Outcome {
     }
 
     /// The claims that say this, as a statement of type `kind`.
-    pub(crate) fn to_members(&self, kind: &str) -> Vec<(String, Value)> {
-        let text = |value: &dyn ToString| Value::Text(value.to_string());
-        let members = [
-            ("v", Value::Integer(1)),
-            ("t", Value::Text(kind.to_owned())),
-            ("iss", text(&self.iss)),
-            ("aud", text(&self.aud)),
-            ("iat", Value::Integer(self.iat)),
-            ("jti", text(&self.jti)),
-            ("cid", text(&self.cid)),
-            ("rec", text(&self.rec)),
-            ("st", Value::Integer(self.st.into())),
-            ("rsb", text(&self.rsb)),
-            ("len", length_value(self.len)),
-            ("cd", text(&self.cd)),
-            ("fin", Value::Text(self.fin.as_str().to_owned())),
-            ("kids", self.kids.to_value()),
-        ];
-        let dec = self.dec.clone().map(|dec| ("dec", Value::Text(dec)));
-        members.into_iter().chain(dec).map(|(name, value)| (name.to_owned(), value)).collect()
+    pub(crate) fn to_members(&self, kind: &str) -> Members {
+        let mut members = Members::default();
+        members.add("v", integer(1)).add("t", text(kind)).add("iss", text(&self.iss)).add("aud", text(&self.aud));
+        members.add("iat", integer(self.iat)).add("jti", text(&self.jti)).add("cid", text(&self.cid));
+        members.add("rec", text(&self.rec)).add("st", integer(self.st.into())).add("rsb", text(&self.rsb));
+        members.add("len", count(self.len)).add("cd", text(&self.cd)).add("fin", text(self.fin.as_str()));
+        members.add("kids", self.kids.to_value()).maybe("dec", self.dec.as_ref().map(text));
+        members
     }
-}
-
-/// A length as a claim; one that no claim can hold is refused when the payload is made.
-pub(crate) fn length_value(length: u64) -> Value {
-    Value::Integer(i64::try_from(length).unwrap_or(i64::MAX))
 }

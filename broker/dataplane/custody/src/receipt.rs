@@ -33,6 +33,6 @@ impl Receipt {
     /// The claims in the order in which they are written.
     #[must_use]
     pub fn to_members(&self) -> Vec<(String, Value)> {
-        self.outcome.to_members(Self::TYPE)
+        self.outcome.to_members(Self::TYPE).into_vec()
     }
 }

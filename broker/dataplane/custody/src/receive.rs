@@ -97,6 +97,8 @@ pub struct Policy {
     pub hops: usize,
     /// Seconds between a root's `iat` and its authority's `exp`, at most 86,400.
     pub authority_s: i64,
+    /// Accept requests whose body the record does not bind; a closing statement must end them (§7.3).
+    pub accept_streams: bool,
     /// Accept requests without visible TLS peer.
     pub unsafe_allow_no_peer: bool,
 }
@@ -108,6 +110,7 @@ impl Default for Policy {
             forbidden_on_path: Vec::new(),
             hops: DEFAULT_HOPS,
             authority_s: DEFAULT_AUTHORITY_S,
+            accept_streams: false,
             unsafe_allow_no_peer: false,
         }
     }

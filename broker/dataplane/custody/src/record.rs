@@ -12,6 +12,8 @@ use crate::json::Value;
 use crate::limits::{MAX_APPROVALS, MAX_INPUTS, MAX_OP_BYTES, MAX_PURPOSE_BYTES};
 use crate::statement::{StatementClaims, read_members};
 
+mod write;
+
 /// Bytes of `task.id`.
 const MAX_TASK_ID_BYTES: usize = 128;
 const APPROVAL_TYPES: [&str; 5] = ["ciba", "mcp-elicit", "webauthn", "mission", "ticket"];

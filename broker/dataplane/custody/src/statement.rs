@@ -58,6 +58,18 @@ impl Statement {
         }
     }
 
+    /// The known claims in the order in which they are written.
+    #[must_use]
+    pub fn to_members(&self) -> Vec<(String, Value)> {
+        match self {
+            Self::Record(record) => record.to_members(),
+            Self::Receipt(receipt) => receipt.to_members(),
+            Self::Observation(observation) => observation.to_members(),
+            Self::Closing(closing) => closing.to_members(),
+            Self::Evidence(evidence) => evidence.to_members(),
+        }
+    }
+
     /// The `t` member.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

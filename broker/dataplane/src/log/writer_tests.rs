@@ -131,6 +131,7 @@ fn payload_named(name: &str) -> Payload {
         exp: 2,
         jti: RandomId::generate().unwrap(),
         rqb: ClaimHash([0; 32]),
+        streams: false,
         operations: &[],
         srv: None,
         by: None,

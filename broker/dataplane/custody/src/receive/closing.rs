@@ -12,6 +12,8 @@ use crate::cache::{Caches, VerifiedStatement};
 use crate::closing::Closing;
 use crate::error::{Code, Rejection, Result};
 use crate::fields::ClosingFields;
+use crate::hash::StatementHash;
+use crate::record::Record;
 use crate::seal::UnverifiedStatement;
 use crate::statement::StatementClaims as _;
 use crate::trust::Bundles;
@@ -19,8 +21,12 @@ use crate::trust::Bundles;
 /// What a closing statement must fit: the accepted record, and the body that followed.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpectedClosing<'a> {
-    /// The opening record; its leaf is that of the connection.
-    pub record: &'a VerifiedStatement,
+    /// The opening record, accepted before.
+    pub record: &'a Record,
+    /// Its statement hash.
+    pub hash: StatementHash,
+    /// The client as TLS showed it on the connection of the request.
+    pub peer: Option<&'a Peer>,
     /// All bytes of the body on the wire.
     pub body: BodySum,
 }
@@ -37,11 +43,9 @@ pub(super) fn verify(
     let claims = Closing::parse(statement.claims())?;
     let ders = fields.certificates()?;
     // 4, 6
-    let record = expected.record;
-    let peer = Peer::new(Arc::clone(record.leaf()), record.path.intermediates().to_vec());
-    let peer_name = peer_name(Some(&peer));
-    let known = collect_certificates(caches, Some(&peer), &ders, &peer_name);
-    let leaf = signer_of(statement.seal().x5t, record.leaf(), &known)?;
+    let peer_name = peer_name(expected.peer);
+    let known = collect_certificates(caches, expected.peer, &ders, &peer_name);
+    let leaf = signer_of(caches, statement.seal().x5t, expected.peer, &known)?;
     // 7 to 11
     check_claims(&claims, expected, now)?;
     // 5
@@ -54,7 +58,7 @@ pub(super) fn verify(
 }
 
 fn check_claims(claims: &Closing, expected: &ExpectedClosing<'_>, now: i64) -> Result<()> {
-    let record = expected.record.record();
+    let record = expected.record;
     if claims.iss != record.iss {
         return Err(Rejection::new(Code::Identity, "the closing statement is by another component than its record"));
     }
@@ -65,7 +69,7 @@ fn check_claims(claims: &Closing, expected: &ExpectedClosing<'_>, now: i64) -> R
     if claims.len != expected.body.len || claims.cd.0 != expected.body.sha256 {
         return Err(Rejection::new(Code::Binding, "the closing statement is for another body"));
     }
-    if claims.rec != expected.record.hash() || claims.cid != record.cid {
+    if claims.rec != expected.hash || claims.cid != record.cid {
         return Err(Rejection::new(Code::Chain, "the closing statement is for another request"));
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Ancestor, Examined, Inline, Peer, Policy, Request};
-use crate::binding::{request_binding, verify_content_digest};
+use crate::binding::{Body, request_binding, verify_content_digest};
 use crate::cache::Caches;
 use crate::cert::Certificate;
 use crate::error::{Code, Missing, Rejection, Result};
@@ -34,7 +34,7 @@ pub(super) fn examine(caches: &Caches, request: &Request<'_>, policy: &Policy, n
     // 8
     check_times(&ancestors, &newest.claims, now)?;
     // 9
-    check_binding(request, &newest.claims)?;
+    check_binding(request, policy, &newest.claims)?;
     // 10
     prepend(caches, &mut ancestors, &newest.claims, policy, now)?;
     // 11
@@ -152,11 +152,13 @@ fn check_age(record: &Record, now: i64) -> Result<()> {
     Ok(())
 }
 
-fn check_binding(request: &Request<'_>, newest: &Record) -> Result<()> {
-    if newest.streams {
+fn check_binding(request: &Request<'_>, policy: &Policy, newest: &Record) -> Result<()> {
+    if newest.streams && !policy.accept_streams {
         return Err(Rejection::new(Code::Forbidden, "requests whose body is not bound are not accepted"));
     }
-    verify_content_digest(request.headers, &request.body)?;
+    // What a stream held is said by its closing statement.
+    let body = if newest.streams { Body::Empty } else { request.body };
+    verify_content_digest(request.headers, &body)?;
     if request_binding(request.method, request.target_uri, request.headers)? != newest.rqb {
         return Err(Rejection::new(Code::Binding, "the record was made for another request"));
     }

@@ -27,14 +27,14 @@ pub struct Exchange<'a> {
     /// The caller: `iss` of the request's record.
     pub own_id: &'a SpiffeId,
     /// The callee: `aud` of the request's record.
-    pub callee: &'a SpiffeId,
+    pub callee: &'a str,
     /// Statement hash of the request's record.
     pub record: StatementHash,
     /// `iat` of the request's record.
     pub record_iat: i64,
     pub cid: RandomId,
     /// The server as TLS showed it on the connection of this exchange.
-    pub peer: &'a Peer,
+    pub peer: Option<&'a Peer>,
     pub status: u16,
     /// Every field line of the response head as it came from the wire.
     pub headers: &'a [HeaderLine<'a>],
@@ -54,9 +54,9 @@ pub(super) fn verify(
     let claims = Receipt::parse(statement.claims())?;
     let ders = fields.certificates()?;
     // 4, 6
-    let peer_name = peer_name(Some(exchange.peer));
-    let known = collect_certificates(caches, Some(exchange.peer), &ders, &peer_name);
-    let leaf = signer_of(statement.seal().x5t, &exchange.peer.leaf, &known)?;
+    let peer_name = peer_name(exchange.peer);
+    let known = collect_certificates(caches, exchange.peer, &ders, &peer_name);
+    let leaf = signer_of(caches, statement.seal().x5t, exchange.peer, &known)?;
     check_parties(&claims.outcome, exchange)?;
     // 8
     check_time(claims.outcome.iat, exchange.record_iat, now)?;
@@ -76,7 +76,7 @@ pub(super) fn verify(
 }
 
 fn check_parties(outcome: &Outcome, exchange: &Exchange<'_>) -> Result<()> {
-    if outcome.iss != *exchange.callee {
+    if outcome.iss.as_str() != exchange.callee {
         return Err(Rejection::new(Code::Identity, "the receipt is by another component than the callee"));
     }
     if outcome.aud != *exchange.own_id {
