@@ -113,6 +113,9 @@ impl HeadVoucher {
             Ok(Ok(sealed)) => Ok(sealed),
             Ok(Err(LogError::Unsealable(code))) => Err(receipt_unavailable(&format!("the server leaf may not seal: {code}"))),
             Ok(Err(LogError::Unavailable(why))) => Err(unavailable(why)),
+            Ok(Err(LogError::Unwitnessed)) => {
+                Err(unavailable("no witness confirmed the receipt in time (log_unwitnessed)".into()))
+            }
             Err(_elapsed) => Err(unavailable("too slow".into())),
         }
     }
