@@ -12,10 +12,12 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from hopseal.bundle import Bundle
 from hopseal.custody.authority import Authority, fold, parse_authority, parse_narrowing
+from hopseal.custody.behalf import Behalf
 from hopseal.custody.binding import bind_request, binding_base
 from hopseal.custody.cache import ReplayStore, RootIssuers
 from hopseal.custody.encoding import decode_b64url, encode_b64url
 from hopseal.custody.errors import RULES, Code, CustodyError, refusal
+from hopseal.custody.jwks import parse_key_set
 from hopseal.custody.merkle import build_tree
 from hopseal.custody.patterns import id_matches
 from hopseal.custody.receiver import Receiver, ReceiverState, Request, verify_request
@@ -30,6 +32,7 @@ from hopseal.custody.seal import (
     verify_inclusion,
     verify_signature,
 )
+from hopseal.custody.usertoken import Issuer, Issuers, TokenType
 from hopseal.custody.verification import VerifiedRecord
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.verify import parse_certificate
@@ -119,7 +122,8 @@ def _folding(given: Json) -> Json:
 def _receive(given: Json) -> Json:
     accepted = verify_request(read_request(given), read_receiver(given), read_state(given["state"]), given["now"])
     assert accepted.task is not None
-    return {
+    user = {} if accepted.behalf is None else {"user": user_json(accepted.behalf)}
+    return user | {
         "cid": accepted.newest.record.cid,
         "hop": accepted.newest.record.hop,
         "path": [str(each) for each in accepted.path],
@@ -127,6 +131,32 @@ def _receive(given: Json) -> Json:
         "record": accepted.newest.hash,
         "task": accepted.task.to_json(),
     }
+
+
+def user_json(behalf: Behalf) -> Json:
+    obo = behalf.obo
+    return {
+        "iss": obo.iss,
+        "sub": obo.sub,
+        "typ": obo.typ,
+        "txn": obo.txn,
+        "exp": obo.exp,
+        "verified": behalf.verified,
+    }
+
+
+def read_issuers(given: list[Json]) -> Issuers:
+    found = [
+        Issuer(
+            each["issuer"],
+            TokenType(each["type"]),
+            frozenset(each["audience"]),
+            None if each["jwks"] is None else parse_key_set(each["jwks"]),
+            each.get("clients", {}),
+        )
+        for each in given
+    ]
+    return {(issuer.name, issuer.typ.value): issuer for issuer in found}
 
 
 def _errors(given: Json) -> Json:
@@ -150,13 +180,21 @@ def read_receiver(given: Json) -> Receiver:
         TrustDomain.parse(name): Bundle(TrustDomain.parse(name), tuple(map(unbase64, ders)))
         for name, ders in given["bundles"].items()
     }
-    allowed, forbidden = given["policy"]["autonomous_roots"], set(given["policy"]["forbidden_on_path"])
+    policy = given["policy"]
+    forbidden = set(policy["forbidden_on_path"])
+
+    def among(patterns: list[str]) -> Callable[[SpiffeId], bool]:
+        return lambda component: any(id_matches(pattern, str(component)) for pattern in patterns)
+
     return Receiver(
         own_id=SpiffeId.parse(given["own_id"]),
         own_leaves=frozenset(thumbprint(unbase64(der)) for der in given["own_leaves"]),
         bundles=bundles,
-        accept_autonomous=lambda root: any(id_matches(pattern, str(root)) for pattern in allowed),
+        accept_autonomous=among(policy["autonomous_roots"]),
         accept_path=lambda path: not any(str(each) in forbidden for each in path),
+        issuers=read_issuers(given.get("issuers", [])),
+        accept_unverified=among(policy.get("unverified_users", [])),
+        accept_sealing=among(policy.get("sealing_gateways", [])),
         unsafe_allow_no_peer=given["allow_no_peer"],
     )
 

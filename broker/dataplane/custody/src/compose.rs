@@ -3,7 +3,10 @@
 //! Owns: the claims and their order as custody-wire §4.3 lists them. Does not own:
 //! randomness and time, which are arguments; sealing (see `sealer`).
 
+use std::sync::Arc;
+
 use crate::authority::{Authority, Narrowing};
+use crate::behalf::{check_scope, user_members};
 use crate::chain::Chain;
 use crate::error::{Code, Rejection, Result};
 use crate::hash::{ClaimHash, RandomId, StatementHash, Thumbprint, encode_base64url};
@@ -12,6 +15,7 @@ use crate::json::{Value, write_object};
 use crate::limits::{DEFAULT_AUTHORITY_S, MAX_SEALED_BYTES};
 use crate::merkle::statement_hash;
 use crate::record::{Continuation, Record, Task};
+use crate::usertoken::{Holder, UserToken};
 
 /// Claims in the order of custody-wire §4.3.
 const ORDER: [&str; 24] = [
@@ -92,12 +96,16 @@ pub struct Root {
     pub task: Task,
     pub auth: Authority,
     pub cont: Option<Continuation>,
+    /// The token of the user that it acts for; None acts on nobody's behalf.
+    pub user: Option<Arc<UserToken>>,
 }
 
-/// The payload of a root on nobody's behalf; with the same `root` and a new `jti`, a sibling root.
+/// The payload of a root; with the same `root` and a new `jti`, a sibling root.
 ///
 /// # Errors
-/// `authority` if the authority does not cover the call or lasts over an hour; `malformed` or `too_large` if a
+/// `authority` if the authority does not cover the call, lasts over an hour or has not a scope within the token's, or
+/// if the token was issued to another workload (a token that is bound to a certificate is checked by the receiver, who
+/// sees which leaf sealed); `malformed` or `too_large` if a
 /// value does not fit the wire format.
 pub fn root_payload(call: &Call<'_>, root: &Root) -> Result<Payload> {
     if root.auth.exp - call.iat > DEFAULT_AUTHORITY_S {
@@ -105,13 +113,22 @@ pub fn root_payload(call: &Call<'_>, root: &Root) -> Result<Payload> {
     }
     root.auth.allow(0, call.iat, call.aud, call.operations)?;
     let mut members = call_members(call, root.cid, 0);
-    members.push(member("obo", Value::Null));
+    members.push(member("obo", obo_value(call.iss, root)?));
     members.push(member("task", Value::Object(root.task.to_members())));
     members.push(member("auth", Value::Object(authority_members(&root.auth))));
     if let Some(cont) = &root.cont {
         members.push(member("cont", Value::Object(continuation_members(cont))));
     }
     Payload::from_claims(members)
+}
+
+fn obo_value(iss: &SpiffeId, root: &Root) -> Result<Value> {
+    let Some(token) = &root.user else { return Ok(Value::Null) };
+    if matches!(token.holder(), Holder::Named(name) if name != iss.as_str()) {
+        return Err(Rejection::new(Code::Authority, "the token was issued to another workload"));
+    }
+    check_scope(&root.auth, token)?;
+    Ok(Value::Object(user_members(token.user())))
 }
 
 /// The payload of the record that continues `parent`, with less authority if `att` says so.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod behalf;
 pub mod binding;
 mod bounded;
 pub mod cache;
@@ -18,6 +19,7 @@ pub mod hash;
 pub mod ids;
 pub mod interop;
 pub mod json;
+pub mod jwks;
 pub mod limits;
 pub mod merkle;
 pub mod receive;
@@ -25,4 +27,6 @@ pub mod record;
 pub mod replay;
 pub mod seal;
 pub mod sealer;
+mod tokenjson;
 pub mod trust;
+pub mod usertoken;
