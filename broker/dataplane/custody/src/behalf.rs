@@ -12,7 +12,6 @@ use crate::binding::HeaderLine;
 use crate::cache::VerifiedStatement;
 use crate::error::{Code, Rejection, Result};
 use crate::ids::SpiffeId;
-use crate::json::Value;
 use crate::record::{Obo, User};
 use crate::usertoken::{Issuers, TokenType, UserToken, token_hash};
 
@@ -151,16 +150,6 @@ pub(crate) fn check_scope(authority: &Authority, token: &UserToken) -> Result<()
         Some(scope) if scope.is_subset(token.scope()) => Ok(()),
         _ => Err(refused("the root's scope is not within the token's")),
     }
-}
-
-/// The members of the `obo` object of a root on `user`'s behalf.
-pub(crate) fn user_members(user: &User) -> Vec<(String, Value)> {
-    let text = |name: &str, value: &str| (name.to_owned(), Value::Text(value.to_owned()));
-    let mut members =
-        vec![text("iss", &user.iss), text("sub", &user.sub), text("typ", &user.typ), text("th", &user.th.to_string())];
-    members.extend(user.txn.as_deref().map(|txn| text("txn", txn)));
-    members.push(("exp".to_owned(), Value::Integer(user.exp)));
-    members
 }
 
 fn refused(detail: &str) -> Rejection {

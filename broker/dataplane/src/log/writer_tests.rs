@@ -6,6 +6,7 @@ use hopseal_custody::compose::{Call, Root, root_payload};
 use hopseal_custody::hash::{ClaimHash, RandomId};
 use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::record::{Record, Task};
+use hopseal_custody::statement::StatementClaims as _;
 
 use super::super::entry::ReadLine;
 use super::*;
@@ -111,6 +112,7 @@ fn payload_named(name: &str) -> Payload {
         exp: 2,
         jti: RandomId::generate().unwrap(),
         rqb: ClaimHash([0; 32]),
+        streams: false,
         operations: &[],
         srv: None,
         by: None,
@@ -134,7 +136,7 @@ fn request(leaf: &Arc<Key>, payload: &str, receiver: &str) -> SealRequest {
         leaf: Arc::<Key>::clone(leaf),
         payload: payload_named(payload),
         receiver_trust_domain: receiver.into(),
-        claims: Claims {
+        claims: Sealed::Record(Claims {
             iss: "i".into(),
             aud: "a".into(),
             jti: payload.into(),
@@ -142,7 +144,7 @@ fn request(leaf: &Arc<Key>, payload: &str, receiver: &str) -> SealRequest {
             cid: "c".into(),
             hop: 0,
             op: None,
-        },
+        }),
     }
 }
 
@@ -209,7 +211,8 @@ fn a_full_disk_fails_the_calls_and_recovers_by_itself_without_a_gap() {
         log.seal(request(&key, "one", "td")).await.unwrap();
         memory.disk.lock().unwrap().full = true;
         assert!(matches!(log.seal(request(&key, "two", "td")).await, Err(LogError::Unavailable(_))));
-        log.append_nowait(Entry::Bundle { trust_domain: "td".into(), sequence: 1, x509: Vec::new() }).unwrap();
+        log.append_nowait(Entry::Bundle { trust_domain: "td".into(), sequence: 1, x509: Vec::new() }, Vec::new())
+            .unwrap();
         assert!(!log.is_healthy());
         memory.disk.lock().unwrap().full = false;
         while !log.is_healthy() {

@@ -90,7 +90,7 @@ fn task_json(task: &Task) -> Json {
     Json::Object(task.to_members().into_iter().map(|(name, value)| (name, text(value))).collect())
 }
 
-fn spiffe_id(text: &str) -> Result<SpiffeId, Failure> {
+pub(super) fn spiffe_id(text: &str) -> Result<SpiffeId, Failure> {
     SpiffeId::parse(text).ok_or_else(|| Failure::Shape(format!("{text} is not a SPIFFE ID")))
 }
 
@@ -98,12 +98,12 @@ fn random_id(text: &str) -> Result<RandomId, Failure> {
     RandomId::parse(text).ok_or_else(|| Failure::Shape(format!("{text} is not a random id")))
 }
 
-fn parse_peer(ders: &[Vec<u8>]) -> Option<Peer> {
+pub(super) fn parse_peer(ders: &[Vec<u8>]) -> Option<Peer> {
     let ders: Vec<&[u8]> = ders.iter().map(Vec::as_slice).collect();
     Peer::read(&ders)
 }
 
-fn parse_bundles(object: &Map<String, Json>) -> Result<Bundles, Failure> {
+pub(super) fn parse_bundles(object: &Map<String, Json>) -> Result<Bundles, Failure> {
     let mut listed = Vec::new();
     for name in object.keys() {
         let domain = TrustDomain::parse(name).ok_or_else(|| Failure::Shape("a trust domain is malformed".into()))?;
@@ -129,6 +129,7 @@ fn parse_policy(input: &Input<'_>) -> Result<Policy, Failure> {
             .into_iter()
             .map(pattern)
             .collect::<Result<_, _>>()?,
+        accept_streams: policy.0.get("streams").and_then(Json::as_bool).unwrap_or(false),
         unsafe_allow_no_peer: input.boolean("allow_no_peer")?,
         ..Policy::default()
     })
