@@ -150,6 +150,15 @@ def parse_line(line: bytes) -> LogEntry:
     checksum, space, payload = line[:_CRC_CHARACTERS], line[_CRC_CHARACTERS : _CRC_CHARACTERS + 1], line[9:]
     if space != b" " or checksum != f"{zlib.crc32(payload):08x}".encode("ascii"):
         raise LogError("the checksum of a line does not fit")
+    return parse_entry(payload)
+
+
+def parse_entry(payload: bytes) -> LogEntry:
+    """The entry in the JSON text of a line.
+
+    Raises:
+        LogError: it is no entry.
+    """
     try:
         members = Members(parse_json_object(payload), "entry")
         kind = members.required("type", one_of(*_PARSERS))
