@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hopseal.custody.authority import Authority
 from hopseal.custody.chain import check_link, check_root_shape, root_grant
 from hopseal.custody.errors import Code, CustodyError, refusal
-from hopseal.custody.record import Record, SealedRecord
+from hopseal.custody.record import SealedRecord
 from hopseal.limits import MAX_RECORDS
 
 CHAIN_STEP = 6
@@ -62,7 +62,7 @@ class ChainJudge:
     records: Mapping[str, SealedRecord]
     check: Callable[[SealedRecord], Finding | None]
     moment: Callable[[SealedRecord], int]
-    check_root: Callable[[Record], None]
+    check_root: Callable[[SealedRecord], None]
 
     def judge(self) -> tuple[JudgedHop, ...]:
         """Every record, as trees under the roots and under records whose parent is not there."""
@@ -106,7 +106,7 @@ class _Walk:
         if record.hop >= MAX_RECORDS:
             raise refusal(Code.TOO_LONG)
         if above is None:
-            return self._root_grant(record)
+            return self._root_grant(sealed)
         if record.hop != above.sealed.record.hop + 1:
             raise refusal(Code.CHAIN, "hop is not the position in the chain")
         check_link(above.sealed, sealed)
@@ -116,14 +116,15 @@ class _Walk:
             raise refusal(Code.CHAIN, "its parent does not verify")
         return above.authority_after
 
-    def _root_grant(self, record: Record) -> Authority:
+    def _root_grant(self, sealed: SealedRecord) -> Authority:
+        record = sealed.record
         if record.hop or record.prev:
             raise refusal(Code.UNRESOLVED, "no log holds its parent", missing=(f"rec:{record.prev}",))
         check_root_shape(record)
         if self.roots_differ:
             raise refusal(Code.CHAIN, "roots of this cid are of several components")
         authority = root_grant(record)
-        self.judge.check_root(record)
+        self.judge.check_root(sealed)
         return authority
 
 

@@ -102,9 +102,9 @@ class _Check:
             return Finding(_CROSS_STEP, Code.REPLAYED, "used twice: the same jti in another record, or two acceptances")
         return None
 
-    def root(self, root: Record) -> None:
+    def root(self, root: SealedRecord) -> None:
         """A user token is in the message only, which no log holds."""
-        if root.obo is not None:
+        if root.record.obo is not None:
             raise refusal(Code.AUTHORITY, "user tokens cannot be verified here")
 
     def report(self, hop: JudgedHop) -> HopReport:
