@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hopseal.custody.authority import Authority
 from hopseal.custody.errors import Code, CustodyError, refusal
 from hopseal.custody.record import Record, SealedRecord
-from hopseal.custody.verification import RecordVerifier
+from hopseal.custody.verification import StatementVerifier
 from hopseal.log.entries import LogEntry
 from hopseal.log.evidence import ChainEvidence, Rejected, Sighting, gather
 from hopseal.log.judge import ChainJudge, Finding, JudgedHop
@@ -88,7 +88,7 @@ def verify_chain_offline(entries: Iterable[LogEntry], cid: str) -> ChainReport:
 @dataclass(frozen=True, slots=True)
 class _Check:
     evidence: ChainEvidence
-    verifier: RecordVerifier = field(default_factory=RecordVerifier)
+    verifier: StatementVerifier = field(default_factory=StatementVerifier)
 
     def record(self, sealed: SealedRecord) -> Finding | None:
         """Steps 1 and 4 for every logged form of a record, and what of step 7 one chain's records show."""
