@@ -129,9 +129,18 @@ def format_evidence(bundle: EvidenceBundle) -> bytes:
     return head + f'"digest":"{encode_b64url(sha256(head))}"}}\n'.encode("ascii")
 
 
+def merge_statements(statements: Iterable[LoggedStatement]) -> list[LoggedStatement]:
+    """Each sealed text once, with every place where it was seen; in the order of their first places."""
+    seen: dict[str, set[Seen]] = {}
+    for each in statements:
+        seen.setdefault(each.sealed, set()).update(each.seen)
+    merged = [LoggedStatement(sealed, tuple(sorted(places))) for sealed, places in seen.items()]
+    return sorted(merged, key=lambda each: (each.seen, each.sealed))
+
+
 def _chunks(bundle: EvidenceBundle) -> Iterator[bytes]:
     yield b'{"v":1,"type":"hopseal-evidence",\n"statements":'
-    yield from _array(_statement_json(each) for each in _merged(bundle.statements))
+    yield from _array(_statement_json(each) for each in merge_statements(bundle.statements))
     yield b',\n"certs":'
     ders = sorted(dict.fromkeys(bundle.certificates), key=thumbprint)
     yield from _array(_encode_base64(der) for der in ders)
@@ -154,15 +163,6 @@ def _array(items: Iterable[object]) -> Iterator[bytes]:
     for position, item in enumerate(items):
         yield (b",\n" if position else b"\n") + encode_json(item)
     yield b"]"
-
-
-def _merged(statements: Iterable[LoggedStatement]) -> list[LoggedStatement]:
-    """Each sealed text once, with every place where it was seen; in the order of their first places."""
-    seen: dict[str, set[Seen]] = {}
-    for each in statements:
-        seen.setdefault(each.sealed, set()).update(each.seen)
-    merged = [LoggedStatement(sealed, tuple(sorted(places))) for sealed, places in seen.items()]
-    return sorted(merged, key=lambda each: (each.seen, each.sealed))
 
 
 def _statement_json(statement: LoggedStatement) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 Owns: which entries belong, and naming what is not there. Does not own: files, tiles and proofs, which a
 :class:`SourceLog` brings; judging. Nothing that it reads is trusted: a wrong entry makes a bundle that does not verify.
-Two passes: the first finds the chains, the second takes their entries, so that no log is held in memory.
+Several passes, first to find the chains and then to take their entries, so that no log is held in memory.
 Source: custody-wire §10 "Evidence bundle".
 """
 
@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from cryptography import x509
+
+from hopseal.custody.encoding import parse_json_object
 from hopseal.custody.errors import CustodyError
 from hopseal.custody.evidence_statement import EvidenceStatement
 from hopseal.custody.record import Record
@@ -18,8 +21,9 @@ from hopseal.custody.statement import parse_sealed_statement
 from hopseal.errors import HopsealError
 from hopseal.ids import TrustDomain
 from hopseal.log.audit.witnessed import key_of
-from hopseal.log.bundle import Artifact, EvidenceBundle, LoggedStatement, LogKey, Seen
+from hopseal.log.bundle import Artifact, EvidenceBundle, LoggedStatement, LogKey, Seen, merge_statements
 from hopseal.log.entries import (
+    ArtifactEntry,
     BundleEntry,
     CertificateEntry,
     Direction,
@@ -31,9 +35,10 @@ from hopseal.log.entries import (
 from hopseal.log.leaf import leaf_of_line
 from hopseal.log.reader import records_of
 from hopseal.log.selection import Selection
-from hopseal.verify import SvidError, parse_certificate, parse_svid_leaf
+from hopseal.verify import SvidError, parse_certificate
 
 _MS = 1_000
+_MAX_DEPTH = 32
 _AFTER_S = 600  # bundles that came so long after the last record are taken too
 Line = tuple[int, bytes]  # number, JSON text
 
@@ -84,8 +89,10 @@ def collect(logs: Sequence[SourceLog], selection: Selection, policy: str = "") -
         draft.take(log)
     for log in logs:
         draft.take_around(log)
+    for log in logs:
+        draft.take_certificates(log)
     bundle = EvidenceBundle(
-        tuple(draft.statements),
+        tuple(merge_statements(draft.statements)),
         tuple(draft.ders),
         tuple(draft.artifacts),
         {key: tuple(sorted(texts)) for key, texts in draft.proofs.items()},
@@ -149,8 +156,7 @@ class _Draft:
         for n, text in log.lines():
             entry = _parse(text)
             if entry is None:
-                if _type_of(text) not in _AROUND:
-                    self.unreadable.append(f"{log.origin}/{n}")
+                self.unreadable.append(f"{log.origin}/{n}")
             elif isinstance(entry, RecordEntry | StatementEntry) and entry.cid in self.cids:
                 if entry.accepted and entry.sealed is not None:
                     self._take_statement(log, n, text, entry)
@@ -158,20 +164,25 @@ class _Draft:
                     self._take_artifact(log, n, text)
 
     def take_around(self, log: SourceLog) -> None:
-        """Third pass: certificates, trust bundles in force, revocations, tokens, evidence, keys of logs."""
+        """Third pass: trust bundles in force, revocations, tokens, evidence, keys of logs."""
         bundles: dict[TrustDomain, list[tuple[int, int, bytes]]] = {}
         announced: list[tuple[int, int, bytes]] = []
         for n, text in log.lines():
             entry = _parse(text)
-            if isinstance(entry, CertificateEntry) and (entry.x5t in self.leaves or _is_issuer(entry.der)):
-                self.ders[entry.der] = None
-            elif isinstance(entry, BundleEntry) and entry.bundle.trust_domain in self.domains:
+            if isinstance(entry, BundleEntry) and entry.bundle.trust_domain in self.domains:
                 bundles.setdefault(entry.bundle.trust_domain, []).append((entry.at_ms // _MS, n, text))
-            elif entry is None:
+            elif isinstance(entry, ArtifactEntry):
                 self._take_other(log, n, text, announced)
         for history in (*bundles.values(), announced):
             for _, n, text in self._in_force(history):
                 self._take_artifact(log, n, text)
+
+    def take_certificates(self, log: SourceLog) -> None:
+        """Last pass: the leaves that sealed what was taken, and issuers, which no seal names."""
+        for _, text in log.lines():
+            entry = _parse(text)
+            if isinstance(entry, CertificateEntry) and (entry.x5t in self.leaves or _is_issuer(entry.der)):
+                self.ders[entry.der] = None
 
     def _take_statement(self, log: SourceLog, n: int, text: bytes, entry: RecordEntry | StatementEntry) -> None:
         sealed = str(entry.sealed)
@@ -243,3 +254,27 @@ class _Draft:
             self.unproven.append(f"{log.origin}/{n}")
         else:
             self.proofs.setdefault(key, set()).add(proof)
+
+
+def _parse(text: bytes) -> LogEntry | None:
+    """The entry in a line; None for a line of another kind, or none at all."""
+    try:
+        return parse_entry(text)
+    except HopsealError:
+        return None
+
+
+def _members(text: bytes) -> dict[str, object]:
+    try:
+        return parse_json_object(text, max_depth=_MAX_DEPTH)
+    except CustodyError:
+        return {}
+
+
+def _is_issuer(der: bytes) -> bool:
+    """Whether a certificate may have issued leaves: an intermediate, which no seal names."""
+    try:
+        constraints = parse_certificate(der).extensions.get_extension_for_class(x509.BasicConstraints)
+    except (SvidError, ValueError, x509.ExtensionNotFound):
+        return False
+    return constraints.value.ca

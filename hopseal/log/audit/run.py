@@ -24,7 +24,7 @@ from hopseal.log.audit.statements import ReadStatement, read_statement
 from hopseal.log.audit.steps import Revocation, StatementAuditor, StatementReport
 from hopseal.log.audit.trust import TrustHistory, TrustPolicy
 from hopseal.log.audit.witnessed import Witnesses
-from hopseal.log.bundle import EvidenceBundle
+from hopseal.log.bundle import EvidenceBundle, merge_statements
 from hopseal.log.judge import Finding
 from hopseal.log.policy import Policy
 
@@ -104,7 +104,7 @@ def audit_bundle(bundle: EvidenceBundle, policy: Policy, trust: TrustPolicy, now
 
 def _read_all(bundle: EvidenceBundle) -> tuple[list[ReadStatement], list[UnreadStatement]]:
     read, unread = [], []
-    for position, logged in enumerate(bundle.statements):
+    for position, logged in enumerate(merge_statements(bundle.statements)):
         try:
             read.append(read_statement(logged))
         except CustodyError as error:

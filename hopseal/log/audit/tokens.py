@@ -37,10 +37,10 @@ def check_token(root: SealedRecord, claims: Mapping[str, object]) -> None:
 def _is_issued_to(root: SealedRecord, claims: Mapping[str, object]) -> bool:
     """The workload that the token names: ``req_wl``, else ``cnf``, else ``client_id`` or the outermost actor."""
     if "req_wl" in claims:
-        return str(root.record.iss) == claims["req_wl"]
+        return bool(claims["req_wl"] == str(root.record.iss))
     confirmation = claims.get("cnf")
     if isinstance(confirmation, Mapping) and "x5t#S256" in confirmation:
-        return root.statement.seal.x5t == confirmation["x5t#S256"]
+        return bool(root.statement.seal.x5t == confirmation["x5t#S256"])
     actor = claims.get("act")
     subjects = {claims.get("client_id"), actor.get("sub") if isinstance(actor, Mapping) else None}
     return str(root.record.iss) in subjects
