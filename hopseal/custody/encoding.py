@@ -19,7 +19,7 @@ from hopseal.custody.errors import malformed
 from hopseal.limits import MAX_INTEGER, MAX_JSON_DEPTH, MAX_TOKEN_JSON_DEPTH
 
 _B64URL = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 _MAX_INTEGER_CHARACTERS = len(str(-MAX_INTEGER))
 
 
@@ -57,20 +57,24 @@ def decode_base64(text: str) -> bytes:
     return data
 
 
-def sha256(data: bytes) -> bytes:
+def sha256(data: bytes | memoryview) -> bytes:
     """SHA-256, 32 bytes."""
     return hashlib.sha256(data).digest()
 
 
-def parse_json_object(data: bytes) -> dict[str, object]:
+def parse_json_object(data: bytes, *, max_depth: int = MAX_JSON_DEPTH) -> dict[str, object]:
     """The JSON object in ``data``; values are dict, list, str, int, bool and None only.
+
+    Args:
+        data: UTF-8.
+        max_depth: nested containers, the object itself is the first; that of claims unless given.
 
     Raises:
         CustodyError: [malformed] for anything that custody-wire §4.3 does not allow, at any depth.
     """
     try:
         text = data.decode("utf-8")
-        _check_depth(text)
+        _check_depth(text, max_depth)
         value = _DECODER.decode(text)
     except ValueError as error:
         raise malformed("not JSON in UTF-8") from error
@@ -107,7 +111,7 @@ def encode_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _check_depth(text: str, max_depth: int = MAX_JSON_DEPTH) -> None:
+def _check_depth(text: str, max_depth: int) -> None:
     """Count before decoding: the decoder recurses once for each level."""
     depth = 0
     for match in _STRING_OR_BRACKET.finditer(text):
