@@ -19,6 +19,7 @@ use hopseal_custody::limits::PEER_SHARE;
 use hopseal_custody::receive::{Policy as ReceivePolicy, Receiver};
 use hopseal_custody::replay::ReplayStore;
 use hopseal_custody::trust::Bundles;
+use hopseal_custody::usertoken::Issuers;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -41,6 +42,7 @@ use crate::stats::Stats;
 use crate::throttle::Throttle;
 use crate::tls::Tls;
 use crate::trust::Trust;
+use crate::users::LoggedTokens;
 
 /// Refused messages without a proven record that are logged; the others are only counted.
 const UNPROVEN_PER_SECOND: f64 = 20.0;
@@ -90,6 +92,8 @@ pub struct Broker {
     pub started: OnceLock<Started>,
     /// Refused messages without a proven record: any peer can send those, and the disk is finite.
     pub unproven: Throttle,
+    /// Users' tokens whose line is in the log.
+    pub logged_tokens: LoggedTokens,
     policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
     bundles: Mutex<BundleNews>,
@@ -142,6 +146,7 @@ impl Broker {
             calls: Arc::new(Semaphore::new(limits.calls)),
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
+            logged_tokens: LoggedTokens::default(),
             policy: RwLock::default(),
             receive_policy: RwLock::default(),
             bundles: Mutex::default(),
@@ -198,12 +203,28 @@ impl Broker {
         }
         let built = Bundles::build(&parsed).map_err(|error| error.to_string())?;
         // Every trust domain passes here; documents and Cedar decide about each root (see `receive`).
-        let policy = ReceivePolicy { autonomous_roots, ..ReceivePolicy::default() };
-        *self.receive_policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.change_receive_policy(|policy| policy.autonomous_roots = autonomous_roots);
         self.trust.publish(built);
         self.bundles.lock().unwrap_or_else(PoisonError::into_inner).current = current;
         self.log_bundles();
         Ok(())
+    }
+
+    /// Takes the issuers of users' tokens with their keys; tokens that the keys before verified are forgotten.
+    ///
+    /// # Errors
+    /// They are malformed; those in force stay.
+    pub fn set_issuers(&self, json: &str) -> Result<(), String> {
+        let issuers = Issuers::parse(json)?;
+        self.change_receive_policy(|policy| policy.issuers = Arc::new(issuers));
+        Ok(())
+    }
+
+    fn change_receive_policy(&self, change: impl FnOnce(&mut ReceivePolicy)) {
+        let mut guard = self.receive_policy.write().unwrap_or_else(PoisonError::into_inner);
+        let mut policy = ReceivePolicy::clone(&guard);
+        change(&mut policy);
+        *guard = Arc::new(policy);
     }
 
     /// Puts bundles into the log that differ from what it has; before start nothing is logged yet.

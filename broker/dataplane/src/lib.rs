@@ -49,6 +49,7 @@ mod throttle;
 mod tls;
 mod trust;
 mod unix_server;
+mod users;
 mod verdict;
 mod verified;
 mod vouched;

@@ -30,6 +30,7 @@ use crate::policy::{Question, Side};
 use crate::problem::Refusal;
 use crate::send::send;
 use crate::task;
+use crate::users;
 
 /// The host under which the broker itself answers.
 const BROKER_HOST: &str = "hopseal.local";
@@ -87,7 +88,8 @@ async fn call(
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
     let body = broker.memory.read(&parts.headers, body).await?;
     if host == BROKER_HOST {
-        return task::answer(broker, &caller, &parts.method, &target, &body).map(|made| made.map(Reply::whole));
+        return task::answer(broker, &caller, &parts.method, &target, &parts.headers, &body)
+            .map(|made| made.map(Reply::whole));
     }
     let callee = broker
         .directory
@@ -98,8 +100,9 @@ async fn call(
         return Err(Refusal::new("handle_unknown", "several handles"));
     }
     let handle = parts.headers.remove(HANDLE);
-    let (parent, receipts) = parent_of(broker, &caller, handle.as_ref())?;
     prepare(&mut parts.headers, &body);
+    let (parent, receipts) = parent_of(broker, &caller, handle.as_ref(), &parts.headers)?;
+    users::carry(broker, &parent, &mut parts.headers)?;
     let operation = Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes);
     record.operation = Some(operation.name.clone());
     let outgoing = Outgoing {
@@ -159,10 +162,12 @@ fn parent_of(
     broker: &Broker,
     caller: &Caller,
     handle: Option<&HeaderValue>,
+    list: &HeaderMap,
 ) -> Result<(Parent, Arc<Gathered>), Refusal> {
     let now = clock::now_s();
     let Some(handle) = handle else {
-        return task::new_root(caller, now).map(|root| (Parent::Root { root, is_new: true }, Arc::default()));
+        let user = users::opening(broker, caller, list)?;
+        return task::new_root(caller, now, user).map(|root| (Parent::Root { root, is_new: true }, Arc::default()));
     };
     let found = handle.to_str().ok().and_then(|handle| broker.handles.find(handle, &caller.instance, now));
     let context = found.ok_or_else(|| Refusal::new("handle_unknown", "unknown, expired or another instance's"))?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hopseal_custody::binding;
-use hopseal_custody::compose::{self, Call, Payload};
+use hopseal_custody::compose::{self, Call, Payload, Root};
 use hopseal_custody::fields::{CERTS, CHAIN, RECORD};
 use hopseal_custody::forward::ForwardedFields;
 use hopseal_custody::hash::RandomId;
@@ -32,6 +32,7 @@ use crate::outbound::{Caller, Parent};
 use crate::pool::{Lease, Sender};
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
+use crate::users;
 
 /// A call that policy has allowed.
 pub struct Outgoing {
@@ -84,6 +85,9 @@ pub async fn compose_request(
         receiver_trust_domain: outgoing.callee.id.trust_domain().to_owned(),
         claims: Sealed::Record(claims),
     };
+    if let Parent::Root { root: Root { user: Some(token), .. }, .. } = &outgoing.parent {
+        users::log_token(broker, token);
+    }
     let sealed = seal(broker, request).await?;
     fields.check_with_record(&sealed).map_err(refusal_of)?;
     let certs = join(fields.certs, extra_certificates);

@@ -1,7 +1,7 @@
 //! Tasks: the roots that a component may start, and `POST /task` on the broker's own host.
 //!
 //! Owns: a new root's task and authority, and the strict reading of what a component asks for.
-//! Does not own: users' tokens (roots here act on nobody's behalf).
+//! Does not own: verifying users' tokens (see `users`).
 //!
 //! Source: runtime.md "Tasks"; custody-wire §8.2, §8.3.
 
@@ -15,8 +15,9 @@ use hopseal_custody::hash::RandomId;
 use hopseal_custody::json::{Value, parse_object};
 use hopseal_custody::limits::{DEFAULT_HOPS, MAX_CHAIN_AGE_S};
 use hopseal_custody::record::Task;
+use hopseal_custody::usertoken::UserToken;
 use http::uri::PathAndQuery;
-use http::{Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 
 use crate::body::Buffered;
 use crate::broker::{Broker, Context, Continues};
@@ -25,27 +26,29 @@ use crate::gathered::Gathered;
 use crate::headers;
 use crate::outbound::Caller;
 use crate::problem::Refusal;
+use crate::users;
 
 /// Longest description of a task that is read.
 const MAX_TASK_BYTES: usize = 16 << 10;
 
-/// A fresh root of `caller`, with a random task and the default authority.
+/// A fresh root of `caller` on behalf of `user`, with a random task and the default authority.
 ///
 /// # Errors
 /// `may_not_start`.
-pub fn new_root(caller: &Caller, now: i64) -> Result<Root, Refusal> {
-    start(caller, now, None, &Narrowing::default())
+pub fn new_root(caller: &Caller, now: i64, user: Option<Arc<UserToken>>) -> Result<Root, Refusal> {
+    start(caller, now, None, &Narrowing::default(), user)
 }
 
 /// Answers a request to the broker itself.
 ///
 /// # Errors
-/// `not_found`, `request_invalid`, `may_not_start`, `overloaded`.
+/// `not_found`, `request_invalid`, `may_not_start`, `user_token_invalid`, `issuer_unavailable`, `overloaded`.
 pub fn answer(
     broker: &Broker,
     caller: &Caller,
     method: &Method,
     target: &PathAndQuery,
+    list: &HeaderMap,
     body: &Buffered,
 ) -> Result<Response<Bytes>, Refusal> {
     if method != Method::POST || target.as_str() != "/task" {
@@ -53,7 +56,7 @@ pub fn answer(
     }
     let (task, limits) = read(&body.bytes).map_err(|why| Refusal::new("request_invalid", why))?;
     let now = clock::now_s();
-    let root = start(caller, now, task, &limits)?;
+    let root = start(caller, now, task, &limits, users::opening(broker, caller, list)?)?;
     let text = serde_json::json!({"task": root.task.id, "cid": root.cid.to_string(), "expires_at": root.auth.exp});
     let handle = issue(broker, caller, root, Arc::default())?;
     let mut response = Response::new(Bytes::from(text.to_string()));
@@ -77,7 +80,13 @@ pub fn issue(broker: &Broker, caller: &Caller, root: Root, receipts: Arc<Gathere
         .ok_or_else(|| Refusal::new("overloaded", "too many handles"))
 }
 
-fn start(caller: &Caller, now: i64, task: Option<Task>, limits: &Narrowing) -> Result<Root, Refusal> {
+fn start(
+    caller: &Caller,
+    now: i64,
+    task: Option<Task>,
+    limits: &Narrowing,
+    user: Option<Arc<UserToken>>,
+) -> Result<Root, Refusal> {
     if !caller.component.may_start {
         return Err(Refusal::new("may_not_start", caller.component.qualified.clone()));
     }
@@ -91,14 +100,15 @@ fn start(caller: &Caller, now: i64, task: Option<Task>, limits: &Narrowing) -> R
     };
     // No verifier may depend on an SVID that ended long ago: a chain is not longer than its age limit.
     let ceiling = Authority {
-        scope: None,
-        exp: now + MAX_CHAIN_AGE_S,
+        // A scope that is absent would be every scope, a token's chain has at most the token's.
+        scope: user.as_ref().map(|token| token.scope().clone()),
+        exp: user.as_ref().map_or(i64::MAX, |token| token.user().exp).min(now + MAX_CHAIN_AGE_S),
         hops: i64::try_from(DEFAULT_HOPS - 1).unwrap_or(0),
         aud: None,
         ops: None,
     };
     let auth = ceiling.narrow(limits).map_err(|rejection| Refusal::new("request_invalid", rejection.detail))?;
-    Ok(Root { cid: RandomId::generate().map_err(no_randomness)?, task, auth, cont: None, user: None })
+    Ok(Root { cid: RandomId::generate().map_err(no_randomness)?, task, auth, cont: None, user })
 }
 
 /// `{"task"?: {…}, "authority"?: {…}}`, both as in a root's claims; an empty body asks for nothing.
