@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.audit.config import AuditConfig, read_audit
 from broker.user_config import Boundary, IssuerConfig, read_boundaries, read_issuers
 from hopseal.errors import InvalidError
 from hopseal.ids import SpiffeId, TrustDomain
@@ -102,6 +103,7 @@ class BrokerConfig:
     log: LogConfig
     issuers: tuple[IssuerConfig, ...]
     boundaries: Mapping[str, Boundary]
+    audit: AuditConfig
 
     @property
     def attestor_id(self) -> SpiffeId:
@@ -140,6 +142,7 @@ def load_config(path: Path) -> BrokerConfig:
         log=_read_log(top.section("log")),
         issuers=read_issuers(top),
         boundaries=read_boundaries(top),
+        audit=_read_audit(top.section("audit")),
     )
     if config.trust_domain.name in config.boundaries:
         top.mistake(
@@ -223,6 +226,10 @@ def _read_log(section: Section) -> LogConfig:
         format=section.choice("format", ("json", "console"), default="json"),
         level=section.choice("level", ("debug", "info", "warning", "error"), default="info"),
     )
+
+
+def _read_audit(section: Section) -> AuditConfig:
+    return read_audit(section, _read_listen(section, "listen", "127.0.0.1:0") if "listen" in section else None)
 
 
 def _read_listen(section: Section, key: str, default: str) -> Endpoint:

@@ -114,6 +114,7 @@ fn status_of(code: &str) -> StatusCode {
         | "issuer_unavailable"
         | "callee_unavailable"
         | "log_unavailable"
+        | "log_unwitnessed"
         | "svid_expired"
         | "overloaded" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -23,7 +23,7 @@ use crate::body::BodyMemory;
 use crate::broker::Broker;
 use crate::clock;
 use crate::gathered::Gathered;
-use crate::headers;
+use crate::headers::lines;
 use crate::instance::Leaf;
 use crate::log::{About, Kind, LogError, SealRequest, Sealed};
 use crate::problem::{Refusal, refusal_of};
@@ -44,11 +44,29 @@ pub struct Voucher {
     pub decision: String,
 }
 
+/// The head of an answer as a receipt binds it.
+pub struct Head {
+    status: StatusCode,
+    rsb: ClaimHash,
+}
+
 /// A voucher for an answer whose head is known.
 pub struct HeadVoucher {
     voucher: Voucher,
-    status: StatusCode,
-    rsb: ClaimHash,
+    head: Head,
+}
+
+/// Binds the head of an answer, which must not change any more.
+///
+/// # Errors
+/// `callee_unavailable`: the component answered with an interim status, or a header that cannot be bound.
+pub fn bind_head(status: StatusCode, headers: &HeaderMap) -> Result<Head, Refusal> {
+    if status.is_informational() {
+        return Err(Refusal::new("callee_unavailable", "no final status"));
+    }
+    let rsb = response_binding(status.as_u16(), &lines(headers));
+    let rsb = rsb.map_err(|rejection| Refusal::new("callee_unavailable", rejection.detail))?;
+    Ok(Head { status, rsb })
 }
 
 impl Voucher {
@@ -64,22 +82,18 @@ impl Voucher {
             self.decision.push_str(id);
         }
     }
-
-    /// Binds the head of the answer, which must not change any more.
-    ///
-    /// # Errors
-    /// `callee_unavailable`: the component answered with an interim status, or a header that cannot be bound.
-    pub fn for_head(self, status: StatusCode, head: &HeaderMap) -> Result<HeadVoucher, Refusal> {
-        if status.is_informational() {
-            return Err(Refusal::new("callee_unavailable", "no final status"));
-        }
-        let rsb = response_binding(status.as_u16(), &headers::lines(head));
-        let rsb = rsb.map_err(|rejection| Refusal::new("callee_unavailable", rejection.detail))?;
-        Ok(HeadVoucher { voucher: self, status, rsb })
-    }
 }
 
 impl HeadVoucher {
+    pub fn new(voucher: Voucher, head: Head) -> Self {
+        Self { voucher, head }
+    }
+
+    /// The voucher again, for another answer.
+    pub fn into_voucher(self) -> Voucher {
+        self.voucher
+    }
+
     /// Where an answer that is held back counts.
     pub fn memory(&self) -> BodyMemory {
         self.voucher.broker.memory.clone()
@@ -101,6 +115,9 @@ impl HeadVoucher {
                 Err(receipt_unavailable(&format!("the server leaf may not seal: {code}")))
             }
             Ok(Err(LogError::Unavailable(why))) => Err(unavailable(why)),
+            Ok(Err(LogError::Unwitnessed)) => {
+                Err(unavailable("no witness confirmed the receipt in time (log_unwitnessed)".into()))
+            }
             Err(_elapsed) => Err(unavailable("too slow".into())),
         }
     }
@@ -114,7 +131,7 @@ impl HeadVoucher {
     }
 
     fn request(self, body: BodySum, fin: Fin) -> Result<SealRequest, Refusal> {
-        let Self { voucher, status, rsb } = self;
+        let Self { voucher, head: Head { status, rsb } } = self;
         let about = About {
             iss: voucher.leaf.id.to_string(),
             aud: voucher.caller.to_string(),

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::artifact::Artifact;
+
 /// Who made the record that an entry tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -95,6 +97,13 @@ pub enum Entry {
     Start {
         node: String,
     },
+    /// The first line of every file but the first: what a reader of this file alone needs of those before.
+    Continue {
+        node: String,
+        /// Latest `exp` of any accepted record before: where a start may stop reading back.
+        latest_exp: i64,
+    },
+    Artifact(Artifact),
 }
 
 #[derive(Serialize)]
@@ -200,6 +209,21 @@ impl Entry {
             Self::Start { node } => serde_json::to_vec(&serde_json::json!(
                 {"n": n, "at_ms": at_ms, "type": "start", "node": node, "version": env!("CARGO_PKG_VERSION")}
             )),
+            Self::Continue { node, latest_exp } => serde_json::to_vec(&serde_json::json!(
+                {"n": n, "at_ms": at_ms, "type": "start", "node": node, "version": env!("CARGO_PKG_VERSION"),
+                 "continues": true, "latest_exp": latest_exp}
+            )),
+            Self::Artifact(artifact) => Ok(artifact.to_json(n, at_ms)),
+        }
+    }
+
+    /// Until when this entry must be remembered to refuse a replay.
+    pub fn replayable_until(&self) -> Option<i64> {
+        match self {
+            Self::Record { direction: Direction::Received, refused: None, claims, .. } => {
+                claims.as_ref().map(|claims| claims.exp)
+            }
+            _ => None,
         }
     }
 }
@@ -218,6 +242,7 @@ pub struct ReadLine {
     pub exp: Option<i64>,
     pub cid: Option<String>,
     pub x5t: Option<String>,
+    pub latest_exp: Option<i64>,
 }
 
 impl ReadLine {
