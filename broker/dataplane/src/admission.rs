@@ -145,6 +145,7 @@ fn decide(
         method: received.method,
         path: received.path,
         hop: u32::try_from(verified.chain().hop()).unwrap_or(u32::MAX),
+        user: verified.chain().behalf().map(users::on_behalf),
     });
     record.policy.clone_from(&decision.policies);
     if decision.allowed { Ok(()) } else { Err(forbidden(decision.errors.join("; "))) }

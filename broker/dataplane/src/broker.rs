@@ -39,6 +39,7 @@ use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
 use crate::settings::{Settings, ms};
 use crate::stats::Stats;
+use crate::terms::Terms;
 use crate::throttle::Throttle;
 use crate::tls::Tls;
 use crate::trust::Trust;
@@ -61,6 +62,8 @@ pub struct Context {
     pub continues: Continues,
     /// Receipts obtained under it.
     pub receipts: Arc<Gathered>,
+    /// What it adds to every call.
+    pub terms: Terms,
 }
 
 /// What exists only once the sockets are bound and the log is open.
@@ -148,7 +151,7 @@ impl Broker {
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),
             policy: RwLock::default(),
-            receive_policy: RwLock::default(),
+            receive_policy: RwLock::new(Arc::new(settings.receive_policy())),
             bundles: Mutex::default(),
             listeners,
             sockets,

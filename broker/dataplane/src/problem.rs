@@ -104,7 +104,7 @@ fn status_of(code: &str) -> StatusCode {
         | "user_token_invalid"
         | "user_token_mismatch" => StatusCode::FORBIDDEN,
         "unknown_peer" | "not_found" => StatusCode::NOT_FOUND,
-        "handle_unknown" => StatusCode::CONFLICT,
+        "handle_unknown" | "nothing_to_continue" => StatusCode::CONFLICT,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "upgrade_unsupported" => StatusCode::NOT_IMPLEMENTED,
         "peer_unreachable" | "peer_untrusted" | "receipt_missing" | "receipt_invalid" | "answer_aborted"

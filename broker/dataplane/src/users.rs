@@ -12,7 +12,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hopseal_custody::behalf::{AUTHORIZATION, Presented, TXN_TOKEN, token_field};
+use hopseal_custody::behalf::{AUTHORIZATION, Behalf, Presented, TXN_TOKEN, token_field};
 use hopseal_custody::error::{Code, Rejection};
 use hopseal_custody::hash::ClaimHash;
 use hopseal_custody::usertoken::{Issuers, TokenType, UserToken};
@@ -25,6 +25,7 @@ use crate::events::Weight;
 use crate::headers;
 use crate::log::Entry;
 use crate::outbound::{Caller, Parent};
+use crate::policy::OnBehalf;
 use crate::problem::Refusal;
 
 /// Tokens whose line is known to be in the log.
@@ -35,16 +36,57 @@ const LOGGED_TOKENS: usize = 1 << 16;
 /// # Errors
 /// `user_token_invalid`, `issuer_unavailable`.
 pub fn opening(broker: &Broker, caller: &Caller, list: &HeaderMap) -> Result<Option<Arc<UserToken>>, Refusal> {
+    let found = brought(list, &broker.receive_policy().issuers, false)?;
+    found.map(|(typ, text)| verify(broker, caller, typ, &text)).transpose()
+}
+
+/// The token that a gateway brings for a partner, verified; the chain's own token is taken out of `list`.
+///
+/// # Errors
+/// As [`opening`].
+pub fn exchanged(
+    broker: &Broker,
+    caller: &Caller,
+    parent: &Parent,
+    list: &mut HeaderMap,
+) -> Result<Option<Arc<UserToken>>, Refusal> {
+    let own = own_token(parent);
+    let Some((typ, text)) = brought(list, &broker.receive_policy().issuers, own.is_some())? else { return Ok(None) };
+    if own.is_some_and(|own| own == (typ, text.clone())) {
+        list.remove(token_field(typ, &text).0);
+        return Ok(None);
+    }
+    verify(broker, caller, typ, &text).map(Some)
+}
+
+/// `token` again, as long as it holds.
+///
+/// # Errors
+/// As [`opening`].
+pub fn still_valid(broker: &Broker, caller: &Caller, token: &UserToken) -> Result<Arc<UserToken>, Refusal> {
+    verify(broker, caller, token.typ(), token.text())
+}
+
+fn verify(broker: &Broker, caller: &Caller, typ: TokenType, text: &str) -> Result<Arc<UserToken>, Refusal> {
     let policy = broker.receive_policy();
-    let Some((typ, text)) = brought(list, &policy.issuers, false)? else { return Ok(None) };
     let id = &caller.leaf.id;
-    let token = policy.issuers.verify(&text, typ, id.as_str(), clock::now_s());
+    let token = policy.issuers.verify(text, typ, id.as_str(), clock::now_s());
     report_unknown_keys(broker, &policy.issuers);
     let token = token.map_err(unusable)?;
     if !token.is_for(id, &caller.leaf.thumbprint()) {
         return Err(Refusal::new("user_token_invalid", "the token was issued to another workload"));
     }
-    Ok(Some(token))
+    Ok(token)
+}
+
+/// The token of the chain that `parent` continues or begins.
+fn own_token(parent: &Parent) -> Option<(TokenType, String)> {
+    match parent {
+        Parent::Call(chain) => chain.behalf().and_then(|behalf| Some((behalf.typ()?, behalf.carried()?.to_owned()))),
+        Parent::Root { root, .. } | Parent::Sealed { root, .. } => {
+            root.user.as_ref().map(|token| (token.typ(), token.text().to_owned()))
+        }
+    }
 }
 
 /// Makes `list` carry the token of the chain that `parent` continues, and no other.
@@ -53,10 +95,7 @@ pub fn opening(broker: &Broker, caller: &Caller, list: &HeaderMap) -> Result<Opt
 /// `user_token_mismatch`.
 pub fn carry(broker: &Broker, parent: &Parent, list: &mut HeaderMap) -> Result<(), Refusal> {
     let issuers = &broker.receive_policy().issuers;
-    let own = match parent {
-        Parent::Call(chain) => chain.behalf().and_then(|behalf| Some((behalf.typ()?, behalf.carried()?.to_owned()))),
-        Parent::Root { root, .. } => root.user.as_ref().map(|token| (token.typ(), token.text().to_owned())),
-    };
+    let own = own_token(parent);
     if let Some((typ, text)) = brought(list, issuers, own.is_some())?
         && own.as_ref() != Some(&(typ, text))
     {
@@ -70,6 +109,23 @@ pub fn carry(broker: &Broker, parent: &Parent, list: &mut HeaderMap) -> Result<(
     let value = headers::custody_value(&value).ok_or_else(|| mismatch("a token that is no field value"))?;
     list.insert(HeaderName::from_static(name), value);
     Ok(())
+}
+
+/// The user of a call that is about to be made, for policies.
+pub fn user_of(parent: &Parent) -> Option<OnBehalf<'_>> {
+    match parent {
+        Parent::Call(chain) => chain.behalf().map(on_behalf),
+        Parent::Root { root, .. } | Parent::Sealed { root, .. } => root.user.as_deref().map(|token| {
+            let user = token.user();
+            OnBehalf { issuer: &user.iss, subject: &user.sub, verified: true }
+        }),
+    }
+}
+
+/// The user of an accepted chain, for policies.
+pub fn on_behalf(behalf: &Behalf) -> OnBehalf<'_> {
+    let user = behalf.user();
+    OnBehalf { issuer: &user.iss, subject: &user.sub, verified: behalf.token().is_some() }
 }
 
 /// Puts a verified token's claims into the log, once; before the record that names it, by the order of the queue.
