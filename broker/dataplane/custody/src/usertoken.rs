@@ -258,7 +258,7 @@ impl Issuers {
     /// True if `text` looks like a token of a configured issuer; nothing about it is verified.
     #[must_use]
     pub fn claims_unverified(&self, text: &str, typ: TokenType) -> bool {
-        let payload = text.split('.').nth(1).filter(|_| text.len() <= MAX_TOKEN_BYTES);
+        let payload = text.split('.').nth(1).filter(|_| self.has(typ) && text.len() <= MAX_TOKEN_BYTES);
         let claims = payload.and_then(decode_base64url).and_then(|bytes| parse_token_object(&bytes).ok());
         let issuer = claims.as_ref().and_then(|claims| claims.get("iss")).and_then(Json::as_str);
         issuer.is_some_and(|issuer| self.contains(issuer, typ.as_str()))
