@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hopseal_custody::binding;
 use hopseal_custody::compose::{self, Call, Payload, Root};
 use hopseal_custody::fields::{CERTS, CHAIN, RECORD};
@@ -18,7 +17,7 @@ use http_body_util::Full;
 use tokio::time::timeout;
 
 use crate::awaited::Sent;
-use crate::body::Buffered;
+use crate::body::{Buffered, Streamed};
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::clock;
@@ -33,6 +32,7 @@ use crate::pool::{Lease, Sender};
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
 use crate::terms::Terms;
+use crate::upload::{Closer, ClosingBody, RequestBody};
 use crate::users;
 
 /// A call that policy has allowed.
@@ -50,8 +50,15 @@ pub struct Outgoing {
     pub target: PathAndQuery,
     /// As it will be sent, but for the Custody fields.
     pub headers: HeaderMap,
-    pub body: Buffered,
+    pub body: Content,
     pub operation: Operation,
+}
+
+/// What is sent after the head.
+pub enum Content {
+    Whole(Buffered),
+    /// None once it was begun: a stream is sent once.
+    Stream(Option<Streamed>),
 }
 
 /// The request for one attempt, its record sealed and durable in the log, and what its receipt must fit.
@@ -60,11 +67,11 @@ pub struct Outgoing {
 /// The record may not be made, or the log cannot be written: the request must not be sent.
 pub async fn compose_request(
     broker: &Arc<Broker>,
-    outgoing: &Outgoing,
+    outgoing: &mut Outgoing,
     lease: &Lease,
     extra_certificates: &[String],
     record: &mut CallRecord,
-) -> Result<(Request<Full<Bytes>>, Sent), Refusal> {
+) -> Result<(Request<RequestBody>, Sent), Refusal> {
     let fields = match &outgoing.parent {
         Parent::Root { .. } | Parent::Sealed { .. } => ForwardedFields::default(),
         Parent::Call(chain) => ForwardedFields::build(chain, broker.receive_policy().hops).map_err(refusal_of)?,
@@ -100,7 +107,24 @@ pub async fn compose_request(
         let value = value.as_deref().and_then(headers::custody_value);
         list.extend(value.map(|value| (HeaderName::from_static(name), value)));
     }
-    Ok((build_request(outgoing, lease, &target_uri, list)?, sent))
+    let body = match &mut outgoing.body {
+        Content::Whole(body) => RequestBody::Whole(Full::new(body.bytes.clone())),
+        Content::Stream(body) => {
+            let body = body.take().ok_or_else(|| Refusal::new("internal", "a stream is sent once"))?;
+            RequestBody::Closing(Box::new(ClosingBody::new(body, closer_of(&sent, &lease.leaf))))
+        }
+    };
+    Ok((build_request(outgoing, lease, &target_uri, list, body)?, sent))
+}
+
+fn closer_of(sent: &Sent, leaf: &Arc<Leaf>) -> Closer {
+    Closer {
+        broker: Arc::clone(&sent.broker),
+        leaf: Arc::clone(leaf),
+        callee: sent.callee.clone(),
+        cid: sent.cid,
+        rec: sent.rec,
+    }
 }
 
 fn build_request(
@@ -108,9 +132,10 @@ fn build_request(
     lease: &Lease,
     target_uri: &str,
     mut list: HeaderMap,
-) -> Result<Request<Full<Bytes>>, Refusal> {
+    body: RequestBody,
+) -> Result<Request<RequestBody>, Refusal> {
     let malformed = |why: String| Refusal::new("request_invalid", why);
-    let mut request = Request::new(Full::new(outgoing.body.bytes.clone()));
+    let mut request = Request::new(body);
     *request.method_mut() = outgoing.method.clone();
     *request.uri_mut() = match lease.sender {
         Sender::H2(_) => target_uri.parse::<Uri>().map_err(|error| malformed(error.to_string()))?,
@@ -149,7 +174,7 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
         exp: now + DEFAULT_LIFETIME_S,
         jti,
         rqb: binding::request_binding(method, target_uri, &lines).map_err(refusal_of)?,
-        streams: false,
+        streams: matches!(outgoing.body, Content::Stream(_)),
         operations: &[&operation.name, &operation.http],
         srv: Some(lease.peer.leaf().thumbprint()),
         by: None,

@@ -35,6 +35,9 @@ pub struct Settings {
     /// Largest request body that is buffered and digested (custody-wire §7.3).
     #[serde(default = "default_body_limit")]
     pub body_limit_bytes: usize,
+    /// Whether longer ones stream, sent and received.
+    #[serde(default)]
+    pub streams: Streams,
     /// 1 runs everything on one thread, which is also the cheapest per call.
     #[serde(default = "default_threads")]
     pub worker_threads: usize,
@@ -50,6 +53,15 @@ pub struct Settings {
     pub timeouts_ms: Timeouts,
     #[serde(default)]
     pub log: LogSettings,
+}
+
+/// What happens to request bodies that are not buffered (custody-wire §7.3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Streams {
+    Accept,
+    #[default]
+    Reject,
 }
 
 /// How the custody log is kept and what calls wait for.
@@ -214,7 +226,8 @@ impl Settings {
 
     /// What receivers allow before bundles and issuers are known.
     pub fn receive_policy(&self) -> ReceivePolicy {
-        let mut policy = ReceivePolicy::default();
+        let accept_streams = self.streams == Streams::Accept;
+        let mut policy = ReceivePolicy { accept_streams, ..ReceivePolicy::default() };
         for (name, boundary) in &self.boundaries {
             policy.sealing_gateways.extend(boundary.gateways.iter().filter_map(|text| AudiencePattern::parse(text)));
             if boundary.unverified_users {
