@@ -16,7 +16,7 @@ from hopseal.custody.authority import Authority
 from hopseal.custody.chain import check_link, check_root_shape, root_authority
 from hopseal.custody.errors import Code, CustodyError, refusal
 from hopseal.custody.record import Record, SealedRecord
-from hopseal.custody.verification import RecordVerifier
+from hopseal.custody.verification import StatementVerifier
 from hopseal.limits import MAX_RECORDS
 from hopseal.log.entries import LogEntry
 from hopseal.log.evidence import ChainEvidence, Rejected, Sighting, gather
@@ -87,7 +87,7 @@ def verify_chain_offline(entries: Iterable[LogEntry], cid: str) -> ChainReport:
 @dataclass(slots=True)
 class _Judge:
     evidence: ChainEvidence
-    verifier: RecordVerifier = field(default_factory=RecordVerifier)
+    verifier: StatementVerifier = field(default_factory=StatementVerifier)
 
     def report(self, sealed: SealedRecord, parent: SealedRecord | None, above: HopReport | None) -> HopReport:
         """The report on ``sealed`` and all that continues it; ``above`` is the parent's, without children."""

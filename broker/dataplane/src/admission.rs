@@ -79,11 +79,12 @@ pub async fn accept(
     record.cid = Some(verified.chain().cid().to_string());
     record.hop = Some(verified.chain().hop());
     verify_root(broker, &verified)?;
-    decide(broker, received, &verified, record)?;
+    let decided = decide(broker, received, &verified, record);
     voucher.iter_mut().for_each(|voucher| voucher.decided_by(&record.policy));
+    decided?;
     verify_age(broker, &verified)?;
     if !connection.leaf.may_sign(clock::now_s()) {
-        return Err(receipt_unavailable("svid_expired"));
+        return Err(receipt_unavailable("the server leaf may not seal: svid_expired"));
     }
     let chain = broker.receiver.commit(verified, clock::now_s()).map_err(refusal_of)?;
     log_accepted(broker, &chain).await?;
@@ -170,6 +171,7 @@ async fn log_accepted(broker: &Broker, chain: &Chain) -> Result<(), Refusal> {
         let why = match error {
             LogError::Unavailable(why) => why,
             LogError::Unsealable(code) => code.to_owned(),
+            LogError::Unwitnessed => "no witness confirmed the entry in time (log_unwitnessed)".to_owned(),
         };
         refusal_of(Rejection::new(Code::Unavailable, format!("log: {why}")))
     })

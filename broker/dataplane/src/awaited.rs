@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use hopseal_custody::binding::{BodySum, HeaderLine};
-use hopseal_custody::error::{Code, Rejection};
+use hopseal_custody::error::Rejection;
 use hopseal_custody::fields::{RECEIPT, ReceiptFields};
 use hopseal_custody::hash::{RandomId, StatementHash};
 use hopseal_custody::ids::SpiffeId;
@@ -72,20 +72,20 @@ impl Awaited {
     /// The answer must not pass as good.
     pub fn settle(&self, trailers: &HeaderMap, comment: Option<&str>, body: BodySum) -> Result<(), Unverified> {
         let (head, tail) = (headers::lines(&self.head), headers::lines(trailers));
-        let fields = match ReceiptFields::read(&head, &tail, comment) {
-            Ok(fields) => fields,
-            Err(rejection) if rejection.code == Code::Missing => return Err(Unverified::Missing),
+        let fields = match ReceiptFields::read(&head, &tail, comment, false) {
+            Ok(Some(fields)) => fields,
+            Ok(None) => return Err(Unverified::Missing),
             Err(rejection) => return Err(self.refuse(rejection, first_text(&head, &tail, comment))),
         };
         let (broker, now) = (&self.sent.broker, clock::now_s());
         let peer = Peer::new(Arc::clone(self.sent.server.leaf()), self.sent.server.certificates[1..].to_vec());
         let exchange = Exchange {
             own_id: &self.sent.caller,
-            callee: &self.sent.callee,
+            callee: self.sent.callee.as_str(),
             record: self.sent.rec,
             record_iat: self.sent.iat,
             cid: self.sent.cid,
-            peer: &peer,
+            peer: Some(&peer),
             status: self.status.as_u16(),
             headers: &head,
             body,

@@ -31,7 +31,7 @@ const PERMIT_BYTES: usize = 1024;
 const DRAIN_BYTES: usize = 256 << 10;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The memory that request bodies may take, all calls together.
+/// The memory that buffered bodies may take, all calls together.
 #[derive(Clone)]
 pub struct BodyMemory {
     permits: Arc<Semaphore>,
@@ -81,7 +81,11 @@ impl BodyMemory {
         Ok(Buffered { bytes: bytes.freeze(), _memory: memory })
     }
 
-    fn reserve(&self, memory: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Refusal> {
+    /// Grows `memory` so that it covers `bytes`.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    pub fn reserve(&self, memory: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Refusal> {
         let held = memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let needed = bytes.div_ceil(PERMIT_BYTES).saturating_sub(held);
         if needed == 0 {
@@ -89,7 +93,7 @@ impl BodyMemory {
         }
         let more =
             u32::try_from(needed).ok().and_then(|needed| Arc::clone(&self.permits).try_acquire_many_owned(needed).ok());
-        let more = more.ok_or_else(|| Refusal::new("overloaded", "request bodies take all memory"))?;
+        let more = more.ok_or_else(|| Refusal::new("overloaded", "bodies take all memory"))?;
         match memory {
             Some(memory) => memory.merge(more),
             None => *memory = Some(more),

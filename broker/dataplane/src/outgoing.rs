@@ -170,6 +170,9 @@ async fn seal(broker: &Broker, request: SealRequest) -> Result<String, Refusal> 
         Ok(Ok(sealed)) => Ok(sealed),
         Ok(Err(LogError::Unavailable(why))) => Err(Refusal::new("log_unavailable", why)),
         Ok(Err(LogError::Unsealable(code))) => Err(Refusal::new(code, "the key may not sign")),
+        Ok(Err(LogError::Unwitnessed)) => {
+            Err(Refusal::new("log_unwitnessed", "no witness confirmed the record in time"))
+        }
         Err(_elapsed) => Err(Refusal::new("log_unavailable", "the log did not write in time")),
     }
 }

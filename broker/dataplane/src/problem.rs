@@ -106,9 +106,12 @@ fn status_of(code: &str) -> StatusCode {
         "peer_unreachable" | "peer_untrusted" | "receipt_missing" | "receipt_invalid" | "answer_aborted"
         | "answer_too_long" => StatusCode::BAD_GATEWAY,
         "callee_timeout" | "peer_timeout" => StatusCode::GATEWAY_TIMEOUT,
-        "attestor_unavailable" | "callee_unavailable" | "log_unavailable" | "svid_expired" | "overloaded" => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        "attestor_unavailable"
+        | "callee_unavailable"
+        | "log_unavailable"
+        | "log_unwitnessed"
+        | "svid_expired"
+        | "overloaded" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

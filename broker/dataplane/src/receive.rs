@@ -95,6 +95,5 @@ async fn call(
     let delivery =
         Delivery { callee: &callee, chain, method: parts.method, target, headers: parts.headers, body, receipts };
     let response = deliver(broker, delivery).await?;
-    let voucher = voucher.take().ok_or_else(|| Refusal::new("internal", "an accepted call without voucher"))?;
     vouch(voucher, peer, response).await
 }

@@ -22,7 +22,7 @@ use crate::body::{BodyFailed, Reply, WHOLE_BYTES, is_whole};
 use crate::headers;
 use crate::problem::Refusal;
 use crate::sse;
-use crate::voucher::{HeadVoucher, Voucher, receipt_unavailable};
+use crate::voucher::{HeadVoucher, Voucher, bind_head, receipt_unavailable};
 
 /// What the answer to one request may look like.
 pub struct Peer {
@@ -46,22 +46,36 @@ impl Peer {
     }
 }
 
-/// The component's answer with a receipt.
+/// The component's answer with a receipt by `voucher`.
 ///
 /// # Errors
-/// There will be no receipt, or the component's answer broke off before anything of it left.
-pub async fn vouch(voucher: Voucher, peer: &Peer, response: Response<Incoming>) -> Result<Response<Reply>, Refusal> {
+/// The component's answer broke off before anything of it left, which the voucher is still good to tell; or there
+/// will be no receipt.
+pub async fn vouch(
+    voucher: &mut Option<Voucher>,
+    peer: &Peer,
+    response: Response<Incoming>,
+) -> Result<Response<Reply>, Refusal> {
     let (mut parts, body) = response.into_parts();
     let is_bodiless = peer.is_head || has_no_body(parts.status);
     let in_comment = !peer.is_h2() && sse::is_event_stream(&parts.headers);
-    let voucher = voucher.for_head(parts.status, &parts.headers)?;
+    let head = bind_head(parts.status, &parts.headers)?;
+    let unspent = voucher.take().ok_or_else(|| receipt_unavailable("the call was vouched for"))?;
+    let head = HeadVoucher::new(unspent, head);
     if is_bodiless || is_whole(&parts.headers, &body) || !(peer.takes_trailers || in_comment) {
         let limit = if peer.takes_trailers { WHOLE_BYTES } else { peer.limit_bytes };
-        let (voucher, bytes) = Unfinished { voucher: Some(voucher), bytes: BytesMut::new() }.read(body, limit).await?;
+        let mut unfinished = Unfinished { voucher: Some(head), bytes: BytesMut::new() };
+        let read = unfinished.read(body, limit).await;
+        let Some(head) = unfinished.voucher.take() else { return Err(receipt_unavailable("the call was vouched for")) };
+        if let Err(refusal) = read {
+            *voucher = Some(head.into_voucher());
+            return Err(refusal);
+        }
+        let bytes = std::mem::take(&mut unfinished.bytes).freeze();
         if !peer.is_head {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
-        let sealed = voucher.seal(BodySum::of(&bytes), Fin::Eof).await?;
+        let sealed = head.seal(BodySum::of(&bytes), Fin::Eof).await?;
         let place = if is_bodiless { Place::Header } else { peer.whole_place() };
         return Ok(place.put(sealed, Response::from_parts(parts, bytes)));
     }
@@ -71,7 +85,7 @@ pub async fn vouch(voucher: Voucher, peer: &Peer, response: Response<Incoming>) 
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.insert(header::TRAILER, HeaderValue::from_static(RECEIPT));
     }
-    let stream = VouchedBody::new(body, voucher, in_comment);
+    let stream = VouchedBody::new(body, head, in_comment);
     Ok(Response::from_parts(parts, Reply::Vouched(Box::new(stream))))
 }
 
@@ -79,8 +93,8 @@ pub async fn vouch(voucher: Voucher, peer: &Peer, response: Response<Incoming>) 
 pub async fn vouch_refusal(voucher: Voucher, peer: &Peer, refusal: &Refusal) -> Response<Reply> {
     let response = refusal.response();
     let body = BodySum::of(response.body());
-    let sealed = match voucher.for_head(response.status(), response.headers()) {
-        Ok(voucher) => voucher.seal(body, Fin::Deny).await,
+    let sealed = match bind_head(response.status(), response.headers()) {
+        Ok(head) => HeadVoucher::new(voucher, head).seal(body, Fin::Deny).await,
         Err(refusal) => Err(refusal),
     };
     match sealed {
@@ -95,26 +109,30 @@ fn has_no_body(status: StatusCode) -> bool {
     matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// An answer that is being read whole; what keeps it from its end is logged.
+/// An answer that is being read whole; that nobody waits for it any more is logged.
 struct Unfinished {
     voucher: Option<HeadVoucher>,
     bytes: BytesMut,
 }
 
 impl Unfinished {
-    /// The body's bytes; trailers of a component are dropped, they could carry Custody fields.
-    async fn read(mut self, mut body: Incoming, limit: usize) -> Result<(HeadVoucher, Bytes), Refusal> {
-        let broke_off = |why: String| Refusal::new("callee_unavailable", format!("the answer broke off: {why}"));
+    /// Takes in the whole body; trailers of a component are dropped, they could carry Custody fields.
+    async fn read(&mut self, mut body: Incoming, limit: usize) -> Result<(), Refusal> {
+        let memory = self.voucher.as_ref().map(HeadVoucher::memory);
+        let mut reserved = None;
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| broke_off(error.to_string()))?;
+            let frame =
+                frame.map_err(|error| Refusal::new("callee_unavailable", format!("the answer broke off: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };
             if self.bytes.len() + data.len() > limit {
                 return Err(receipt_unavailable("the answer is too long for a caller that takes no trailers"));
             }
+            if let Some(memory) = &memory {
+                memory.reserve(&mut reserved, self.bytes.len() + data.len())?;
+            }
             self.bytes.extend_from_slice(&data);
         }
-        let voucher = self.voucher.take().ok_or_else(|| broke_off("read twice".into()))?;
-        Ok((voucher, std::mem::take(&mut self.bytes).freeze()))
+        Ok(())
     }
 }
 

@@ -19,10 +19,11 @@ use hopseal_custody::receipt::Receipt;
 use http::{HeaderMap, StatusCode};
 use tokio::time::timeout;
 
+use crate::body::BodyMemory;
 use crate::broker::Broker;
 use crate::clock;
 use crate::gathered::Gathered;
-use crate::headers;
+use crate::headers::lines;
 use crate::instance::Leaf;
 use crate::log::{About, Kind, LogError, SealRequest, Sealed};
 use crate::problem::{Refusal, refusal_of};
@@ -43,11 +44,29 @@ pub struct Voucher {
     pub decision: String,
 }
 
+/// The head of an answer as a receipt binds it.
+pub struct Head {
+    status: StatusCode,
+    rsb: ClaimHash,
+}
+
 /// A voucher for an answer whose head is known.
 pub struct HeadVoucher {
     voucher: Voucher,
-    status: StatusCode,
-    rsb: ClaimHash,
+    head: Head,
+}
+
+/// Binds the head of an answer, which must not change any more.
+///
+/// # Errors
+/// `callee_unavailable`: the component answered with an interim status, or a header that cannot be bound.
+pub fn bind_head(status: StatusCode, headers: &HeaderMap) -> Result<Head, Refusal> {
+    if status.is_informational() {
+        return Err(Refusal::new("callee_unavailable", "no final status"));
+    }
+    let rsb = response_binding(status.as_u16(), &lines(headers));
+    let rsb = rsb.map_err(|rejection| Refusal::new("callee_unavailable", rejection.detail))?;
+    Ok(Head { status, rsb })
 }
 
 impl Voucher {
@@ -63,19 +82,23 @@ impl Voucher {
             self.decision.push_str(id);
         }
     }
-
-    /// Binds the head of the answer, which must not change any more.
-    ///
-    /// # Errors
-    /// `callee_unavailable`: the component answered with a header that cannot be bound.
-    pub fn for_head(self, status: StatusCode, head: &HeaderMap) -> Result<HeadVoucher, Refusal> {
-        let rsb = response_binding(status.as_u16(), &headers::lines(head));
-        let rsb = rsb.map_err(|rejection| Refusal::new("callee_unavailable", rejection.detail))?;
-        Ok(HeadVoucher { voucher: self, status, rsb })
-    }
 }
 
 impl HeadVoucher {
+    pub fn new(voucher: Voucher, head: Head) -> Self {
+        Self { voucher, head }
+    }
+
+    /// The voucher again, for another answer.
+    pub fn into_voucher(self) -> Voucher {
+        self.voucher
+    }
+
+    /// Where an answer that is held back counts.
+    pub fn memory(&self) -> BodyMemory {
+        self.voucher.broker.memory.clone()
+    }
+
     /// The receipt's sealed text, once it is durable in the log.
     ///
     /// # Errors
@@ -88,8 +111,11 @@ impl HeadVoucher {
         let sealing = started.log.seal(self.request(body, fin)?);
         match timeout(ms(broker.settings.timeouts_ms.log_write), sealing).await {
             Ok(Ok(sealed)) => Ok(sealed),
-            Ok(Err(LogError::Unsealable(code))) => Err(receipt_unavailable(code)),
+            Ok(Err(LogError::Unsealable(code))) => Err(receipt_unavailable(&format!("the server leaf may not seal: {code}"))),
             Ok(Err(LogError::Unavailable(why))) => Err(unavailable(why)),
+            Ok(Err(LogError::Unwitnessed)) => {
+                Err(unavailable("no witness confirmed the receipt in time (log_unwitnessed)".into()))
+            }
             Err(_elapsed) => Err(unavailable("too slow".into())),
         }
     }
@@ -103,7 +129,7 @@ impl HeadVoucher {
     }
 
     fn request(self, body: BodySum, fin: Fin) -> Result<SealRequest, Refusal> {
-        let Self { voucher, status, rsb } = self;
+        let Self { voucher, head: Head { status, rsb } } = self;
         let about = About {
             iss: voucher.leaf.id.to_string(),
             aud: voucher.caller.to_string(),
@@ -127,7 +153,7 @@ impl HeadVoucher {
             kids: voucher.receipts.kids(),
             dec: (!voucher.decision.is_empty()).then_some(voucher.decision),
         };
-        let payload = receipt_payload(&Receipt { outcome }).map_err(refusal_of)?;
+        let payload = receipt_payload(&Receipt { outcome }).map_err(|rejection| receipt_unavailable(&rejection.detail))?;
         let claims = Sealed::Other(Kind::Receipt, about);
         Ok(SealRequest { leaf: voucher.leaf, payload, receiver_trust_domain, claims })
     }
@@ -135,5 +161,5 @@ impl HeadVoucher {
 
 /// The caller wants a receipt and there will be none.
 pub fn receipt_unavailable(why: &str) -> Refusal {
-    refusal_of(Rejection::new(Code::ReceiptUnavailable, format!("the server leaf may not seal: {why}")))
+    refusal_of(Rejection::new(Code::ReceiptUnavailable, why))
 }

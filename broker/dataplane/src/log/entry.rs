@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::artifact::Artifact;
+
 /// Who made the record that an entry tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -89,6 +91,13 @@ pub enum Entry {
     Start {
         node: String,
     },
+    /// The first line of every file but the first: what a reader of this file alone needs of those before.
+    Continue {
+        node: String,
+        /// Latest `exp` of any accepted record before: where a start may stop reading back.
+        latest_exp: i64,
+    },
+    Artifact(Artifact),
 }
 
 #[derive(Serialize)]
@@ -167,23 +176,21 @@ impl Entry {
                 hop: claims.as_ref().map(|claims| claims.hop),
                 op: claims.as_ref().and_then(|claims| claims.op.as_deref()),
             }),
-            Self::Statement { kind, direction, refused, detail, sealed, about } => {
-                serde_json::to_vec(&StatementLine {
-                    n,
-                    at_ms,
-                    r#type: kind.as_str(),
-                    dir: *direction,
-                    verdict: verdict(refused.as_ref()),
-                    code: refused.as_deref(),
-                    detail: detail.as_deref(),
-                    sealed: sealed.as_deref(),
-                    iss: &about.iss,
-                    aud: &about.aud,
-                    cid: &about.cid,
-                    rec: &about.rec,
-                    st: about.st,
-                })
-            }
+            Self::Statement { kind, direction, refused, detail, sealed, about } => serde_json::to_vec(&StatementLine {
+                n,
+                at_ms,
+                r#type: kind.as_str(),
+                dir: *direction,
+                verdict: verdict(refused.as_ref()),
+                code: refused.as_deref(),
+                detail: detail.as_deref(),
+                sealed: sealed.as_deref(),
+                iss: &about.iss,
+                aud: &about.aud,
+                cid: &about.cid,
+                rec: &about.rec,
+                st: about.st,
+            }),
             Self::Certificate { x5t, der } => {
                 serde_json::to_vec(&serde_json::json!({"n": n, "at_ms": at_ms, "type": "cert", "x5t": x5t, "der": der}))
             }
@@ -193,6 +200,21 @@ impl Entry {
             Self::Start { node } => serde_json::to_vec(&serde_json::json!(
                 {"n": n, "at_ms": at_ms, "type": "start", "node": node, "version": env!("CARGO_PKG_VERSION")}
             )),
+            Self::Continue { node, latest_exp } => serde_json::to_vec(&serde_json::json!(
+                {"n": n, "at_ms": at_ms, "type": "start", "node": node, "version": env!("CARGO_PKG_VERSION"),
+                 "continues": true, "latest_exp": latest_exp}
+            )),
+            Self::Artifact(artifact) => Ok(artifact.to_json(n, at_ms)),
+        }
+    }
+
+    /// Until when this entry must be remembered to refuse a replay.
+    pub fn replayable_until(&self) -> Option<i64> {
+        match self {
+            Self::Record { direction: Direction::Received, refused: None, claims, .. } => {
+                claims.as_ref().map(|claims| claims.exp)
+            }
+            _ => None,
         }
     }
 }
@@ -211,6 +233,7 @@ pub struct ReadLine {
     pub exp: Option<i64>,
     pub cid: Option<String>,
     pub x5t: Option<String>,
+    pub latest_exp: Option<i64>,
 }
 
 impl ReadLine {
