@@ -1,7 +1,7 @@
-"""Writes the fuzz corpus from the test vectors: one seed for each kind of answer that the vectors expect of a parser.
+"""Writes the corpus of the codec's fuzz targets from the vectors: seeds for each answer that they expect of a parser.
 
-Run ``python seed.py`` after the vectors changed; the seeds are named by their content, so the same vectors give the same
-files. Owns: which vectors seed which target. Does not own: what a target checks (``src/lib.rs``).
+Run it after the vectors changed: ``python tests/vectors/fuzz_corpus.py``. Seeds are named by their content, so the same
+vectors give the same files. Owns: which vectors seed which target. Does not own: what a target checks.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-VECTORS = HERE.parents[3] / "tests/vectors"
+VECTORS = Path(__file__).parent
+FUZZ = VECTORS.parents[1] / "broker/dataplane/custody/fuzz"
 # More of one answer teach a fuzzer nothing that it does not find itself.
 MAX_SEEDS_OF_ONE_ANSWER = 2
 
@@ -24,7 +24,7 @@ Case = tuple[dict[str, Any], str]
 def main() -> None:
     """Replaces the corpus."""
     for target, seeds in corpus().items():
-        folder = HERE / "corpus" / target
+        folder = FUZZ / "corpus" / target
         folder.mkdir(parents=True, exist_ok=True)
         wanted = {hashlib.sha256(seed).hexdigest()[:16]: seed for seed in seeds}
         for stale in folder.iterdir():
@@ -33,7 +33,7 @@ def main() -> None:
         for name, seed in wanted.items():
             (folder / name).write_bytes(seed)
     opening = next(iter(cases("closing")))[0]["record"].split(".")[0]
-    (HERE / "opening-record.json").write_bytes(unb64u(opening))
+    (FUZZ / "opening-record.json").write_bytes(unb64u(opening))
 
 
 def corpus() -> dict[str, list[bytes]]:
@@ -42,13 +42,14 @@ def corpus() -> dict[str, list[bytes]]:
     receives = [given for name in ("receive_ok", "receive_format", "receive_stream") for given, _ in cases(name)]
     receipts = [given for given, _ in cases("receipt")]
     closings = [given for given, _ in cases("closing")]
+    lists = {value for given in receives for value in values_of(given["headers"], "custody-certs")}
     leaves = {der for given in [*receives, *receipts] for der in certificates_of(given)}
     return {
         "json": payloads,
         "claims": payloads,
         "statement": [given["sealed"].encode() for given, _ in cases("seal")],
-        "certificate": [base64.b64decode(der) for der in sorted(leaves)][:8],
-        "certificates": sorted({value for given in receives for value in values_of(given["headers"], "custody-certs")})[:12],
+        "certificate": [base64.b64decode(der) for der in sorted(leaves)[:8]],
+        "certificates": sorted(lists)[:12],
         "receive": [message(given["headers"], given["tls_peer"], given["body"]) for given in receives],
         "receipt": [
             message([*given["headers"], *given["trailers"]], given["tls_server"], given["body"]) for given in receipts
@@ -72,11 +73,13 @@ def cases(name: str) -> Iterator[Case]:
 
 
 def certificates_of(given: dict[str, Any]) -> list[str]:
+    """Those of the connection and of the bundles."""
     chain = given.get("tls_peer") or given.get("tls_server") or []
     return [*chain, *(der for authorities in given["bundles"].values() for der in authorities)]
 
 
 def values_of(headers: list[list[str]], name: str) -> list[bytes]:
+    """The field's lines, not merged."""
     return [value.encode("latin-1") for field, value in headers if field.lower() == name]
 
 
@@ -91,6 +94,7 @@ def message(headers: list[list[str]], chain: list[str] | None, body: str) -> byt
 
 
 def unb64u(text: str) -> bytes:
+    """The bytes of base64url without padding."""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
