@@ -1,4 +1,4 @@
-"""Entries of the custody log as values: records, certificates, bundles, starts.
+"""Entries of the custody log as values: records, receipts and other statements, certificates, bundles, starts.
 
 Owns: one line and its CRC. Line: CRC-32 of the JSON in eight hex digits, a space, compact JSON, a newline.
 Does not own: the file as a whole (``reader``).
@@ -22,6 +22,7 @@ from hopseal.limits import MAX_RECORDS
 
 _CRC_CHARACTERS = 8
 _MAX_AUTHORITIES = 1_024
+_MAX_DEPTH = 32  # of a user token's claims
 _read_texts = list_of(read_text, MAX_RECORDS)
 _read_ders = list_of(read_text, _MAX_AUTHORITIES)
 
@@ -71,6 +72,44 @@ class RecordEntry:
     op: str | None
 
 
+class StatementKind(StrEnum):
+    """What a :class:`StatementEntry` holds (the claim ``t``)."""
+
+    RECEIPT = "rcp"
+    OBSERVATION = "obs"
+    CLOSING = "cls"
+
+
+@dataclass(frozen=True, slots=True)
+class StatementEntry:
+    """One statement about a record: its receipt, an observation of the answer, or what closes a streamed request.
+
+    Args:
+        n: position in the log.
+        at_ms: when it was written, milliseconds since 1970.
+        code: why a received one does not hold; None if it does.
+        detail: for the operator.
+        sealed: sealed text; None if an answer brought none that can be read.
+        iss, aud, cid: claims as the writer read them; unverified in a refused entry.
+        rec: statement hash of the record that it is about.
+        st: status of the answer; only of receipts and observations.
+    """
+
+    n: int
+    at_ms: int
+    kind: StatementKind
+    direction: Direction
+    accepted: bool
+    code: str | None
+    detail: str | None
+    sealed: str | None
+    iss: str | None
+    aud: str | None
+    cid: str | None
+    rec: str | None
+    st: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class CertificateEntry:
     """A leaf or intermediate that records in this log are sealed with."""
@@ -100,7 +139,16 @@ class StartEntry:
     version: str
 
 
-LogEntry = RecordEntry | CertificateEntry | BundleEntry | StartEntry
+@dataclass(frozen=True, slots=True)
+class ArtifactEntry:
+    """What a log keeps for auditors only: a user token, evidence, the announcement of a log's key, a revocation."""
+
+    n: int
+    at_ms: int
+    kind: str
+
+
+LogEntry = RecordEntry | StatementEntry | CertificateEntry | BundleEntry | StartEntry | ArtifactEntry
 
 
 def parse_line(line: bytes) -> LogEntry:
@@ -112,8 +160,17 @@ def parse_line(line: bytes) -> LogEntry:
     checksum, space, payload = line[:_CRC_CHARACTERS], line[_CRC_CHARACTERS : _CRC_CHARACTERS + 1], line[9:]
     if space != b" " or checksum != f"{zlib.crc32(payload):08x}".encode("ascii"):
         raise LogError("the checksum of a line does not fit")
+    return parse_entry(payload)
+
+
+def parse_entry(payload: bytes) -> LogEntry:
+    """The entry in the JSON text of a line.
+
+    Raises:
+        LogError: it is no entry.
+    """
     try:
-        members = Members(parse_json_object(payload), "entry")
+        members = Members(parse_json_object(payload, max_depth=_MAX_DEPTH), "entry")
         kind = members.required("type", one_of(*_PARSERS))
         return _PARSERS[kind](members, members.required("n", read_integer), members.required("at_ms", read_integer))
     except (CustodyError, IdentityError) as error:
@@ -145,6 +202,24 @@ def _record(members: Members, n: int, at_ms: int) -> RecordEntry:
     )
 
 
+def _statement(members: Members, n: int, at_ms: int) -> StatementEntry:
+    return StatementEntry(
+        n=n,
+        at_ms=at_ms,
+        kind=StatementKind(members.required("type", read_text)),
+        direction=Direction(members.required("dir", one_of(*Direction))),
+        accepted=members.required("verdict", one_of("accepted", "refused")) == "accepted",
+        code=_nullable_text(members, "code"),
+        detail=_nullable_text(members, "detail"),
+        sealed=_nullable_text(members, "sealed"),
+        iss=_nullable_text(members, "iss"),
+        aud=_nullable_text(members, "aud"),
+        cid=_nullable_text(members, "cid"),
+        rec=_nullable_text(members, "rec"),
+        st=_nullable_integer(members, "st"),
+    )
+
+
 def _certificate(members: Members, n: int, at_ms: int) -> CertificateEntry:
     der = decode_base64(members.required("der", read_text))
     x5t = members.required("x5t", read_hash)
@@ -164,6 +239,10 @@ def _start(members: Members, n: int, at_ms: int) -> StartEntry:
     return StartEntry(n, at_ms, members.required("node", read_text), members.required("version", read_text))
 
 
+def _artifact(members: Members, n: int, at_ms: int) -> ArtifactEntry:
+    return ArtifactEntry(n, at_ms, members.required("type", read_text))
+
+
 def _nullable_text(members: Members, name: str) -> str | None:
     return None if members.values.get(name) is None else members.required(name, read_text)
 
@@ -174,7 +253,9 @@ def _nullable_integer(members: Members, name: str) -> int | None:
 
 _PARSERS: dict[str, Callable[[Members, int, int], LogEntry]] = {
     "rec": _record,
+    **dict.fromkeys(StatementKind, _statement),
     "cert": _certificate,
     "bundle": _bundle,
     "start": _start,
+    **dict.fromkeys(("token", "attest", "att", "revoke"), _artifact),
 }

@@ -17,6 +17,8 @@ from hopseal.log.entries import (
     LogError,
     RecordEntry,
     StartEntry,
+    StatementEntry,
+    StatementKind,
     format_line,
     parse_line,
 )
@@ -40,6 +42,21 @@ def test_every_kind_of_entry_is_read() -> None:
     assert isinstance(record, RecordEntry)
     assert (record.direction, record.accepted, record.sealed) == (Direction.RECEIVED, True, accepted.newest.text)
     assert read_log(log.bytes()).node == "node-1"
+
+
+@pytest.mark.parametrize("kind", StatementKind)
+def test_statements_about_a_record_are_read(kind: StatementKind) -> None:
+    claims = {"iss": "spiffe://a/b", "aud": "spiffe://a/c", "cid": "c", "rec": "r", "st": 200}
+    entry = parse_line(line(REC | {"type": kind, "verdict": "accepted", "code": None, "sealed": "s"} | claims))
+    assert isinstance(entry, StatementEntry)
+    assert (entry.kind, entry.direction, entry.accepted, entry.sealed) == (kind, Direction.RECEIVED, True, "s")
+    assert (entry.iss, entry.aud, entry.cid, entry.rec, entry.st) == tuple(claims.values())
+
+
+def test_an_answer_without_receipt_is_an_entry_without_a_statement() -> None:
+    entry = parse_line(line(REC | {"type": "rcp", "code": "receipt_missing", "sealed": None, "rec": "r"}))
+    assert isinstance(entry, StatementEntry)
+    assert (entry.accepted, entry.code, entry.sealed, entry.st) == (False, "receipt_missing", None, None)
 
 
 def test_a_refused_message_without_a_readable_record_has_null_claims() -> None:
@@ -76,6 +93,12 @@ def test_a_line_with_a_right_checksum_can_still_be_no_entry(change: dict[str, An
 def test_a_record_entry_is_typed(change: dict[str, Any]) -> None:
     with pytest.raises(LogError):
         parse_line(line(REC | change))
+
+
+@pytest.mark.parametrize("change", [{"dir": "sideways"}, {"verdict": "perhaps"}, {"st": "200"}, {"rec": 1}])
+def test_a_statement_entry_is_typed(change: dict[str, Any]) -> None:
+    with pytest.raises(LogError):
+        parse_line(line(REC | {"type": "rcp"} | change))
 
 
 def test_a_bundle_of_a_wrong_trust_domain_is_no_entry() -> None:

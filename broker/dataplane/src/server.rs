@@ -128,7 +128,7 @@ fn open_log(broker: &Arc<Broker>, bound: SocketAddr) -> Result<JoinHandle<()>, S
         let damaged = json!({"event": "log_damaged", "lines": found.damaged});
         broker.events.push(Weight::Required, &damaged);
     }
-    let unlogged = log.append_nowait(Entry::Start { node: settings.node.clone() });
+    let unlogged = log.append_nowait(Entry::Start { node: settings.node.clone() }, Vec::new());
     unlogged.map_err(|error| ("log_unavailable", format!("{error:?}")))?;
     let trusted_from = if complete { 0 } else { now + MAX_SKEW_S };
     let started = Started { log, peer_address: loopback(bound), trusted_from };

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod behalf;
 pub mod binding;
 mod bounded;
 pub mod cache;
@@ -21,6 +22,7 @@ pub mod hash;
 pub mod ids;
 pub mod interop;
 pub mod json;
+pub mod jwks;
 pub mod limits;
 pub mod merkle;
 pub mod observation;
@@ -32,4 +34,6 @@ pub mod replay;
 pub mod seal;
 pub mod sealer;
 pub mod statement;
+mod tokenjson;
 pub mod trust;
+pub mod usertoken;

@@ -13,5 +13,5 @@ pub mod scan;
 pub mod store;
 pub mod writer;
 
-pub use entry::{Claims, Direction, Entry};
-pub use writer::{Log, LogError, SealRequest, Sealer};
+pub use entry::{About, Claims, Direction, Entry, Kind};
+pub use writer::{Log, LogError, SealRequest, Sealed, Sealer};

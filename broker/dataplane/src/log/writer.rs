@@ -18,7 +18,7 @@ use hopseal_custody::compose::Payload;
 use tokio::sync::oneshot;
 
 use super::batch::Batch;
-use super::entry::{Claims, Direction, Entry};
+use super::entry::{About, Claims, Direction, Entry, Kind};
 use super::store::Store;
 use crate::clock;
 
@@ -55,13 +55,19 @@ pub trait Sealer: Send + Sync {
     fn certificates(&self) -> &[(String, String)];
 }
 
-/// A record to seal, log and hand back.
+/// A statement to seal, log and hand back. Records, receipts and closing statements of one leaf share seals.
 pub struct SealRequest {
     pub leaf: Arc<dyn Sealer>,
     pub payload: Payload,
     /// Seals never mix receivers of different trust domains (custody-wire §4.2).
     pub receiver_trust_domain: String,
-    pub claims: Claims,
+    pub claims: Sealed,
+}
+
+/// What the line of a statement repeats beside the sealed text.
+pub enum Sealed {
+    Record(Claims),
+    Other(Kind, About),
 }
 
 enum Job {
@@ -115,10 +121,10 @@ impl Log {
         Ok((Self { jobs, healthy }, thread))
     }
 
-    /// Seals and logs a record that is about to be sent; gives the sealed text once it is durable.
+    /// Seals and logs a statement that is about to be sent; gives the sealed text once it is durable.
     ///
     /// # Errors
-    /// The record must not be sent.
+    /// The statement must not be sent.
     pub async fn seal(&self, request: SealRequest) -> Result<String, LogError> {
         let (done, outcome) = oneshot::channel();
         self.enqueue(Job::Seal(request, done))?;
@@ -135,12 +141,21 @@ impl Log {
         outcome.await.unwrap_or_else(|_| Err(LogError::Unavailable("the log writer has ended".into())))
     }
 
+    /// Seals and logs a statement that nobody waits for and that is lost if this write fails.
+    ///
+    /// # Errors
+    /// The queue is full.
+    pub fn seal_nowait(&self, request: SealRequest) -> Result<(), LogError> {
+        let (done, _nobody) = oneshot::channel();
+        self.enqueue(Job::Seal(request, done))
+    }
+
     /// Logs an entry that nobody waits for; the writer keeps it until it can be written.
     ///
     /// # Errors
     /// The queue is full.
-    pub fn append_nowait(&self, entry: Entry) -> Result<(), LogError> {
-        self.enqueue(Job::Append { entry, certificates: Vec::new(), done: None })
+    pub fn append_nowait(&self, entry: Entry, certificates: Vec<(String, String)>) -> Result<(), LogError> {
+        self.enqueue(Job::Append { entry, certificates, done: None })
     }
 
     /// Tells the writer to end once everything queued so far is written.
@@ -162,14 +177,17 @@ impl Log {
     }
 }
 
+type Unawaited = (Entry, Vec<(String, String)>);
+
 struct Writer {
     store: Box<dyn Store>,
     next_n: u64,
     certificates: HashSet<String>,
     observer: Arc<dyn LogObserver>,
     healthy: Arc<AtomicBool>,
-    /// Entries without a waiting call (bundles, starts), kept until a write holds.
-    unwritten: Vec<Entry>,
+    /// Entries without a waiting call (bundles, starts, receipts of peers) and their certificates, kept until a
+    /// write holds.
+    unwritten: Vec<Unawaited>,
 }
 
 impl Writer {
@@ -197,10 +215,11 @@ impl Writer {
         let started = std::time::Instant::now();
         let first_n = self.next_n;
         let mut batch = Batch::default();
-        for entry in &self.unwritten {
+        let mut kept = std::mem::take(&mut self.unwritten);
+        for (entry, certificates) in &kept {
+            self.add_certificates(certificates, &mut batch);
             batch.add(entry, &mut self.next_n);
         }
-        let mut kept = Vec::new();
         let mut seals: Vec<(SealRequest, oneshot::Sender<Result<String, LogError>>)> = Vec::new();
         for job in jobs {
             match job {
@@ -210,7 +229,7 @@ impl Writer {
                     batch.add(&entry, &mut self.next_n);
                     match done {
                         Some(done) => batch.appended.push(done),
-                        None => kept.push(entry),
+                        None => kept.push((entry, certificates)),
                     }
                 }
                 Job::End => {}
@@ -222,7 +241,6 @@ impl Writer {
         }
         match self.store.append(&batch.lines) {
             Ok(()) => {
-                self.unwritten.clear();
                 self.observer.wrote(batch.entries, batch.seals, batch.lines.len(), started.elapsed());
                 self.set_healthy(Ok(()));
                 self.certificates.extend(std::mem::take(&mut batch.new_certificates));
@@ -230,9 +248,8 @@ impl Writer {
             }
             Err(error) => {
                 self.next_n = first_n;
-                self.unwritten.extend(kept);
-                let excess = self.unwritten.len().saturating_sub(MAX_UNWRITTEN);
-                self.unwritten.drain(..excess);
+                kept.drain(..kept.len().saturating_sub(MAX_UNWRITTEN));
+                self.unwritten = kept;
                 self.set_healthy(Err(&error));
                 batch.fail(&LogError::Unavailable(error.to_string()));
             }
@@ -295,7 +312,7 @@ impl Writer {
                 self.add_certificates(leaf.certificates(), batch);
                 batch.seals += 1;
                 for ((request, done), text) in group.into_iter().zip(sealed) {
-                    batch.add(&sent(request.claims, text.clone()), &mut self.next_n);
+                    batch.add(&request.claims.into_entry(text.clone()), &mut self.next_n);
                     batch.sealed.push((done, text));
                 }
             }
@@ -308,14 +325,15 @@ impl Writer {
     }
 }
 
-fn sent(claims: Claims, sealed: String) -> Entry {
-    Entry::Record {
-        direction: Direction::Sent,
-        refused: None,
-        detail: None,
-        sealed: Some(sealed),
-        ancestors: Vec::new(),
-        claims: Some(claims),
+impl Sealed {
+    fn into_entry(self, sealed: String) -> Entry {
+        let (direction, refused, detail, sealed) = (Direction::Sent, None, None, Some(sealed));
+        match self {
+            Self::Record(claims) => {
+                Entry::Record { direction, refused, detail, sealed, ancestors: Vec::new(), claims: Some(claims) }
+            }
+            Self::Other(kind, about) => Entry::Statement { kind, direction, refused, detail, sealed, about },
+        }
     }
 }
 

@@ -123,7 +123,7 @@ fn payload_named(name: &str) -> Payload {
     };
     let auth = Authority { scope: None, exp: 9, hops: 1, aud: None, ops: None };
     let task = Task::named("t").unwrap();
-    root_payload(&call, &Root { cid: RandomId::generate().unwrap(), task, auth, cont: None }).unwrap()
+    root_payload(&call, &Root { cid: RandomId::generate().unwrap(), task, auth, cont: None, user: None }).unwrap()
 }
 
 fn op_of(payload: &Payload) -> String {
@@ -136,7 +136,7 @@ fn request(leaf: &Arc<Key>, payload: &str, receiver: &str) -> SealRequest {
         leaf: Arc::<Key>::clone(leaf),
         payload: payload_named(payload),
         receiver_trust_domain: receiver.into(),
-        claims: Claims {
+        claims: Sealed::Record(Claims {
             iss: "i".into(),
             aud: "a".into(),
             jti: payload.into(),
@@ -144,7 +144,7 @@ fn request(leaf: &Arc<Key>, payload: &str, receiver: &str) -> SealRequest {
             cid: "c".into(),
             hop: 0,
             op: None,
-        },
+        }),
     }
 }
 
@@ -211,7 +211,8 @@ fn a_full_disk_fails_the_calls_and_recovers_by_itself_without_a_gap() {
         log.seal(request(&key, "one", "td")).await.unwrap();
         memory.disk.lock().unwrap().full = true;
         assert!(matches!(log.seal(request(&key, "two", "td")).await, Err(LogError::Unavailable(_))));
-        log.append_nowait(Entry::Bundle { trust_domain: "td".into(), sequence: 1, x509: Vec::new() }).unwrap();
+        log.append_nowait(Entry::Bundle { trust_domain: "td".into(), sequence: 1, x509: Vec::new() }, Vec::new())
+            .unwrap();
         assert!(!log.is_healthy());
         memory.disk.lock().unwrap().full = false;
         while !log.is_healthy() {
