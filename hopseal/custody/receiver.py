@@ -17,7 +17,7 @@ from hopseal.custody.behalf import Behalf, verify_behalf
 from hopseal.custody.binding import Header, bind_request, bind_stream
 from hopseal.custody.cache import BoundedCache, ReplayStore, RootIssuers
 from hopseal.custody.certs import CertificateCache, KnownCertificates
-from hopseal.custody.chain import Records, assemble, check_links, check_times, root_authority
+from hopseal.custody.chain import Records, assemble, check_links, check_times, root_grant
 from hopseal.custody.delegation import Task
 from hopseal.custody.errors import Code, refusal
 from hopseal.custody.headers import parse_certificate_element, read_custody_fields
@@ -266,7 +266,7 @@ def _verify_records(
 def _check_root(root: SealedRecord, request: Request, receiver: Receiver, now: int) -> tuple[Authority, Behalf | None]:
     """Step 12."""
     record = root.record
-    authority = root_authority(record)
+    authority = root_grant(record)
     behalf = verify_behalf(root, authority, request.headers, receiver.issuers, receiver.own_id.trust_domain, now)
     if behalf is None and not receiver.accept_autonomous(record.iss):
         raise refusal(Code.AUTHORITY, "this component may not begin a chain on nobody's behalf")
