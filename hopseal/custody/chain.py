@@ -113,20 +113,16 @@ def check_link(parent: SealedRecord, child: SealedRecord) -> None:
         raise _broken("a record beyond the root has a claim of roots only")
 
 
-def root_authority(root: Record) -> Authority:
-    """What the root grants: the part of step 12 that needs no policy.
-
-    User tokens are not verified by this version, so only roots on nobody's behalf can pass.
+def root_grant(root: Record) -> Authority:
+    """What the root grants: the part of step 12 that needs neither policy nor the user's token (``behalf``).
 
     Raises:
-        CustodyError: [authority].
+        CustodyError: [authority] if it lacks a claim of roots, or lasts too long.
     """
     if root.auth is None or root.task is None or "obo" not in root.root_claims:
         raise refusal(Code.AUTHORITY, "the root lacks obo, task or auth")
     if root.auth.exp - root.iat > AUTHORITY_LIFETIME_S:
         raise refusal(Code.AUTHORITY, "the root's authority lasts too long")
-    if root.obo is not None:
-        raise refusal(Code.AUTHORITY, "user tokens cannot be verified here")
     return root.auth
 
 

@@ -11,14 +11,15 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 import re
 from typing import NoReturn
 
 from hopseal.custody.errors import malformed
-from hopseal.limits import MAX_INTEGER, MAX_JSON_DEPTH
+from hopseal.limits import MAX_INTEGER, MAX_JSON_DEPTH, MAX_TOKEN_JSON_DEPTH
 
 _B64URL = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 _MAX_INTEGER_CHARACTERS = len(str(-MAX_INTEGER))
 
 
@@ -56,21 +57,46 @@ def decode_base64(text: str) -> bytes:
     return data
 
 
-def sha256(data: bytes) -> bytes:
+def sha256(data: bytes | memoryview) -> bytes:
     """SHA-256, 32 bytes."""
     return hashlib.sha256(data).digest()
 
 
-def parse_json_object(data: bytes) -> dict[str, object]:
+def parse_json_object(data: bytes, *, max_depth: int = MAX_JSON_DEPTH) -> dict[str, object]:
     """The JSON object in ``data``; values are dict, list, str, int, bool and None only.
+
+    Args:
+        data: UTF-8.
+        max_depth: nested containers, the object itself is the first; that of claims unless given.
 
     Raises:
         CustodyError: [malformed] for anything that custody-wire §4.3 does not allow, at any depth.
     """
     try:
         text = data.decode("utf-8")
-        _check_depth(text)
+        _check_depth(text, max_depth)
         value = _DECODER.decode(text)
+    except ValueError as error:
+        raise malformed("not JSON in UTF-8") from error
+    if not isinstance(value, dict):
+        raise malformed("the JSON text is not an object")
+    if "\\u" in text:
+        _check_surrogates(value)
+    return value
+
+
+def parse_token_object(data: bytes) -> dict[str, object]:
+    """The JSON object in ``data``, a part of a token that others wrote: fractions are allowed, nothing else is looser.
+
+    Integers beyond what is exact come back as float, so that no reader takes them for an exact number.
+
+    Raises:
+        CustodyError: [malformed].
+    """
+    try:
+        text = data.decode("utf-8")
+        _check_depth(text, MAX_TOKEN_JSON_DEPTH)
+        value = _TOKEN_DECODER.decode(text)
     except ValueError as error:
         raise malformed("not JSON in UTF-8") from error
     if not isinstance(value, dict):
@@ -85,13 +111,13 @@ def encode_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _check_depth(text: str) -> None:
+def _check_depth(text: str, max_depth: int) -> None:
     """Count before decoding: the decoder recurses once for each level."""
     depth = 0
     for match in _STRING_OR_BRACKET.finditer(text):
         if match[0] in "[{":
             depth += 1
-            if depth > MAX_JSON_DEPTH:
+            if depth > max_depth:
                 raise malformed("JSON is nested too deep")
         elif match[0] in "]}":
             depth -= 1
@@ -122,6 +148,26 @@ def _no_fraction(digits: str) -> NoReturn:
     raise malformed(f"{digits[:20]} is not an integer")
 
 
+def _exact_or_float(digits: str) -> int | float:
+    if digits == "-0" or len(digits) > _MAX_INTEGER_CHARACTERS or abs(int(digits)) > MAX_INTEGER:
+        return _finite(digits)
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise malformed("a JSON number is out of range")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise malformed(f"{name} is not JSON")
+
+
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_unique_members, parse_int=_integer, parse_float=_no_fraction, parse_constant=_no_fraction
+)
+_TOKEN_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_members, parse_int=_exact_or_float, parse_float=_finite, parse_constant=_no_constant
 )

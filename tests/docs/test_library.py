@@ -1,4 +1,4 @@
-"""Every block of docs/library.md runs, in order, and prints what the page says."""
+"""Every block of the pages about the library runs, in order, and prints what its page says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "docs" / "library.md"]
+PAGES = [ROOT / "docs" / "library.md", ROOT / "docs" / "mappings.md"]
 BLOCKS = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 
 

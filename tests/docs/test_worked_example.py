@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jwt
 import pytest
 
 from custody_answers import answer
@@ -50,6 +51,18 @@ def test_the_codec_seals_a_statement_as_printed(made: Made) -> None:
     assert f"\n    {leaf}\n" in PAGE
     leaf_hash = hash_leaf(leaf.encode() + b"\n").hex()
     assert f"\n    {leaf_hash}\n" in PAGE
+
+
+@each
+def test_any_jose_library_verifies_a_seal_of_the_example(made: Made) -> None:
+    key = PARTIES[made.signer].key.public_key()
+    body = jwt.decode(made.statement.jws, key, algorithms=["ES256"])
+    assert jwt.get_unverified_header(made.statement.jws)["typ"] == "custody-seal+jwt"
+    assert body == {
+        "v": 1,
+        "n": 1 + len(made.neighbours),
+        "root": encode_b64url(parse_sealed(made.statement.text).seal.root),
+    }
 
 
 def test_the_tree_over_the_leaves_is_the_codecs() -> None:

@@ -29,6 +29,7 @@ from vectors import (
     cases_small,
     cases_statement,
     cases_trust,
+    cases_users,
     scene,
     worked_example,
 )
@@ -51,6 +52,7 @@ FILES: dict[str, tuple[str, dict[str, Any], Cases]] = {
     "receive_omission": ("receive", scene.DEFAULTS, cases_omission.omission_cases),
     "receive_trust": ("receive", scene.DEFAULTS, cases_trust.trust_cases),
     "receive_authority": ("receive", scene.DEFAULTS, cases_authority.authority_cases),
+    "receive_users": ("receive", cases_users.USERS_DEFAULTS, cases_users.users_cases),
     "receive_stream": ("receive", scene.DEFAULTS, cases_closing.stream_cases),
     "statement": ("statement", {}, cases_statement.statement_cases),
     "kids": ("kids", {}, cases_response.kids_cases),
