@@ -32,6 +32,7 @@ def main() -> None:
                 stale.unlink()
         for name, seed in wanted.items():
             (folder / name).write_bytes(seed)
+    (FUZZ / "issuers.json").write_text(issuers(), encoding="ascii")
     opening = next(iter(cases("closing")))[0]["record"].split(".")[0]
     (FUZZ / "opening-record.json").write_bytes(unb64u(opening))
 
@@ -55,8 +56,22 @@ def corpus() -> dict[str, list[bytes]]:
             message([*given["headers"], *given["trailers"]], given["tls_server"], given["body"]) for given in receipts
         ],
         "closing": [message(given["trailers"], given["tls_peer"], given["body"]) for given in closings],
+        "issuers": [issuers().encode()],
+        "user_token": sorted({token for given, _ in cases("receive_users") for token in tokens_of(given["headers"])}),
         "event_stream": [base64.b64decode(given["body"]) for given, _ in cases("sse")],
     }
+
+
+def issuers() -> str:
+    """Those that the vectors configure."""
+    file = json.loads((VECTORS / "receive_users.json").read_text())
+    return json.dumps(file["defaults"]["issuers"])
+
+
+def tokens_of(headers: list[list[str]]) -> list[bytes]:
+    """Transaction tokens and bearer tokens."""
+    bearer = [value.removeprefix(b"Bearer ") for value in values_of(headers, "authorization")]
+    return [*values_of(headers, "txn-token"), *bearer]
 
 
 def cases(name: str) -> Iterator[Case]:

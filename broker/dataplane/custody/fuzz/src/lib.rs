@@ -21,6 +21,7 @@ use hopseal_custody::replay::ReplayStore;
 use hopseal_custody::seal::{UnverifiedStatement, path_text, seal_body, seal_header};
 use hopseal_custody::statement::{Statement, StatementClaims as _};
 use hopseal_custody::trust::Bundles;
+use hopseal_custody::usertoken::{Issuers, TokenType, token_hash};
 
 /// The time of the vectors that the corpus is made from.
 const NOW: i64 = 1_795_348_800;
@@ -192,6 +193,33 @@ pub fn event_stream(data: &[u8]) -> bool {
     }
 }
 
+/// Issuers are read whole or not at all.
+pub fn issuers(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    Issuers::parse(text).is_ok()
+}
+
+/// A token that is verified is verified again, says who issued it, and has the hash of its text.
+pub fn user_token(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    let issuers = Issuers::parse(include_str!("../issuers.json")).expect("the issuers of the vectors");
+    let verify = |typ| match issuers.verify(text, typ, "peer", NOW) {
+        Ok(token) => {
+            assert_eq!(token.text(), text);
+            assert_eq!(token.user().th, token_hash(text));
+            assert!(issuers.contains(&token.user().iss, typ.as_str()) && issuers.claims_unverified(text, typ));
+            issuers.verify(text, typ, "peer", NOW).is_ok_and(|again| again.user() == token.user())
+        }
+        Err(refused) => {
+            assert!(matches!(refused.code, Code::Authority | Code::Unavailable), "{refused}");
+            false
+        }
+    };
+    let verified = [TokenType::Transaction, TokenType::Access].map(verify);
+    assert_ne!(verified, [true, true], "one token of two types");
+    verified != [false, false]
+}
+
 /// Field lines `name: value` up to an empty line, then a body.
 fn split_message(data: &[u8]) -> (Vec<HeaderLine<'_>>, &[u8]) {
     let mut headers = Vec::new();
@@ -233,7 +261,7 @@ mod tests {
 
     type Target = (&'static str, fn(&[u8]) -> bool);
 
-    const TARGETS: [Target; 9] = [
+    const TARGETS: [Target; 11] = [
         ("json", json),
         ("statement", statement),
         ("claims", claims),
@@ -243,6 +271,8 @@ mod tests {
         ("receipt", receipt),
         ("closing", closing),
         ("event_stream", event_stream),
+        ("issuers", issuers),
+        ("user_token", user_token),
     ];
 
     #[test]
