@@ -106,8 +106,9 @@ def test_what_was_left_out_is_sent_once_more_to_a_peer_that_lacks_it(tmp_path: P
     with Peer(authority, respond) as tool, relaying(tmp_path, authority, tool.port) as relay:
         assert relay.run(calls=3).status == 200
         first, short, full, last = tool.requests
-        assert fields(short) == fields(last) == {}
-        assert fields(full) == fields(first)
+        assert fields(short) == {}
+        # And for a while everything, as its memory may be too small for its load.
+        assert fields(full) == fields(last) == fields(first)
         assert full.record.record.jti != short.record.record.jti
         assert full.record.record.prev == short.record.record.prev
 

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use crate::body::Reply;
 use crate::broker::Broker;
 use crate::call::CallRecord;
+use crate::clock;
 use crate::directory::Component;
 use crate::headers;
 use crate::instance::Leaf;
@@ -71,7 +72,7 @@ pub async fn send(
                 return finish(broker, outgoing, response);
             }
             Taken::Refused(PeerRefusal { refusal }) if again.is_none() && lacks_what_we_have(&outgoing, &refusal) => {
-                broker.acknowledged.forget(&peer);
+                broker.acknowledged.forget(&peer, clock::now_s());
                 again = Some(wanted_certificates(&outgoing.caller.leaf, &refusal));
             }
             Taken::Refused(PeerRefusal { refusal }) => {
@@ -174,7 +175,7 @@ fn acknowledge(broker: &Broker, outgoing: &Outgoing, peer: &Thumbprint, status: 
     if let Parent::Call(chain) = &outgoing.parent
         && status.is_success()
     {
-        broker.acknowledged.acknowledge(peer, chain);
+        broker.acknowledged.acknowledge(peer, chain, clock::now_s());
     }
 }
 

@@ -117,7 +117,7 @@ fn measure_omission(parent: &Chain, peer: &Thumbprint) {
     let known = Acknowledged::default();
     let started = Instant::now();
     for _ in 0..ROUNDS {
-        known.acknowledge(peer, parent);
+        known.acknowledge(peer, parent, NOW);
     }
     report("remember what a peer acknowledged, one ancestor", ROUNDS as usize, started);
     let started = Instant::now();
