@@ -23,7 +23,7 @@ class DataPlane:
 
         Args:
             settings_json: trust_domain, node, out_socket, peer_listen ("ip:port"), log_dir and
-                optionally out_socket_mode ("0777"), body_limit_bytes, worker_threads,
+                optionally out_socket_mode ("0777"), body_limit_bytes, streams ("reject"), worker_threads,
                 default_component, limits, timeouts_ms; unknown keys are refused.
 
         Raises:

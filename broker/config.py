@@ -55,7 +55,8 @@ class Limits:
     """Bounds on what callers can make the broker hold.
 
     Args:
-        body_bytes: largest request body that is accepted.
+        body_bytes: largest request body that is held in memory and bound to its record at the start.
+        streams: accept or reject: whether larger bodies stream and are closed by a statement of their own.
         callers: processes whose identity is held at once.
         openings: identity subscriptions that are being opened at once.
         connections: connections on each of the two listening sockets.
@@ -65,6 +66,7 @@ class Limits:
     """
 
     body_bytes: int
+    streams: str
     callers: int
     openings: int
     connections: int
@@ -202,6 +204,7 @@ def _read_attestor(section: Section) -> AttestorConfig:
 def _read_limits(section: Section) -> Limits:
     return Limits(
         body_bytes=section.integer("body_bytes", default=8_388_608, minimum=1, maximum=268_435_456),
+        streams=section.choice("streams", ("accept", "reject"), default="accept"),
         callers=section.integer("callers", default=4096, minimum=1, maximum=65_536),
         openings=section.integer("openings", default=16, minimum=1, maximum=100),
         connections=section.integer("connections", default=4096, minimum=1, maximum=65_536),

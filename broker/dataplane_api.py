@@ -146,6 +146,7 @@ def encode_settings(config: BrokerConfig) -> str:
             "peer_listen": str(config.peer_listen),
             "log_dir": str(config.state_dir / "log"),
             "body_limit_bytes": config.limits.body_bytes,
+            "streams": config.limits.streams,
             "worker_threads": config.limits.worker_threads,
             "default_component": config.default_component,
             "log": {

@@ -16,7 +16,6 @@ use hopseal_custody::record::Record;
 use http::{HeaderMap, HeaderValue};
 use tokio::time::timeout;
 
-use crate::body::Buffered;
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::clock;
@@ -38,7 +37,7 @@ pub struct Received<'a> {
     pub path: &'a str,
     pub target_uri: String,
     pub headers: &'a HeaderMap,
-    pub body: &'a Buffered,
+    pub body: Body,
     pub operation: &'a Operation,
 }
 
@@ -62,13 +61,19 @@ pub async fn accept(
         method: received.method,
         target_uri: &received.target_uri,
         headers: &lines,
-        body: Body::of(&received.body.bytes),
+        body: received.body,
         peer: Some(&connection.peer),
         own_id: &received.callee.id,
         own_leaves: &own_leaves,
     };
     let operations = [received.operation.name.as_str(), received.operation.http.as_str()];
     let examined = broker.receiver.examine(&request, &policy, now).map_err(refusal_of)?;
+    if examined.newest().1.streams && received.body != Body::Stream {
+        return Err(refusal_of(Rejection::new(
+            Code::Forbidden,
+            "the body streams where no closing statement can follow",
+        )));
+    }
     let vouch_for = voucher_of(broker, connection, &examined);
     let bundles = broker.trust.current();
     let authenticated = broker.receiver.authenticate(examined, &bundles, &policy, &operations, clock::now_s());
@@ -101,6 +106,7 @@ fn voucher_of(broker: &Arc<Broker>, connection: &PeerConnection, examined: &Exam
         rec,
         receipts: Arc::default(),
         decision: String::new(),
+        ending: record.streams.then(Arc::default),
     }
 }
 
@@ -175,6 +181,13 @@ async fn log_accepted(broker: &Broker, chain: &Chain) -> Result<(), Refusal> {
         };
         refusal_of(Rejection::new(Code::Unavailable, format!("log: {why}")))
     })
+}
+
+/// Whether the request says that its body streams; nothing of it is proven.
+pub fn says_stream(headers: &HeaderMap) -> bool {
+    let record = headers.get(RECORD).filter(|_| !headers.contains_key("content-digest"));
+    let peeked = record.and_then(|record| peek_unverified(&[(RECORD, record.as_bytes())]));
+    peeked.is_some_and(|(_, record)| record.streams)
 }
 
 /// A refused message is logged before it is answered; if the log is away the refusal stands anyway.

@@ -37,7 +37,7 @@ use crate::listeners::Listeners;
 use crate::log::{Entry, Log};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
-use crate::settings::{Settings, ms};
+use crate::settings::{Settings, Streams, ms};
 use crate::stats::Stats;
 use crate::throttle::Throttle;
 use crate::tls::Tls;
@@ -202,7 +202,8 @@ impl Broker {
         }
         let built = Bundles::build(&parsed).map_err(|error| error.to_string())?;
         // Every trust domain passes here; documents and Cedar decide about each root (see `receive`).
-        let policy = ReceivePolicy { autonomous_roots, ..ReceivePolicy::default() };
+        let accept_streams = self.settings.streams == Streams::Accept;
+        let policy = ReceivePolicy { autonomous_roots, accept_streams, ..ReceivePolicy::default() };
         *self.receive_policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
         self.trust.publish(built);
         self.bundles.lock().unwrap_or_else(PoisonError::into_inner).current = current;

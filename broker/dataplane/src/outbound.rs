@@ -14,7 +14,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 
-use crate::body::{AnswerBody, Buffered, Reply, drain};
+use crate::body::{Intake, drain};
 use crate::broker::{Broker, Continues};
 use crate::call::CallRecord;
 use crate::callers::Connected;
@@ -24,11 +24,13 @@ use crate::gathered::Gathered;
 use crate::headers;
 use crate::instance::{InstanceKey, Leaf};
 use crate::operation::Operation;
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Content, Outgoing};
 use crate::path::verify_target;
 use crate::policy::{Question, Side};
 use crate::problem::Refusal;
+use crate::reply::{AnswerBody, Reply};
 use crate::send::send;
+use crate::settings::Streams;
 use crate::task;
 
 /// The host under which the broker itself answers.
@@ -54,14 +56,17 @@ pub struct Caller {
 /// Answers one request on `out.sock`; never fails, refusals are answers.
 pub async fn answer(broker: &Arc<Broker>, connected: &Connected, request: Request<Incoming>) -> Response<AnswerBody> {
     let mut record = CallRecord::begin("out", &broker.events, &broker.stats);
-    let (parts, mut body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut body = Some(body);
     match call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record).await {
         Ok(response) => {
             record.answered(response.status());
             response.map(|reply| AnswerBody::new(reply, record))
         }
         Err(refusal) => {
-            drain(&mut body).await;
+            if let Some(body) = &mut body {
+                drain(body).await;
+            }
             record.refused(&refusal);
             refusal.response().map(|body| AnswerBody::new(Reply::whole(body), record))
         }
@@ -72,7 +77,7 @@ async fn call(
     broker: &Arc<Broker>,
     connected: &Connected,
     request: Request<()>,
-    body: &mut Incoming,
+    body: &mut Option<Incoming>,
     record: &mut CallRecord,
 ) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
@@ -85,8 +90,9 @@ async fn call(
     let (mut parts, ()) = request.into_parts();
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
-    let body = broker.memory.read(&parts.headers, body).await?;
+    let body = take_in(broker, &parts.headers, body, host == BROKER_HOST).await?;
     if host == BROKER_HOST {
+        let Content::Whole(body) = body else { return Err(Refusal::new("body_too_large", "a request to the broker")) };
         return task::answer(broker, &caller, &parts.method, &target, &body).map(|made| made.map(Reply::whole));
     }
     let callee = broker
@@ -100,7 +106,10 @@ async fn call(
     let handle = parts.headers.remove(HANDLE);
     let (parent, receipts) = parent_of(broker, &caller, handle.as_ref())?;
     prepare(&mut parts.headers, &body);
-    let operation = Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes);
+    let operation = match &body {
+        Content::Whole(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
+        Content::Stream(_) => Operation::of_stream(&parts.method, target.path()),
+    };
     record.operation = Some(operation.name.clone());
     let outgoing = Outgoing {
         caller,
@@ -176,12 +185,30 @@ fn parent_of(
     Ok((parent, Arc::clone(&context.receipts)))
 }
 
-/// Makes the header list exactly what will be sent, but for the Custody fields.
-fn prepare(list: &mut HeaderMap, body: &Buffered) {
+async fn take_in(
+    broker: &Broker,
+    list: &HeaderMap,
+    body: &mut Option<Incoming>,
+    is_for_broker: bool,
+) -> Result<Content, Refusal> {
+    if is_for_broker || broker.settings.streams == Streams::Reject {
+        let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
+        return broker.memory.read(list, body).await.map(Content::Whole);
+    }
+    Ok(match broker.memory.read_or_stream(list, body).await? {
+        Intake::Whole(body) => Content::Whole(body),
+        Intake::Stream(body) => Content::Stream(Some(body)),
+    })
+}
+
+/// Makes the header list exactly what will be sent, but for the Custody fields. A stream keeps the length that it
+/// announces and has no digest: its closing statement does.
+fn prepare(list: &mut HeaderMap, body: &Content) {
     headers::strip(list);
     list.remove(header::HOST);
-    list.remove(header::CONTENT_LENGTH);
     list.remove("content-digest");
+    let Content::Whole(body) = body else { return };
+    list.remove(header::CONTENT_LENGTH);
     if !body.bytes.is_empty() {
         let digest = hopseal_custody::binding::content_digest(&hopseal_custody::hash::sha256(&body.bytes));
         list.extend(

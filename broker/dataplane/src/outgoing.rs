@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hopseal_custody::binding;
 use hopseal_custody::compose::{self, Call, Payload};
 use hopseal_custody::fields::{CERTS, CHAIN, RECORD};
@@ -18,7 +17,7 @@ use http_body_util::Full;
 use tokio::time::timeout;
 
 use crate::awaited::Sent;
-use crate::body::Buffered;
+use crate::body::{Buffered, Streamed};
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::clock;
@@ -32,6 +31,7 @@ use crate::outbound::{Caller, Parent};
 use crate::pool::{Lease, Sender};
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
+use crate::upload::{Closer, ClosingBody, RequestBody};
 
 /// A call that policy has allowed.
 pub struct Outgoing {
@@ -46,24 +46,31 @@ pub struct Outgoing {
     pub target: PathAndQuery,
     /// As it will be sent, but for the Custody fields.
     pub headers: HeaderMap,
-    pub body: Buffered,
+    pub body: Content,
     pub operation: Operation,
+}
+
+/// What is sent after the head.
+pub enum Content {
+    Whole(Buffered),
+    /// None once it was begun: a stream is sent once.
+    Stream(Option<Streamed>),
 }
 
 /// The request for one attempt, its record sealed and durable in the log, and what its receipt must fit.
 ///
-/// What the peer has acknowledged is left out. `again` is what a peer gets that lacked something: everything,
-/// and these certificates of our own.
+/// What the peer has acknowledged is left out, unless the body streams and cannot be sent again. `again` is what a
+/// peer gets that lacked something: everything, and these certificates of our own.
 ///
 /// # Errors
 /// The record may not be made, or the log cannot be written: the request must not be sent.
 pub async fn compose_request(
     broker: &Arc<Broker>,
-    outgoing: &Outgoing,
+    outgoing: &mut Outgoing,
     lease: &Lease,
     again: Option<&[String]>,
     record: &mut CallRecord,
-) -> Result<(Request<Full<Bytes>>, Sent), Refusal> {
+) -> Result<(Request<RequestBody>, Sent), Refusal> {
     let fields = forwarded(broker, outgoing, lease, again.is_some())?;
     let target_uri = format!("https://{}{}", outgoing.callee.host, outgoing.target);
     let Composed { payload, claims, cid, iat } = compose_record(outgoing, lease, &target_uri)?;
@@ -92,14 +99,31 @@ pub async fn compose_request(
         let value = value.as_deref().and_then(headers::custody_value);
         list.extend(value.map(|value| (HeaderName::from_static(name), value)));
     }
-    Ok((build_request(outgoing, lease, &target_uri, list)?, sent))
+    let body = match &mut outgoing.body {
+        Content::Whole(body) => RequestBody::Whole(Full::new(body.bytes.clone())),
+        Content::Stream(body) => {
+            let body = body.take().ok_or_else(|| Refusal::new("internal", "a stream is sent once"))?;
+            RequestBody::Closing(Box::new(ClosingBody::new(body, closer_of(&sent, &lease.leaf))))
+        }
+    };
+    Ok((build_request(outgoing, lease, &target_uri, list, body)?, sent))
 }
 
-/// The ancestors and certificates that go along.
+fn closer_of(sent: &Sent, leaf: &Arc<Leaf>) -> Closer {
+    Closer {
+        broker: Arc::clone(&sent.broker),
+        leaf: Arc::clone(leaf),
+        callee: sent.callee.clone(),
+        cid: sent.cid,
+        rec: sent.rec,
+    }
+}
+
+/// The ancestors and certificates that go along; `all` to a peer that lacked some.
 fn forwarded(broker: &Broker, outgoing: &Outgoing, lease: &Lease, all: bool) -> Result<ForwardedFields, Refusal> {
     let Parent::Call(chain) = &outgoing.parent else { return Ok(ForwardedFields::default()) };
     let hops = broker.receive_policy().hops;
-    let fields = if all {
+    let fields = if all || matches!(outgoing.body, Content::Stream(_)) {
         ForwardedFields::build(chain, hops)
     } else {
         let peer = lease.peer.leaf().thumbprint();
@@ -113,9 +137,10 @@ fn build_request(
     lease: &Lease,
     target_uri: &str,
     mut list: HeaderMap,
-) -> Result<Request<Full<Bytes>>, Refusal> {
+    body: RequestBody,
+) -> Result<Request<RequestBody>, Refusal> {
     let malformed = |why: String| Refusal::new("request_invalid", why);
-    let mut request = Request::new(Full::new(outgoing.body.bytes.clone()));
+    let mut request = Request::new(body);
     *request.method_mut() = outgoing.method.clone();
     *request.uri_mut() = match lease.sender {
         Sender::H2(_) => target_uri.parse::<Uri>().map_err(|error| malformed(error.to_string()))?,
@@ -152,7 +177,7 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
         exp: now + DEFAULT_LIFETIME_S,
         jti,
         rqb: binding::request_binding(method, target_uri, &lines).map_err(refusal_of)?,
-        streams: false,
+        streams: matches!(outgoing.body, Content::Stream(_)),
         operations: &[&operation.name, &operation.http],
         srv: Some(lease.peer.leaf().thumbprint()),
         by: None,

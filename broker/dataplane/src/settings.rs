@@ -32,6 +32,9 @@ pub struct Settings {
     /// Largest request body that is buffered and digested (custody-wire §7.3).
     #[serde(default = "default_body_limit")]
     pub body_limit_bytes: usize,
+    /// Whether longer ones stream, sent and received.
+    #[serde(default)]
+    pub streams: Streams,
     /// 1 runs everything on one thread, which is also the cheapest per call.
     #[serde(default = "default_threads")]
     pub worker_threads: usize,
@@ -44,6 +47,15 @@ pub struct Settings {
     pub timeouts_ms: Timeouts,
     #[serde(default)]
     pub log: LogSettings,
+}
+
+/// What happens to request bodies that are not buffered (custody-wire §7.3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Streams {
+    Accept,
+    #[default]
+    Reject,
 }
 
 /// How the custody log is kept and what calls wait for.
