@@ -29,6 +29,7 @@ class Relay:
     b: Node
     calls: int = 1  # of the reasoner for one call of the orchestrator
     between: Callable[[], None] = lambda: None  # the reasoner's calls
+    body: bytes = b"from reasoner"
 
     def run(self, calls: int = 1) -> Answer:
         self.calls = calls
@@ -36,20 +37,20 @@ class Relay:
 
 
 @contextlib.contextmanager
-def relaying(folder: Path, authority: Authority, tool: int) -> Iterator[Relay]:
+def relaying(folder: Path, authority: Authority, tool: int, **settings: object) -> Iterator[Relay]:
     path = folder / "reasoner.sock"
 
     def hand_on(handler: http.server.BaseHTTPRequestHandler, seen: Seen) -> None:
         for number in range(relay.calls):
             if number > 0:
                 relay.between()
-            inner = call(relay.b, "tool", body=b"from reasoner", handle=seen.header("Custody-Handle"))
+            inner = call(relay.b, "tool", body=relay.body, handle=seen.header("Custody-Handle"))
         answer(handler, inner.body, inner.status)
 
     with Component(path, hand_on), contextlib.ExitStack() as stack:
         a = Node(folder / "a", authority).start()
         stack.callback(a.stop)
-        b = Node(folder / "b", authority, "reasoner", {"reasoner": path}).start()
+        b = Node(folder / "b", authority, "reasoner", {"reasoner": path}, settings=dict(settings)).start()
         stack.callback(b.stop)
         a.route(reasoner=b.port)
         b.route(tool=tool)
@@ -140,6 +141,17 @@ def test_an_answer_that_is_no_success_acknowledges_nothing(tmp_path: Path, statu
         assert relay.run(calls=2).status == status
         first, second = tool.requests
         assert fields(first) == fields(second) != {}
+
+
+def test_a_stream_carries_everything_as_it_cannot_be_sent_twice(tmp_path: Path) -> None:
+    authority = Authority(TRUST_DOMAIN)
+    small = {"streams": "accept", "body_limit_bytes": 1000}
+    with Peer(authority) as tool, relaying(tmp_path, authority, tool.port, **small) as relay:
+        relay.body = b"x" * 5000
+        assert relay.run(calls=2).status == 200
+        first, second = tool.requests
+        assert second.record.record.bm == "stream"
+        assert set(fields(first)) == set(fields(second)) == {CHAIN, CERTS}
 
 
 def test_a_peer_with_a_new_certificate_has_acknowledged_nothing(tmp_path: Path) -> None:
