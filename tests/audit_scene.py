@@ -1,7 +1,7 @@
 """Evidence of one task over two nodes, as their brokers log it and a witness cosigns it; every part can be changed.
 
-shell → orchestrator → reasoner, then orchestrator → connector, based on the reasoner's answer. The left node holds shell,
-orchestrator and reasoner, the right one the connector.
+shell → orchestrator → reasoner, then orchestrator → connector, based on the reasoner's answer. The left node holds
+shell, orchestrator and reasoner, the right one the connector.
 """
 
 from __future__ import annotations
