@@ -1,7 +1,7 @@
 """Evidence of one task over two nodes, as their brokers log it and a witness cosigns it; every part can be changed.
 
-shell → orchestrator → reasoner, then orchestrator → connector, based on the reasoner's answer. The left node holds shell,
-orchestrator and reasoner, the right one the connector.
+shell → orchestrator → reasoner, then orchestrator → connector, based on the reasoner's answer. The left node holds
+shell, orchestrator and reasoner, the right one the connector.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class NodeLog:
     witnesses: tuple[KeySigner, ...] = (WITNESS,)
     lines: list[bytes] = field(default_factory=list)
     checkpoints: list[tuple[int, bytes]] = field(default_factory=list)
+    hashes: dict[tuple[int, int], bytes] = field(default_factory=dict)
     key: KeySigner = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,9 +111,13 @@ class NodeLog:
         return self.write(at, type="bundle", td=trust_domain, sequence=1, x509=x509)
 
     def read(self, level: int, index: int) -> bytes:
-        if level == 0:
-            return hash_leaf(leaf_of_line(self.lines[index]))
-        return hash_node(self.read(level - 1, 2 * index), self.read(level - 1, 2 * index + 1))
+        if (level, index) not in self.hashes:
+            if level == 0:
+                self.hashes[level, index] = hash_leaf(leaf_of_line(self.lines[index]))
+            else:
+                pair = (self.read(level - 1, 2 * index), self.read(level - 1, 2 * index + 1))
+                self.hashes[level, index] = hash_node(*pair)
+        return self.hashes[level, index]
 
     def checkpoint(self, at: int) -> None:
         """Sign the tree as it is and have it cosigned at ``at``."""

@@ -61,8 +61,9 @@ class Conclusion:
         chains = self._chains()
         trees = {cid: self._judge(records) for cid, records in chains.items()}  # 6
         cross_check(self._table, tuple(self._artifacts.refusals))  # 7
-        audits = [self._chain(cid, trees[cid]) for cid in chains]  # 8
-        audits += self._without_records(set(chains))
+        loose = self._loose_statements()
+        cids = [*chains, *(cid for cid in sorted(loose) if cid not in chains)]
+        audits = [self._chain(cid, trees.get(cid, ()), tuple(loose.get(cid, ()))) for cid in cids]  # 8
         problems, missing = tuple(self._artifacts.problems), tuple(self._artifacts.missing)
         verdicts = [each.verdict for each in audits] or [Verdict.INCOMPLETE]
         verdicts += [verdict_of(each.finding, ()) for each in unread]
@@ -113,20 +114,11 @@ class Conclusion:
         else:
             check_token(root, claims)
 
-    def _chain(self, cid: str, trees: tuple[JudgedHop, ...]) -> ChainAudit:
+    def _chain(self, cid: str, trees: tuple[JudgedHop, ...], loose: tuple[LooseStatement, ...]) -> ChainAudit:
         roots = tuple(map(self._hop, trees))
-        loose = tuple(self._loose(cid))
-        hops = [each.verdict for root in roots for each in root.walk()]
+        hops = [each.verdict for root in roots for each in root.walk()] or [Verdict.INCOMPLETE]
         verdict = worst([*hops, *(each.verdict for each in loose)])
         return ChainAudit(cid, verdict, roots, loose, self._refusals(cid))
-
-    def _without_records(self, known: set[str]) -> list[ChainAudit]:
-        cids = {each.statement.cid for each in self._table.by_hash.values()} - known
-        return [
-            ChainAudit(cid, worst([Verdict.INCOMPLETE, *(each.verdict for each in loose)]), (), loose, ())
-            for cid in sorted(filter(None, cids))
-            if (loose := tuple(self._loose(cid)))
-        ]
 
     def _hop(self, judged: JudgedHop) -> HopAudit:
         facts = self._table.by_hash[judged.sealed.hash]
@@ -168,15 +160,17 @@ class Conclusion:
                     facts.at,
                 )
 
-    def _loose(self, cid: str) -> Iterable[LooseStatement]:
+    def _loose_statements(self) -> dict[str, list[LooseStatement]]:
+        """Statements whose record is not here, or is of another chain, by the chain that they name."""
+        found: dict[str, list[LooseStatement]] = {}
         for facts in self._table.by_hash.values():
-            subject = facts.statement.subject
-            if facts.statement.cid != cid or subject is None:
-                continue
-            record = self._table.record(subject)
-            if record is None or record.cid != cid:
-                verdict = self._verdict(facts)
-                yield LooseStatement(facts.hash, facts.statement.kind, verdict, facts.finding, tuple(facts.missing))
+            cid, subject = facts.statement.cid, facts.statement.subject
+            record = self._table.record(subject) if subject is not None else None
+            if cid is not None and subject is not None and (record is None or record.cid != cid):
+                kind, verdict = facts.statement.kind, self._verdict(facts)
+                loose = LooseStatement(facts.hash, kind, verdict, facts.finding, tuple(facts.missing))
+                found.setdefault(cid, []).append(loose)
+        return found
 
     def _verdict(self, facts: Facts) -> Verdict:
         return verdict_of(facts.finding, facts.missing)
