@@ -175,9 +175,9 @@ class Scene:
                     log.certificate(party.der, self.at)
         return self
 
-    def announcement(self, log: NodeLog, **changes: Any) -> EvidenceStatement:
-        broker = SpiffeId.parse(f"spiffe://{pki.PROD}/hopseal/broker/{log.name}")
-        x5t = thumbprint(BROKERS[log.name].der)
+    def announcement(self, node: NodeLog, **changes: Any) -> EvidenceStatement:
+        broker = SpiffeId.parse(f"spiffe://{pki.PROD}/hopseal/broker/{node.name}")
+        x5t = thumbprint(BROKERS[node.name].der)
         said = EvidenceStatement(
             iss=broker,
             iat=self.at,
@@ -186,7 +186,7 @@ class Scene:
             sub=broker,
             sx=x5t,
             verdict=Verdict.ATTESTED,
-            log=LogKey(log.origin, str(log.key.key)),
+            log=LogKey(node.origin, str(node.key.key)),
         )
         return replace(said, **changes)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hopseal.custody.authority import Authority
 from hopseal.custody.kids import kids_to_json
-from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, HopAudit
+from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, ClosingReport, HopAudit
 from hopseal.log.judge import Finding
 
 
@@ -94,9 +94,7 @@ def hop_json(hop: HopAudit) -> dict[str, Any]:
         else None,
         "based_on": [{"receipt": each.hash, "record": each.record} for each in hop.based_on],
         "answers": [_answer(each) for each in hop.answers],
-        "closing": {"cd": hop.closing.cd, "len": hop.closing.length, "fin": str(hop.closing.fin)}
-        if hop.closing
-        else None,
+        "closings": [_closing(each) for each in hop.closings],
         "children": [hop_json(child) for child in hop.children],
     }
 
@@ -118,6 +116,19 @@ def _answer(answer: AnswerReport) -> dict[str, Any]:
         "kids": kids_to_json(outcome.kids),
         "decision": outcome.dec,
         "proven_time": {"from": outcome.iat, "until": answer.at},
+    }
+
+
+def _closing(closing: ClosingReport) -> dict[str, Any]:
+    return {
+        "hash": closing.hash,
+        "verdict": str(closing.verdict),
+        "finding": _finding(closing.finding),
+        "missing": list(closing.missing),
+        "digest": closing.claims.cd,
+        "len": closing.claims.length,
+        "fin": str(closing.claims.fin),
+        "proven_time": {"from": closing.claims.iat, "until": closing.at},
     }
 
 

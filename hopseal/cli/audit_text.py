@@ -13,8 +13,10 @@ import click
 from hopseal.cli.chain import short_id
 from hopseal.cli.output import format_count
 from hopseal.custody.authority import Authority
+from hopseal.custody.closing import Closing
+from hopseal.custody.outcome import Outcome
 from hopseal.log.audit.codes import is_missing, message_of
-from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, HopAudit, Verdict
+from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, ClosingReport, HopAudit, Verdict
 from hopseal.log.judge import Finding
 
 _MARKS = {Verdict.VERIFIED: ("✓", "green"), Verdict.INCOMPLETE: ("?", "yellow"), Verdict.REFUSED: ("✗", "red")}
@@ -47,8 +49,11 @@ def print_chain(chain: ChainAudit, *, brief: bool) -> None:
         _print_missing(indent, hop.missing)
         for line in () if brief else _facts(hop):
             click.echo(f"{indent}{line}")
+        for closing in hop.closings:
+            _print_part(indent, closing, f"streamed {_body(closing.claims, brief=brief)}")
         for answer in hop.answers:
-            _print_answer(indent, answer, brief=brief)
+            name = "receipt" if answer.kind == "rcp" else "observed"
+            _print_part(indent, answer, f"{name:<8} {answer.outcome.st}, {_body(answer.outcome, brief=brief)}")
     for each in chain.loose:
         click.echo(f"{mark(each.verdict)} {each.kind} {each.hash} belongs to no record here")
         if each.finding is not None:
@@ -115,22 +120,21 @@ def _facts(hop: HopAudit) -> Iterator[str]:
         yield f"continues {record.cont.cid} ({record.cont.why})"
     for cited in hop.based_on:
         yield f"based on {cited.hash}"
-    if hop.closing is not None:
-        yield f"streamed {hop.closing.length} bytes, {hop.closing.fin}, digest {hop.closing.cd}"
 
 
 def _times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
-def _print_answer(indent: str, answer: AnswerReport, *, brief: bool) -> None:
-    outcome = answer.outcome
-    name = "receipt" if answer.kind == "rcp" else "observed"
-    text = f"{indent}{mark(answer.verdict)} {name:<8} {outcome.st}, {outcome.length} bytes, {outcome.fin}"
-    click.echo(text if brief else f"{text}, digest {outcome.cd}")
-    if answer.finding is not None:
-        _print_finding(f"{indent}  ", "", answer.finding)
-    _print_missing(f"{indent}  ", answer.missing)
+def _body(body: Closing | Outcome, *, brief: bool) -> str:
+    return f"{body.length} bytes, {body.fin}" + ("" if brief else f", digest {body.cd}")
+
+
+def _print_part(indent: str, part: AnswerReport | ClosingReport, text: str) -> None:
+    click.echo(f"{indent}{mark(part.verdict)} {text}")
+    if part.finding is not None:
+        _print_finding(f"{indent}  ", "", part.finding)
+    _print_missing(f"{indent}  ", part.missing)
 
 
 def _print_finding(indent: str, subject: str, finding: Finding) -> None:

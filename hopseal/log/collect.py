@@ -121,6 +121,7 @@ class _Draft:
     unproven: list[str] = field(default_factory=list)
     begins: dict[str, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
+    records: set[str] = field(default_factory=set)
     leaves: set[str] = field(default_factory=set)
     tokens: set[str] = field(default_factory=set)
     domains: set[TrustDomain] = field(default_factory=set)
@@ -157,11 +158,15 @@ class _Draft:
             entry = _parse(text)
             if entry is None:
                 self.unreadable.append(f"{log.origin}/{n}")
-            elif isinstance(entry, RecordEntry | StatementEntry) and entry.cid in self.cids:
+            elif isinstance(entry, RecordEntry | StatementEntry) and self._belongs(entry):
                 if entry.accepted and entry.sealed is not None:
                     self._take_statement(log, n, text, entry)
                 else:
                     self._take_artifact(log, n, text)
+
+    def _belongs(self, entry: RecordEntry | StatementEntry) -> bool:
+        """Whether an entry is of a chosen chain; an answer to one of its records is, whatever chain it names."""
+        return entry.cid in self.cids or (isinstance(entry, StatementEntry) and entry.rec in self.records)
 
     def take_around(self, log: SourceLog) -> None:
         """Third pass: trust bundles in force, revocations, tokens, evidence, keys of logs."""
@@ -200,6 +205,7 @@ class _Draft:
         except CustodyError:
             return
         claims = statement.claims
+        self.records.add(statement.hash)
         self.leaves.add(statement.statement.seal.x5t)
         self.domains.add(claims.iss.trust_domain)
         iat = claims.iat if isinstance(claims, Record | EvidenceStatement) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hopseal.custody.closing import Closing
+from hopseal.custody.errors import Code
 from hopseal.custody.evidence_statement import EvidenceStatement, is_accepted
 from hopseal.custody.record import Record, SealedRecord
 from hopseal.log.audit.artifacts import Artifacts, Refusal
@@ -19,6 +20,7 @@ from hopseal.log.audit.report import (
     AuditReport,
     ChainAudit,
     Citation,
+    ClosingReport,
     HopAudit,
     LooseStatement,
     UnreadStatement,
@@ -30,7 +32,7 @@ from hopseal.log.audit.statements import ReadStatement
 from hopseal.log.audit.steps import StatementReport
 from hopseal.log.audit.tokens import check_token
 from hopseal.log.audit.trust import TrustHistory
-from hopseal.log.judge import ChainJudge, Finding, JudgedHop
+from hopseal.log.judge import CHAIN_STEP, ChainJudge, Finding, JudgedHop
 
 
 class Conclusion:
@@ -61,6 +63,9 @@ class Conclusion:
         chains = self._chains()
         trees = {cid: self._judge(records) for cid, records in chains.items()}  # 6
         cross_check(self._table, tuple(self._artifacts.refusals))  # 7
+        for facts in self._table.by_hash.values():
+            if facts.finding is not None and is_missing(facts.finding.code):
+                facts.lacks(facts.finding.detail)
         loose = self._loose_statements()
         cids = [*chains, *(cid for cid in sorted(loose) if cid not in chains)]
         audits = [self._chain(cid, trees.get(cid, ()), tuple(loose.get(cid, ()))) for cid in cids]  # 8
@@ -92,12 +97,15 @@ class Conclusion:
     def _note(self, hop: JudgedHop) -> None:
         facts = self._table.by_hash[hop.sealed.hash]
         facts.finding = facts.finding or hop.finding
-        if facts.finding is not None and is_missing(facts.finding.code):
-            facts.lacks(facts.finding.detail)
         for child in hop.children:
             self._note(child)
 
     def _finding(self, sealed: SealedRecord) -> Finding | None:
+        """What is wrong with a record by itself, or with naming a parent that is of another chain."""
+        parent = self._table.record(str(sealed.record.prev))
+        if parent is not None and parent.cid != sealed.record.cid:
+            splice = Finding(CHAIN_STEP, Code.CHAIN, "its parent is of another chain")
+            return self._table.by_hash[sealed.hash].finding or splice
         return self._table.by_hash[sealed.hash].finding
 
     def _moment(self, sealed: SealedRecord) -> int:
@@ -125,8 +133,8 @@ class Conclusion:
         record = judged.sealed.record
         about = self._table.about.get(facts.hash, [])
         answers = tuple(self._answers(about))
-        closings = [each for each in about if isinstance(each.statement.claims, Closing)]
-        parts = [self._verdict(facts), *(each.verdict for each in answers), *map(self._verdict, closings)]
+        closings = tuple(self._closings(about))
+        parts = [self._verdict(facts), *(each.verdict for each in answers), *(each.verdict for each in closings)]
         return HopAudit(
             sealed=judged.sealed,
             verdict=worst(parts),
@@ -138,9 +146,7 @@ class Conclusion:
             authority_after=judged.authority_after,
             evidence=self._evidence_for(judged.sealed),
             answers=answers,
-            closing=next(
-                (each.statement.claims for each in closings if isinstance(each.statement.claims, Closing)), None
-            ),
+            closings=closings,
             based_on=tuple(self._citation(cited) for cited in record.based_on or ()),
             token=self._token(record),
             children=tuple(map(self._hop, judged.children)),
@@ -148,17 +154,16 @@ class Conclusion:
 
     def _answers(self, about: list[Facts]) -> Iterable[AnswerReport]:
         for facts in about:
-            outcome = facts.statement.outcome
-            if outcome is not None:
-                yield AnswerReport(
-                    facts.hash,
-                    facts.statement.kind,
-                    outcome,
-                    self._verdict(facts),
-                    facts.finding,
-                    tuple(facts.missing),
-                    facts.at,
-                )
+            if (outcome := facts.statement.outcome) is not None:
+                verdict, missing = self._verdict(facts), tuple(facts.missing)
+                kind = facts.statement.kind
+                yield AnswerReport(facts.hash, kind, outcome, verdict, facts.finding, missing, facts.at)
+
+    def _closings(self, about: list[Facts]) -> Iterable[ClosingReport]:
+        for facts in about:
+            if isinstance(claims := facts.statement.claims, Closing):
+                verdict, missing = self._verdict(facts), tuple(facts.missing)
+                yield ClosingReport(facts.hash, claims, verdict, facts.finding, missing, facts.at)
 
     def _loose_statements(self) -> dict[str, list[LooseStatement]]:
         """Statements whose record is not here, or is of another chain, by the chain that they name."""

@@ -220,4 +220,4 @@ class StatementAuditor:
 
 def _detail(error: HopsealError) -> str:
     missing = ", ".join(getattr(error, "missing", ()))
-    return error.detail or missing or error.message
+    return missing or error.detail or error.message
