@@ -50,7 +50,10 @@ class AdminHttp:
             web.get("/healthz", self._healthz),
             web.get("/readyz", self._readyz),
         ]
-        async with _served(admin.sock, [web.get("/v1/status", self._get_status), *common]), _served(metrics, common):
+        async with (
+            serve_routes(admin.sock, [web.get("/v1/status", self._get_status), *common]),
+            serve_routes(metrics, common),
+        ):
             yield
 
     async def _get_status(self, _: web.Request) -> web.Response:
@@ -74,11 +77,11 @@ class AdminHttp:
         return web.json_response({"ready": ready}, status=200 if ready else 503)
 
 
-def bind_metrics(endpoint: Endpoint) -> socket.socket:
-    """A TCP socket bound at ``endpoint``, not yet listening.
+def bind_tcp(endpoint: Endpoint, setting: str = "metrics_listen") -> socket.socket:
+    """A TCP socket bound at ``endpoint``, which the configuration names ``setting``; not yet listening.
 
     Raises:
-        UnavailableError: it cannot be bound (``metrics_listen_unavailable``).
+        UnavailableError: it cannot be bound (``metrics_listen_unavailable``, ``audit_listen_unavailable``).
     """
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -88,11 +91,34 @@ def bind_metrics(endpoint: Endpoint) -> socket.socket:
     except OSError as error:
         sock.close()
         raise UnavailableError(
-            "metrics_listen_unavailable",
+            f"{setting.replace('.', '_')}_unavailable",
             f"cannot listen on {endpoint}: {error.strerror}",
-            remedy="stop what listens there, or change metrics_listen",
+            remedy=f"stop what listens there, or change {setting}",
         ) from error
     return sock
+
+
+@asynccontextmanager
+async def serve_routes(
+    sock: socket.socket, routes: list[web.RouteDef], *, life_s: float = _LIFE_S
+) -> AsyncIterator[None]:
+    """Serve ``routes`` on ``sock`` until the context ends; no connection outlives ``life_s``."""
+    app = web.Application(client_max_size=0, middlewares=[_answer_errors])
+    app.add_routes(routes)
+    # Status carries names from documents; an access log would add nothing.
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    server = runner.server
+    if server is None:
+        raise BugError("admin_server_missing", "the HTTP server was set up and is not there")
+    listening = await asyncio.get_running_loop().create_server(
+        lambda: _Bounded(server, life_s), sock=sock, backlog=_BACKLOG
+    )
+    try:
+        yield
+    finally:
+        listening.close()
+        await runner.cleanup()
 
 
 @web.middleware
@@ -107,8 +133,9 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
 class _Bounded(asyncio.Protocol):
     """Hands a connection to aiohttp, within a bound on their number and on the life of each, which aiohttp has not."""
 
-    def __init__(self, server: web.Server) -> None:
+    def __init__(self, server: web.Server, life_s: float) -> None:
         self._server = server
+        self._life_s = life_s
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not isinstance(transport, asyncio.Transport) or len(self._server.connections) >= _CONNECTIONS:
@@ -117,22 +144,4 @@ class _Bounded(asyncio.Protocol):
         protocol = self._server()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-        asyncio.get_running_loop().call_later(_LIFE_S, transport.abort)
-
-
-@asynccontextmanager
-async def _served(sock: socket.socket, routes: list[web.RouteDef]) -> AsyncIterator[None]:
-    app = web.Application(client_max_size=0, middlewares=[_answer_errors])
-    app.add_routes(routes)
-    # Status carries names from documents; an access log would add nothing.
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-    await runner.setup()
-    server = runner.server
-    if server is None:
-        raise BugError("admin_server_missing", "the HTTP server was set up and is not there")
-    listening = await asyncio.get_running_loop().create_server(lambda: _Bounded(server), sock=sock, backlog=_BACKLOG)
-    try:
-        yield
-    finally:
-        listening.close()
-        await runner.cleanup()
+        asyncio.get_running_loop().call_later(self._life_s, transport.abort)

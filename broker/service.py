@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 import hopseal
-from broker.admin import AdminHttp, bind_metrics
+from broker.admin import AdminHttp, bind_tcp
 from broker.attestor_admin import AttestorAdmin
 from broker.attestor_link import AttestorLink
 from broker.callees import Callees
@@ -65,7 +65,7 @@ async def serve(config: BrokerConfig, *, load: Callable[[BrokerConfig], DataPlan
     async with contextlib.AsyncExitStack() as stack:
         admin = bind_unix_socket(config.admin_socket, mode=_ADMIN_MODE)
         stack.callback(admin.close)
-        metrics = bind_metrics(config.metrics_listen)
+        metrics = bind_tcp(config.metrics_listen)
         stack.callback(metrics.close)
         data_plane, port = await stack.enter_async_context(_started(config, load))
         broker = Broker(config, data_plane, admin)

@@ -69,7 +69,7 @@ def encode_statement(statement: Statement) -> bytes:
             return encode_observation(statement)
         case Closing():
             return encode_closing(statement)
-        case EvidenceStatement():
+        case _:
             return encode_evidence(statement)
 
 
@@ -84,5 +84,5 @@ def type_of(statement: Statement) -> str:
             return observation.TYPE
         case Closing():
             return closing.TYPE
-        case EvidenceStatement():
+        case _:
             return evidence_statement.TYPE

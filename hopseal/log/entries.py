@@ -157,10 +157,7 @@ def parse_line(line: bytes) -> LogEntry:
     Raises:
         LogError: the CRC does not fit, or the JSON is no entry.
     """
-    checksum, space, payload = line[:_CRC_CHARACTERS], line[_CRC_CHARACTERS : _CRC_CHARACTERS + 1], line[9:]
-    if space != b" " or checksum != f"{zlib.crc32(payload):08x}".encode("ascii"):
-        raise LogError("the checksum of a line does not fit")
-    return parse_entry(payload)
+    return parse_entry(read_payload(line))
 
 
 def parse_entry(payload: bytes) -> LogEntry:
@@ -175,6 +172,18 @@ def parse_entry(payload: bytes) -> LogEntry:
         return _PARSERS[kind](members, members.required("n", read_integer), members.required("at_ms", read_integer))
     except (CustodyError, IdentityError) as error:
         raise LogError("a line with a right checksum is no entry", detail=error.detail) from error
+
+
+def read_payload(line: bytes) -> bytes:
+    """The JSON bytes of one line, given without its newline; what they say is not looked at.
+
+    Raises:
+        LogError: the CRC does not fit.
+    """
+    checksum, space, payload = line[:_CRC_CHARACTERS], line[_CRC_CHARACTERS : _CRC_CHARACTERS + 1], line[9:]
+    if space != b" " or checksum != f"{zlib.crc32(payload):08x}".encode("ascii"):
+        raise LogError("the checksum of a line does not fit")
+    return payload
 
 
 def format_line(payload: bytes) -> bytes:
