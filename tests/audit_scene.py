@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -35,6 +36,8 @@ from hopseal.log.bundle import EvidenceBundle
 from hopseal.log.checkpoint import Checkpoint
 from hopseal.log.collect import SourceLog, collect
 from hopseal.log.cosignature import cosign
+from hopseal.log.entries import format_line
+from hopseal.log.history import PastCheckpoint, format_past_checkpoint
 from hopseal.log.leaf import leaf_of_line
 from hopseal.log.log_key import sign_checkpoint
 from hopseal.log.note import parse_note
@@ -42,6 +45,7 @@ from hopseal.log.policy import Policy, parse_policy
 from hopseal.log.proof import Proof
 from hopseal.log.selection import Selection
 from hopseal.log.signers import KeySigner, log_signer, witness_signer
+from hopseal.log.tiles import TILE_WIDTH, tiles_of
 from hopseal.log.tree import build_inclusion_proof, read_root
 from vectors import pki
 from vectors.pki import NOW, Party, spiffe
@@ -132,6 +136,25 @@ class NodeLog:
             if index < size:
                 return Proof(index, build_inclusion_proof(index, size, self.read), note).encode().decode()
         return None
+
+    def save(self, folder: Path) -> Path:
+        """The broker's state folder, as it would be on disk."""
+        (folder / "log").mkdir(parents=True)
+        (folder / "log" / "custody.log").write_bytes(b"".join(map(format_line, self.lines)))
+        history = folder / "tlog" / "history"
+        history.mkdir(parents=True)
+        past = [PastCheckpoint(NOW, size, note) for size, note in self.checkpoints]
+        (history / "2026112212.jsonl").write_bytes(b"".join(map(format_past_checkpoint, past)))
+        for size, note in self.checkpoints:
+            (folder / "tlog" / "checkpoint").write_bytes(note)
+            for tile in tiles_of(size):
+                if tile.level is not None:
+                    path = folder / "tlog" / tile.path
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    first = tile.index * TILE_WIDTH
+                    hashes = (self.read(8 * tile.level, first + each) for each in range(tile.width))
+                    path.write_bytes(b"".join(hashes))
+        return folder
 
     def source(self) -> SourceLog:
         return SourceLog(self.origin, str(self.key.key), lambda: enumerate(self.lines), self.prove)
@@ -293,6 +316,10 @@ class Scene:
 
     def bundle(self, selection: Selection | None = None) -> EvidenceBundle:
         return collect((self.left.source(), self.right.source()), selection or Selection()).bundle
+
+    def save(self, folder: Path) -> tuple[Path, Path]:
+        """Both nodes' state folders."""
+        return self.left.save(folder / "left"), self.right.save(folder / "right")
 
     def policy(self, *lines: str) -> Policy:
         text = [f"log {log.key.key}" for log in (self.left, self.right)]

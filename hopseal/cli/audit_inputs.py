@@ -75,8 +75,17 @@ def load_policy(path: Path | None, witness_keys: Sequence[str], bundle: Evidence
             remedy="give --policy FILE, or --witness-key VKEY for each witness that must have cosigned",
         )
     if path is not None:
-        return parse_policy(_read(path, MAX_POLICY_BYTES, "policy"))
+        return parse_policy(read_policy_text(path))
     return policy_of(_logs_of(bundle), [(parse_vkey(key),) for key in witness_keys], len(witness_keys))
+
+
+def read_policy_text(path: Path) -> bytes:
+    """The text of a log policy.
+
+    Raises:
+        UnavailableError: it cannot be read (``policy_unreadable``).
+    """
+    return _read(path, MAX_POLICY_BYTES, "policy")
 
 
 def load_trust(path: Path | None) -> TrustPolicy:
