@@ -37,6 +37,23 @@ def print_report(report: AuditReport, *, brief: bool) -> None:
     click.echo(f"{paint(report.verdict)}: {counts}, proven to be in {clean(logs)}")
 
 
+def print_tree(report: AuditReport) -> None:
+    """What the chains claim, without a word about what holds."""
+    for chain in report.chains:
+        click.echo(f"chain {click.style(chain.cid, bold=True)}")
+        by_hash = {hop.sealed.hash: hop for hop in chain.hops()}
+        for hop, lead, indent in _lines(chain.roots, ""):
+            record = hop.sealed.record
+            status = ", ".join(str(each.outcome.st) for each in hop.answers) or "no answer"
+            parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
+            click.echo(f"{lead}{parties}  {click.style(clean(record.op or '?'), bold=True)}  {status}")
+            for cited in hop.based_on:
+                source = by_hash.get(cited.record or "")
+                who = short_id(source.sealed.record.aud) if source else "somebody whose answer is not here"
+                click.echo(f"{indent}based on the answer of {who}")
+    click.secho("not judged: give --policy to verify", dim=True)
+
+
 def print_chain(chain: ChainAudit, *, brief: bool) -> None:
     """One chain as a tree."""
     click.echo(f"chain {click.style(chain.cid, bold=True)}  {paint(chain.verdict)}")
@@ -119,7 +136,7 @@ def _facts(hop: HopAudit) -> Iterator[str]:
     if record.cont is not None:
         yield f"continues {record.cont.cid} ({record.cont.why})"
     for cited in hop.based_on:
-        yield f"based on {cited.hash}"
+        yield f"based on {cited.hash}, " + (f"the answer to {cited.record}" if cited.record else "which is not here")
 
 
 def _times(count: int) -> str:

@@ -34,7 +34,7 @@ from hopseal.log.entries import (
 )
 from hopseal.log.leaf import leaf_of_line
 from hopseal.log.reader import records_of
-from hopseal.log.selection import Selection
+from hopseal.log.selection import ChainNotes, Selection
 from hopseal.verify import SvidError, parse_certificate
 
 _MS = 1_000
@@ -84,7 +84,7 @@ def collect(logs: Sequence[SourceLog], selection: Selection, policy: str = "") -
     draft = _Draft()
     for log in logs:
         draft.find(log, selection)
-    draft.add_continued()
+    draft.choose(selection)
     for log in logs:
         draft.take(log)
     for log in logs:
@@ -121,6 +121,7 @@ class _Draft:
     unproven: list[str] = field(default_factory=list)
     begins: dict[str, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
+    notes: ChainNotes = field(default_factory=ChainNotes)
     records: set[str] = field(default_factory=set)
     leaves: set[str] = field(default_factory=set)
     tokens: set[str] = field(default_factory=set)
@@ -141,11 +142,13 @@ class _Draft:
                 continue
             continued = self.chains.setdefault(records[-1].cid, set())
             continued.update(each.cont.cid for each in records if each.cont is not None)
-            if selection.fits(records):
+            self.notes.add(records)
+            if selection.fits_record(records[-1]):
                 self.cids.add(records[-1].cid)
 
-    def add_continued(self) -> None:
-        """Take what the chosen chains continue, as far back as logs go."""
+    def choose(self, selection: Selection) -> None:
+        """Keep the chains whose roots fit, and take what the chosen chains continue, as far back as logs go."""
+        self.cids = {cid for cid in self.cids if selection.fits_chain(*self.notes.get(cid))}
         waiting = list(self.cids)
         while waiting:
             for cid in self.chains.get(waiting.pop(), set()) - self.cids:
