@@ -1,7 +1,7 @@
 """Which chains somebody asks for: by chain, task, component, user or time.
 
-Owns: the question, and answering it for one record and one chain. Does not own: reading logs. Values of records are unverified here:
-a selection finds evidence, it judges none.
+Owns: the question, and answering it for one record and one chain. Does not own: reading logs. Values of records are
+unverified here: a selection finds evidence, it judges none.
 """
 
 from __future__ import annotations
