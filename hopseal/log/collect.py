@@ -23,6 +23,7 @@ from hopseal.ids import TrustDomain
 from hopseal.log.audit.witnessed import key_of
 from hopseal.log.bundle import Artifact, EvidenceBundle, LoggedStatement, LogKey, Seen, merge_statements
 from hopseal.log.entries import (
+    MAX_DEPTH,
     ArtifactEntry,
     BundleEntry,
     CertificateEntry,
@@ -30,6 +31,7 @@ from hopseal.log.entries import (
     LogEntry,
     RecordEntry,
     StatementEntry,
+    TokenEntry,
     parse_entry,
 )
 from hopseal.log.leaf import leaf_of_line
@@ -38,7 +40,6 @@ from hopseal.log.selection import ChainNotes, Selection
 from hopseal.verify import SvidError, parse_certificate
 
 _MS = 1_000
-_MAX_DEPTH = 32
 _AFTER_S = 600  # bundles that came so long after the last record are taken too
 Line = tuple[int, bytes]  # number, JSON text
 
@@ -179,6 +180,9 @@ class _Draft:
             entry = _parse(text)
             if isinstance(entry, BundleEntry) and entry.bundle.trust_domain in self.domains:
                 bundles.setdefault(entry.bundle.trust_domain, []).append((entry.at_ms // _MS, n, text))
+            elif isinstance(entry, TokenEntry):
+                if entry.th in self.tokens:
+                    self._take_artifact(log, n, text)
             elif isinstance(entry, ArtifactEntry):
                 self._take_other(log, n, text, announced)
         for history in (*bundles.values(), announced):
@@ -221,7 +225,7 @@ class _Draft:
     def _take_other(self, log: SourceLog, n: int, text: bytes, announced: list[tuple[int, int, bytes]]) -> None:
         members = _members(text)
         kind = members.get("type")
-        if kind == "revoke" or (kind == "token" and members.get("th") in self.tokens):
+        if kind == "revoke":
             self._take_artifact(log, n, text)
         elif kind == "attest":
             at_ms = members.get("at_ms")
@@ -274,10 +278,8 @@ def _parse(text: bytes) -> LogEntry | None:
 
 
 def _members(text: bytes) -> dict[str, object]:
-    try:
-        return parse_json_object(text, max_depth=_MAX_DEPTH)
-    except CustodyError:
-        return {}
+    """The members of a line that was read as an entry."""
+    return parse_json_object(text, max_depth=MAX_DEPTH)
 
 
 def _is_issuer(der: bytes) -> bool:
