@@ -145,16 +145,19 @@ def _write_config(path: Path, text: str) -> WitnessConfig:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text, encoding="utf-8")
-        config = load_config(draft)
-        os.link(draft, path)
-    except FileExistsError as error:
-        raise InvalidError(
-            "witness_config_exists", f"{path} is there already", remedy="edit it, or name another file with --config"
-        ) from error
+        try:
+            config = load_config(draft)
+            os.link(draft, path)
+        finally:
+            draft.unlink()
     except OSError as error:
+        if path.exists():
+            raise InvalidError(
+                "witness_config_exists",
+                f"{path} is there already",
+                remedy="edit it, or name another file with --config",
+            ) from error
         raise UnavailableError(
             "witness_config_unwritable", f"{path}: {error.strerror}", remedy="name a file you may write with --config"
         ) from error
-    finally:
-        draft.unlink(missing_ok=True)
     return config
