@@ -7,13 +7,14 @@ what was read, close. A second signal ends at once.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 
 from hopseal.errors import UnavailableError
 from hopseal.witness.config import Listen, WitnessConfig
 from hopseal.witness.cosigner import Cosigner
-from hopseal.witness.events import write_event
+from hopseal.witness.events import LibraryEvents, write_event
 from hopseal.witness.server import WitnessHttp
 from hopseal.witness.state import open_state
 
@@ -26,6 +27,7 @@ async def serve(config: WitnessConfig) -> None:
     Raises:
         HopsealError: it could not be started; nothing is left bound or locked.
     """
+    logging.basicConfig(level=logging.WARNING, handlers=[LibraryEvents()])
     stop = _watch_signals()
     with open_state(config.state_dir, config.name, config.algorithms) as state:
         http = WitnessHttp(Cosigner(state, config.logs), config.limits, write_event)
