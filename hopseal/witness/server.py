@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 
 from hopseal.errors import HopsealError
 from hopseal.log.checkpoint import Checkpoint
@@ -36,6 +36,7 @@ DRAIN_S: Final = 5.0
 LINGER_S: Final = 1.0  # that the rest of a refused body is read
 MAX_LOGGED: Final = 200  # characters of a path
 
+_CLOSE = {"Connection": "close"}
 _TEXT = "text/plain; charset=utf-8"
 _CHECKPOINT_PATH = re.compile(r"/([0-9a-f]{64})/checkpoint", re.ASCII)
 
@@ -148,15 +149,9 @@ class WitnessHttp:
         return _Reply(200, note)
 
     async def _add_checkpoint(self, request: web.BaseRequest) -> _Reply:
-        if "Content-Encoding" in request.headers:
-            return _refused(415, "request_encoded", "a request body is sent as it is")
-        try:
-            async with asyncio.timeout(self._limits.request_s):
-                body = await _read_bounded(request.content)
-        except TimeoutError:
-            return _refused(408, "request_slow", "the request took too long", {"Connection": "close"})
-        if body is None:
-            return _refused(413, "request_too_large", f"more than {MAX_REQUEST_BYTES} bytes", {"Connection": "close"})
+        body = await self._read(request)
+        if isinstance(body, _Reply):
+            return body
         if self._waiting >= MAX_WAITING:
             return _busy(503)
         self._waiting += 1
@@ -168,19 +163,26 @@ class WitnessHttp:
             self._waiting -= 1
         return _Reply(200, lines, told={"origin": checkpoint.origin, "size": checkpoint.size})
 
+    async def _read(self, request: web.BaseRequest) -> bytes | _Reply:
+        """The whole body, or why there is none."""
+        if "Content-Encoding" in request.headers:
+            return _refused(415, "request_encoded", "a request body is sent as it is")
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.request_s):
+                while chunk := await request.content.readany():
+                    body += chunk
+                    if len(body) > MAX_REQUEST_BYTES:
+                        return _refused(413, "request_too_large", f"more than {MAX_REQUEST_BYTES} bytes", _CLOSE)
+        except TimeoutError:
+            return _refused(408, "request_slow", "the request took too long", _CLOSE)
+        except (OSError, web.RequestPayloadError):
+            return _refused(400, "request_cut", "the body ended early", _CLOSE)
+        return bytes(body)
+
     async def _decide(self, body: bytes) -> tuple[Checkpoint, bytes]:
         # If this wait is cancelled the thread goes on: at worst a tree is remembered that nobody got a cosignature for.
         return await asyncio.get_running_loop().run_in_executor(self._workers, self._cosigner.add_checkpoint, body)
-
-
-async def _read_bounded(content: StreamReader) -> bytes | None:
-    """The whole body; None if it is too large."""
-    body = bytearray()
-    while chunk := await content.readany():
-        body += chunk
-        if len(body) > MAX_REQUEST_BYTES:
-            return None
-    return bytes(body)
 
 
 def _refuse(error: HopsealError, body: bytes) -> _Reply:
