@@ -1,7 +1,7 @@
 """What another implementation wrote: a log by golang.org/x/mod, cosigned by filippo.io/torchwood v0.10.0.
 
-Source: ``tests/vectors/tlog/torchwood.json``, a log of thirteen leaves (``leaf 0`` and so on) with two witnesses, one of
-each algorithm; its keys were thrown away.
+Source: ``tests/vectors/tlog/torchwood.json``, a log of thirteen leaves (``leaf 0`` and so on) with two witnesses, one
+of each algorithm; its keys were thrown away.
 """
 
 from __future__ import annotations
