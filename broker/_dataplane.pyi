@@ -103,6 +103,21 @@ class DataPlane:
             DataPlaneError: ``policy_invalid``; those in force stay.
         """
 
+    def log_durable(self) -> int:
+        """How many log entries are durable: all whose number is smaller; 0 before ``start``."""
+
+    def set_witnessed(self, count: int) -> None:
+        """The first ``count`` log entries are witnessed; in strict mode calls wait for this."""
+
+    def append_artifact(self, artifact_json: str, chain_der: list[bytes] = ...) -> None:
+        """Log a JSON object of type ``attest``, ``token`` or ``revoke``, without ``n`` and ``at_ms``; nobody waits.
+
+        Certificates in ``chain_der`` that the log's file has not yet are logged before it.
+
+        Raises:
+            DataPlaneError: ``artifact_invalid``; ``log_unavailable`` before ``start`` or if too much waits.
+        """
+
     def stats(self) -> str:
         """JSON: ``metrics`` (name, type, help, samples), ``log`` (healthy, detail), further gauges."""
 

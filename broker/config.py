@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.audit.config import AuditConfig, read_audit
 from hopseal.errors import InvalidError
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.settings import Section, load_settings
@@ -98,6 +99,7 @@ class BrokerConfig:
     default_component: str | None
     limits: Limits
     log: LogConfig
+    audit: AuditConfig
 
     @property
     def attestor_id(self) -> SpiffeId:
@@ -108,6 +110,11 @@ class BrokerConfig:
     def broker_id(self) -> SpiffeId:
         """The broker's own identity."""
         return SpiffeId.parse(f"{self.trust_domain.id}/hopseal/broker/{self.node}")
+
+    @property
+    def log_origin(self) -> str:
+        """The name of this node's Merkle log; custody-wire §10."""
+        return f"custody.{self.trust_domain.name}/{self.node}"
 
 
 def load_config(path: Path) -> BrokerConfig:
@@ -134,6 +141,7 @@ def load_config(path: Path) -> BrokerConfig:
         default_component=_read_component(top, "default_component"),
         limits=_read_limits(top.section("limits")),
         log=_read_log(top.section("log")),
+        audit=_read_audit(top.section("audit")),
     )
     if sockets.is_present and config.out_socket == config.admin_socket:
         sockets.mistake("admin", "is the same path as sockets.out", "give each socket its own path")
@@ -213,6 +221,10 @@ def _read_log(section: Section) -> LogConfig:
         format=section.choice("format", ("json", "console"), default="json"),
         level=section.choice("level", ("debug", "info", "warning", "error"), default="info"),
     )
+
+
+def _read_audit(section: Section) -> AuditConfig:
+    return read_audit(section, _read_listen(section, "listen", "127.0.0.1:0") if "listen" in section else None)
 
 
 def _read_listen(section: Section, key: str, default: str) -> Endpoint:

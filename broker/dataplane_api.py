@@ -79,6 +79,15 @@ class DataPlane(Protocol):
     def set_policies(self, cedar_text: str, entities_json: str) -> None:
         """Replace the policies; invalid ones raise and change nothing."""
 
+    def log_durable(self) -> int:
+        """How many log entries are durable: all whose number is smaller."""
+
+    def set_witnessed(self, count: int) -> None:
+        """The first ``count`` log entries are witnessed."""
+
+    def append_artifact(self, artifact_json: str, chain_der: list[bytes] = ...) -> None:
+        """Log a JSON object of type attest, token or revoke, after the certificates; the log adds number and time."""
+
     def stats(self) -> str:
         """JSON text with metrics and status."""
 
@@ -139,6 +148,11 @@ def encode_settings(config: BrokerConfig) -> str:
             "body_limit_bytes": config.limits.body_bytes,
             "worker_threads": config.limits.worker_threads,
             "default_component": config.default_component,
+            "log": {
+                "segment_bytes": config.audit.segment_bytes,
+                "wait_when_full": config.audit.wait_when_full,
+                "strict": config.audit.strict,
+            },
             "limits": {
                 "out_connections": config.limits.connections,
                 "out_connections_per_uid": config.limits.connections_per_peer,

@@ -12,14 +12,18 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from hopseal.bundle import Bundle
 from hopseal.custody.authority import Authority, fold, parse_authority, parse_narrowing
-from hopseal.custody.binding import bind_request, binding_base
+from hopseal.custody.binding import BodySum, bind_request, bind_response, binding_base, response_base
 from hopseal.custody.cache import ReplayStore, RootIssuers
+from hopseal.custody.certs import CertificateCache
 from hopseal.custody.encoding import decode_b64url, encode_b64url
 from hopseal.custody.errors import RULES, Code, CustodyError, refusal
+from hopseal.custody.evidence_statement import EvidenceStatement, is_accepted
+from hopseal.custody.exchange import CallerState, Response, StreamEnd, verify_closing, verify_receipt
+from hopseal.custody.kids import kids_of, kids_to_json
 from hopseal.custody.merkle import build_tree
 from hopseal.custody.patterns import id_matches
 from hopseal.custody.receiver import Receiver, ReceiverState, Request, verify_request
-from hopseal.custody.record import encode_record, parse_record, parse_sealed_record
+from hopseal.custody.record import parse_record, parse_sealed_record
 from hopseal.custody.seal import (
     Signer,
     format_path,
@@ -30,7 +34,9 @@ from hopseal.custody.seal import (
     verify_inclusion,
     verify_signature,
 )
-from hopseal.custody.verification import VerifiedRecord
+from hopseal.custody.statement import encode_statement, parse_statement, type_of
+from hopseal.custody.trailing_fields import split_event_stream
+from hopseal.custody.verification import Verified
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.verify import parse_certificate
 
@@ -49,13 +55,13 @@ def answer(request: Json) -> Json:
 def sign(request: Json) -> Json:
     """What ``custody_sign`` says to ``request``."""
     try:
-        records = [parse_record(json.dumps(claims).encode()) for claims in request["claims"]]
+        statements = [parse_statement(json.dumps(claims).encode()) for claims in request["claims"]]
     except CustodyError as error:
         return {"result": "error", "code": error.code, "missing": list(error.missing)}
     key = load_der_private_key(unbase64(request["key_pkcs8"]), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     signer = Signer(unbase64(request["leaf"]), key)
-    return {"sealed": list(seal_statements([encode_record(record) for record in records], signer))}
+    return {"sealed": list(seal_statements([encode_statement(each) for each in statements], signer))}
 
 
 def unbase64(text: str) -> bytes:
@@ -129,6 +135,69 @@ def _receive(given: Json) -> Json:
     }
 
 
+def _statement(given: Json) -> Json:
+    statement = parse_statement(unbase64(given["payload"]), given["types"])
+    return {"t": type_of(statement), "encoded": base64.b64encode(encode_statement(statement)).decode()}
+
+
+def _kids(given: Json) -> Json:
+    return {"kids": kids_to_json(kids_of(given["hashes"]))}
+
+
+def _response_binding(given: Json) -> Json:
+    headers = [(name, value) for name, value in given["headers"]]
+    return {"base": response_base(given["status"], headers), "rsb": bind_response(given["status"], headers)}
+
+
+def _sse(given: Json) -> Json:
+    body, comment = split_event_stream(unbase64(given["body"]))
+    return {"body": base64.b64encode(body).decode(), "comment": comment}
+
+
+def _receipt_verify(given: Json) -> Json:
+    response = Response(
+        status=given["status"],
+        headers=[(name, value) for name, value in given["headers"]],
+        body=BodySum.of(unbase64(given["body"])),
+        server_chain=tuple(map(unbase64, given["tls_server"])),
+        trailers=[(name, value) for name, value in given["trailers"]],
+        comment=given["comment"],
+    )
+    request, state = parse_sealed_record(given["record"]), read_caller_state(given["state"])
+    receipt = verify_receipt(request, response, read_bundles(given["bundles"]), state, given["now"])
+    if receipt is None:
+        return dict.fromkeys(("receipt", "st", "fin", "kids", "dec"))
+    outcome = receipt.sealed.claims.outcome
+    return {
+        "receipt": receipt.sealed.hash,
+        "st": outcome.st,
+        "fin": outcome.fin.value,
+        "kids": kids_to_json(outcome.kids),
+        "dec": outcome.dec,
+    }
+
+
+def _closing_verify(given: Json) -> Json:
+    end = StreamEnd(
+        body=BodySum.of(unbase64(given["body"])),
+        trailers=[(name, value) for name, value in given["trailers"]],
+        peer_chain=tuple(map(unbase64, given["tls_peer"])),
+    )
+    opening, state = parse_sealed_record(given["record"]), read_caller_state(given["state"])
+    closing = verify_closing(opening, end, read_bundles(given["bundles"]), state, given["now"])
+    return {"closing": closing.sealed.hash, "fin": closing.sealed.claims.fin.value}
+
+
+def _evidence(given: Json) -> Json:
+    evidence = parse_statement(unbase64(given["payload"]), ["att"])
+    assert isinstance(evidence, EvidenceStatement)
+    attestors = {
+        TrustDomain.parse(name): [SpiffeId.parse(each) for each in ids] for name, ids in given["attestors"].items()
+    }
+    sub, x5t = SpiffeId.parse(given["sub"]), thumbprint(unbase64(given["leaf"]))
+    return {"accepted": is_accepted(evidence, attestors, sub=sub, x5t=x5t, now=given["now"])}
+
+
 def _errors(given: Json) -> Json:
     rule = RULES[Code(given["code"])]
     return {"http": rule.http, "grpc": rule.grpc, "retry": rule.retry.value}
@@ -146,19 +215,28 @@ def read_request(given: Json) -> Request:
 
 
 def read_receiver(given: Json) -> Receiver:
-    bundles = {
-        TrustDomain.parse(name): Bundle(TrustDomain.parse(name), tuple(map(unbase64, ders)))
-        for name, ders in given["bundles"].items()
-    }
     allowed, forbidden = given["policy"]["autonomous_roots"], set(given["policy"]["forbidden_on_path"])
     return Receiver(
         own_id=SpiffeId.parse(given["own_id"]),
         own_leaves=frozenset(thumbprint(unbase64(der)) for der in given["own_leaves"]),
-        bundles=bundles,
+        bundles=read_bundles(given["bundles"]),
         accept_autonomous=lambda root: any(id_matches(pattern, str(root)) for pattern in allowed),
         accept_path=lambda path: not any(str(each) in forbidden for each in path),
+        accept_streams=given["policy"].get("streams", False),
         unsafe_allow_no_peer=given["allow_no_peer"],
     )
+
+
+def read_bundles(given: Json) -> dict[TrustDomain, Bundle]:
+    domains = {name: TrustDomain.parse(name) for name in given}
+    return {domains[name]: Bundle(domains[name], tuple(map(unbase64, ders))) for name, ders in given.items()}
+
+
+def read_caller_state(given: Json) -> CallerState:
+    certificates = CertificateCache()
+    for der in given["certs"]:
+        certificates.add(unbase64(der), PEER)
+    return CallerState(certificates)
 
 
 def read_state(given: Json) -> ReceiverState:
@@ -167,7 +245,7 @@ def read_state(given: Json) -> ReceiverState:
         state.certificates.add(unbase64(der), PEER)
     for text in given["prefix"]:
         sealed = parse_sealed_record(text)
-        state.prefixes.put(sealed.hash, VerifiedRecord(sealed), PEER)
+        state.prefixes.put(sealed.hash, Verified(sealed), PEER)
     for iss, jti, expires_at in given["replay"]:
         state.replay.use(SpiffeId.parse(iss), jti, expires_at, now=0)
     for cid, iss in given["roots"].items():
@@ -183,5 +261,12 @@ KINDS: dict[str, Callable[[Json], Json]] = {
     "binding": _binding,
     "folding": _folding,
     "receive": _receive,
+    "statement": _statement,
+    "kids": _kids,
+    "response_binding": _response_binding,
+    "sse": _sse,
+    "receipt_verify": _receipt_verify,
+    "closing_verify": _closing_verify,
+    "evidence": _evidence,
     "errors": _errors,
 }

@@ -40,6 +40,9 @@ class FakeDataPlane:
     metrics: list = field(default_factory=list)
     refuse_identities: bool = False
     refuse_policies: bool = False
+    durable: int = 0
+    witnessed: int = 0
+    artifacts: list[tuple[dict, list[bytes]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._events: list[str] = []
@@ -119,6 +122,15 @@ class FakeDataPlane:
             raise FakeDataPlaneError("policy_invalid", "unexpected token")
         self.calls.append(("set_policies",))
         self.policies, self.entities = cedar_text, json.loads(entities_json)
+
+    def log_durable(self) -> int:
+        return self.durable
+
+    def set_witnessed(self, count: int) -> None:
+        self.witnessed = max(self.witnessed, count)
+
+    def append_artifact(self, artifact_json: str, chain_der: list[bytes] = ()) -> None:
+        self.artifacts.append((json.loads(artifact_json), list(chain_der)))
 
     def stats(self) -> str:
         return json.dumps({"metrics": self.metrics})

@@ -121,12 +121,22 @@ def root_authority(root: Record) -> Authority:
     Raises:
         CustodyError: [authority].
     """
+    authority = root_grant(root)
+    if root.obo is not None:
+        raise refusal(Code.AUTHORITY, "user tokens cannot be verified here")
+    return authority
+
+
+def root_grant(root: Record) -> Authority:
+    """What the root says it grants, whether or not it may.
+
+    Raises:
+        CustodyError: [authority] if it lacks a claim of roots, or lasts too long.
+    """
     if root.auth is None or root.task is None or "obo" not in root.root_claims:
         raise refusal(Code.AUTHORITY, "the root lacks obo, task or auth")
     if root.auth.exp - root.iat > AUTHORITY_LIFETIME_S:
         raise refusal(Code.AUTHORITY, "the root's authority lasts too long")
-    if root.obo is not None:
-        raise refusal(Code.AUTHORITY, "user tokens cannot be verified here")
     return root.auth
 
 

@@ -1,6 +1,7 @@
 """Custody header fields: names, sizes and splitting, on the raw header list.
 
-Owns: steps 1 and 2 of the receiver, the list grammar of §4.1, certificates in ``Custody-Certs``, stripping.
+Owns: steps 1 and 2 of the receiver, and what they have in common with those for responses; the list grammar of §4.1,
+certificates in ``Custody-Certs``, stripping.
 Does not own: what the values mean. A merged header dictionary hides duplicates, hence lists only.
 Source: custody-wire §4.1, §5.2, §6.1, §6.2, §12; RFC 9440 §2.2 and §4.
 """
@@ -8,7 +9,7 @@ Source: custody-wire §4.1, §5.2, §6.1, §6.2, §12; RFC 9440 §2.2 and §4.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hopseal.custody.binding import OWS, Header
@@ -27,6 +28,8 @@ from hopseal.limits import (
 RECORD = "Custody-Record"
 CHAIN = "Custody-Chain"
 CERTS = "Custody-Certs"
+RECEIPT = "Custody-Receipt"
+CLOSE = "Custody-Close"
 HANDLE = "Custody-Handle"
 EARLY_DATA = "early-data"
 _PREFIX = "custody-"
@@ -55,10 +58,54 @@ def read_custody_fields(headers: Sequence[Header]) -> CustodyFields:
     Raises:
         CustodyError: [malformed], [duplicate], [missing], [early_data], [too_large], [too_long].
     """
-    fields = _single_fields(headers)
-    chain, certs = _elements(fields.get(CHAIN.lower())), _elements(fields.get(CERTS.lower()))
-    _check_sizes(fields, chain, certs)
+    fields = collect_fields(headers)
+    if RECORD.lower() not in fields:
+        raise refusal(Code.MISSING)
+    if any(name.lower() == EARLY_DATA and value.strip(OWS) == "1" for name, value in headers):
+        raise refusal(Code.EARLY_DATA)
+    chain, certs = split_elements(fields, CHAIN), split_elements(fields, CERTS)
+    check_sizes(fields, {RECORD: MAX_RECORD_BYTES, CHAIN: MAX_CHAIN_BYTES, CERTS: MAX_CERTS_BYTES}, certs)
+    if any(len(element) > MAX_RECORD_BYTES for element in chain):
+        raise _too_large("an ancestor")
+    if len(chain) + 1 > MAX_RECORDS:
+        raise refusal(Code.TOO_LONG)
     return CustodyFields(fields[RECORD.lower()].strip(OWS), chain, certs)
+
+
+def collect_fields(headers: Sequence[Header]) -> dict[str, str]:
+    """Every Custody field line of a message by its lower-case name; each may be there once.
+
+    Raises:
+        CustodyError: [malformed], [duplicate].
+    """
+    custody = [(name.lower(), value) for name, value in headers if name.lower().replace("_", "-").startswith(_PREFIX)]
+    if any("_" in name for name, _ in custody):
+        raise malformed("a field name turns into a Custody field when underscores are folded")
+    fields = dict(custody)
+    if len(fields) != len(custody):
+        raise refusal(Code.DUPLICATE)
+    return fields
+
+
+def split_elements(fields: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """The elements of the list field ``name``, trimmed; none if it is absent."""
+    value = fields.get(name.lower())
+    return () if value is None else tuple(element.strip(OWS) for element in value.split(","))
+
+
+def check_sizes(fields: Mapping[str, str], bounds: Mapping[str, int], certs: Sequence[str]) -> None:
+    """Return if all fields together, each of ``bounds`` and the certificates are within their bounds, not decoded.
+
+    Raises:
+        CustodyError: [too_large].
+    """
+    if sum(len(name) + len(value) for name, value in fields.items()) > MAX_CUSTODY_BYTES:
+        raise _too_large("all Custody fields")
+    for name, bound in bounds.items():
+        if len(fields.get(name.lower(), "")) > bound:
+            raise _too_large(name)
+    if len(certs) > MAX_CERTS or any(_decoded_size(element) > MAX_CERT_BYTES for element in certs):
+        raise _too_large("certificates")
 
 
 def parse_certificate_element(element: str) -> bytes:
@@ -89,45 +136,15 @@ def format_custody_fields(record: str, chain: Sequence[str], certs: Sequence[byt
     headers = [(RECORD, record)]
     if chain:
         headers.append((CHAIN, ", ".join(chain)))
-    if certs:
-        headers.append((CERTS, ", ".join(f":{base64.b64encode(der).decode('ascii')}:" for der in certs)))
+    headers += format_certificates(certs)
     read_custody_fields(headers)
     return headers
 
 
-def _single_fields(headers: Sequence[Header]) -> dict[str, str]:
-    """Step 1: names, duplicates, presence, early data."""
-    custody = [(name.lower(), value) for name, value in headers if name.lower().replace("_", "-").startswith(_PREFIX)]
-    if any("_" in name for name, _ in custody):
-        raise malformed("a field name turns into a Custody field when underscores are folded")
-    fields = dict(custody)
-    if len(fields) != len(custody):
-        raise refusal(Code.DUPLICATE)
-    if RECORD.lower() not in fields:
-        raise refusal(Code.MISSING)
-    if any(name.lower() == EARLY_DATA and value.strip(OWS) == "1" for name, value in headers):
-        raise refusal(Code.EARLY_DATA)
-    return fields
-
-
-def _elements(value: str | None) -> tuple[str, ...]:
-    return () if value is None else tuple(element.strip(OWS) for element in value.split(","))
-
-
-def _check_sizes(fields: dict[str, str], chain: tuple[str, ...], certs: tuple[str, ...]) -> None:
-    """Step 2: every bound, before anything is decoded."""
-    bounds = ((RECORD, MAX_RECORD_BYTES), (CHAIN, MAX_CHAIN_BYTES), (CERTS, MAX_CERTS_BYTES))
-    if sum(len(name) + len(value) for name, value in fields.items()) > MAX_CUSTODY_BYTES:
-        raise _too_large("all Custody fields")
-    for name, bound in bounds:
-        if len(fields.get(name.lower(), "")) > bound:
-            raise _too_large(name)
-    if len(certs) > MAX_CERTS or any(_decoded_size(element) > MAX_CERT_BYTES for element in certs):
-        raise _too_large("certificates")
-    if any(len(element) > MAX_RECORD_BYTES for element in chain):
-        raise _too_large("an ancestor")
-    if len(chain) + 1 > MAX_RECORDS:
-        raise refusal(Code.TOO_LONG)
+def format_certificates(certs: Sequence[bytes]) -> list[Header]:
+    """The header line with these certificates (DER); none if there are none."""
+    value = ", ".join(f":{base64.b64encode(der).decode('ascii')}:" for der in certs)
+    return [(CERTS, value)] if value else []
 
 
 def _decoded_size(element: str) -> int:

@@ -14,7 +14,7 @@ from typing import TypeVar
 from hopseal.custody.encoding import decode_b64url
 from hopseal.custody.errors import malformed
 from hopseal.ids import IdentityError, SpiffeId
-from hopseal.limits import MAX_AUDIENCE_BYTES
+from hopseal.limits import MAX_AUDIENCE_BYTES, MAX_HOST_BYTES
 
 T = TypeVar("T")
 Reader = Callable[[object, str], T]
@@ -66,6 +66,18 @@ def read_integer(value: object, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise malformed(f"{where} is not a non-negative integer")
     return value
+
+
+def integer_between(lowest: int, highest: int) -> Reader[int]:
+    """A reader of integers within these bounds, both included."""
+
+    def read(value: object, where: str) -> int:
+        number = read_integer(value, where)
+        if not lowest <= number <= highest:
+            raise malformed(f"{where} is not {lowest} to {highest}")
+        return number
+
+    return read
 
 
 def read_boolean(value: object, where: str) -> bool:
@@ -139,6 +151,14 @@ def read_audience(value: object, where: str) -> str:
     """A canonical SPIFFE ID or an https origin, as text."""
     text = text_up_to(MAX_AUDIENCE_BYTES)(value, where)
     return text if _ORIGIN.fullmatch(text) else str(read_spiffe_id(text, where))
+
+
+def read_host(value: object, where: str) -> str:
+    """What may follow ``https://`` in an origin: a name or address, and a port unless that is 443."""
+    text = text_up_to(MAX_HOST_BYTES)(value, where)
+    if _ORIGIN.fullmatch(f"https://{text}") is None:
+        raise malformed(f"{where} is not a host")
+    return text
 
 
 def read_trace_id(value: object, where: str) -> str:

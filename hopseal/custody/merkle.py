@@ -38,9 +38,17 @@ def build_tree(leaves: Sequence[bytes]) -> tuple[bytes, tuple[tuple[bytes, ...],
             sibling = (leaf >> height) ^ 1
             if sibling < len(level):
                 path.append(level[sibling])
-        level = [hash_node(*pair) if len(pair) == 2 else pair[0] for pair in _pairs(level)]
+        level = _level_above(level)
         height += 1
     return level[0], tuple(map(tuple, paths))
+
+
+def build_root(leaves: Sequence[bytes]) -> bytes:
+    """The root over ``leaves`` (hashes, at least one), for trees of any size."""
+    level = list(leaves)
+    while len(level) > 1:
+        level = _level_above(level)
+    return level[0]
 
 
 def compute_root(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes:
@@ -68,5 +76,6 @@ def compute_root(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> b
     return node
 
 
-def _pairs(level: list[bytes]) -> list[list[bytes]]:
-    return [level[start : start + 2] for start in range(0, len(level), 2)]
+def _level_above(level: list[bytes]) -> list[bytes]:
+    pairs = [level[start : start + 2] for start in range(0, len(level), 2)]
+    return [hash_node(*pair) if len(pair) == 2 else pair[0] for pair in pairs]

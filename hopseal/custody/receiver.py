@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hopseal.custody.authority import Authority, fold
-from hopseal.custody.binding import Header, bind_request
+from hopseal.custody.binding import Header, bind_request, bind_stream
 from hopseal.custody.cache import BoundedCache, ReplayStore, RootIssuers
 from hopseal.custody.certs import CertificateCache, KnownCertificates
 from hopseal.custody.chain import Records, assemble, check_links, check_times, root_authority
@@ -22,7 +22,7 @@ from hopseal.custody.errors import Code, refusal
 from hopseal.custody.headers import parse_certificate_element, read_custody_fields
 from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
 from hopseal.custody.seal import thumbprint
-from hopseal.custody.verification import Bundles, RecordVerifier, VerifiedRecord
+from hopseal.custody.verification import Bundles, StatementVerifier, VerifiedRecord
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.limits import CLOCK_SKEW_S, PREFIX_CACHE_ENTRIES, PREFIXES_PER_PEER
 
@@ -33,7 +33,7 @@ class Request:
 
     Args:
         headers: raw list in wire order.
-        body: bytes on the wire.
+        body: bytes on the wire; not looked at if the record says that it is streamed.
         method: as on the wire.
         target_uri: absolute URI that the receiver built from its configuration.
         operations: names that the receiver derived from the message; authority holds if one matches.
@@ -58,6 +58,8 @@ class Receiver:
         bundles: by trust domain, never merged.
         accept_autonomous: whether a root by this component may act on nobody's behalf.
         accept_path: local policy on the issuers of the chain, oldest first.
+        accept_streams: accept a body that is bound only by the closing statement at its end; the caller of
+            :func:`verify_request` then has to demand it (``exchange.verify_closing``).
         unsafe_allow_no_peer: accept connections whose client certificate is not visible.
     """
 
@@ -66,6 +68,7 @@ class Receiver:
     bundles: Bundles
     accept_autonomous: Callable[[SpiffeId], bool]
     accept_path: Callable[[tuple[SpiffeId, ...]], bool]
+    accept_streams: bool = False
     unsafe_allow_no_peer: bool = False
 
 
@@ -79,13 +82,35 @@ class ReceiverState:
 
     certificates: CertificateCache = field(default_factory=CertificateCache)
     prefixes: BoundedCache[str, VerifiedRecord] = field(default_factory=_prefix_cache)
-    verifier: RecordVerifier = field(default_factory=RecordVerifier)
+    verifier: StatementVerifier = field(default_factory=StatementVerifier)
     replay: ReplayStore = field(default_factory=ReplayStore)
     roots: RootIssuers = field(default_factory=RootIssuers)
 
     def bundle_changed(self, trust_domain: TrustDomain) -> None:
         """Forget verified records of ``trust_domain``: another bundle may no longer vouch for them."""
         self.prefixes.discard_if(lambda verified: verified.sealed.record.iss.trust_domain == trust_domain)
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """A request whose chain holds and continues to here; what it may do is not decided.
+
+    A refusal from here on may, and should, carry a receipt. Built by :func:`authenticate_request` only.
+
+    Args:
+        request: as it came.
+        chain: verified records, oldest first.
+        verified_at: NumericDate seconds.
+    """
+
+    request: Request
+    chain: tuple[VerifiedRecord, ...]
+    verified_at: int
+
+    @property
+    def newest(self) -> SealedRecord:
+        """The record of this request."""
+        return self.chain[-1].sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +147,15 @@ def verify_request(request: Request, receiver: Receiver, state: ReceiverState, n
     Raises:
         CustodyError: the first check that fails, in the order of custody-wire §6.
     """
+    return authorise_request(authenticate_request(request, receiver, state, now), receiver, state)
+
+
+def authenticate_request(request: Request, receiver: Receiver, state: ReceiverState, now: int) -> Authenticated:
+    """Steps 1 to 11: that the chain holds and leads to this receiver; ``now`` in NumericDate seconds.
+
+    Raises:
+        CustodyError: the first check that fails; nobody may be given a receipt for that.
+    """
     fields = read_custody_fields(request.headers)  # 1, 2
     inline = tuple(parse_sealed_record(text) for text in (*fields.chain, fields.record))  # 3
     ders = tuple(parse_certificate_element(element) for element in fields.certs)
@@ -131,10 +165,21 @@ def verify_request(request: Request, receiver: Receiver, state: ReceiverState, n
     if newest.aud != str(receiver.own_id):  # 7
         raise refusal(Code.AUDIENCE, newest.aud)
     check_times(inline, now)  # 8
-    _check_binding(newest, request)  # 9
+    _check_binding(newest, request, receiver)  # 9
     chain = assemble(inline, lambda parent: _cached(state, parent), now)  # 10
     check_links(chain)  # 11
-    verified = _verify_records(chain, known, receiver.bundles, state, now)  # 5
+    return Authenticated(request, _verify_records(chain, known, receiver.bundles, state, now), now)  # 5
+
+
+def authorise_request(authenticated: Authenticated, receiver: Receiver, state: ReceiverState) -> Accepted:
+    """Steps 12 to 17: that the chain may do what it asks for, and for the first time.
+
+    Raises:
+        CustodyError: the first check that fails; a receipt with ``fin: deny`` may say so.
+    """
+    request, verified, now = authenticated.request, authenticated.chain, authenticated.verified_at
+    chain = tuple(each.sealed for each in verified)
+    newest = chain[-1].record
     state.roots.check(chain[0].record.cid, chain[0].record.iss, now)
     authority = _root_authority(chain[0].record, receiver)  # 12
     authority = fold(authority, [each.record.att for each in chain])  # 13
@@ -172,10 +217,14 @@ def _check_peer(newest: SealedRecord, request: Request, receiver: Receiver) -> N
         raise refusal(Code.AUDIENCE, "the record was made for a connection to another server leaf")
 
 
-def _check_binding(newest: Record, request: Request) -> None:
-    if newest.bm is not None:
+def _check_binding(newest: Record, request: Request, receiver: Receiver) -> None:
+    if newest.bm is None:
+        rqb = bind_request(request.method, request.target_uri, request.headers, request.body)
+    elif receiver.accept_streams:
+        rqb = bind_stream(request.method, request.target_uri, request.headers)
+    else:
         raise refusal(Code.FORBIDDEN, "streamed bodies are not accepted")
-    if bind_request(request.method, request.target_uri, request.headers, request.body) != newest.rqb:
+    if rqb != newest.rqb:
         raise refusal(Code.BINDING, "rqb is that of another request")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hopseal.custody.authority import Authority, Narrowing, parse_authority, parse_narrowing
+from hopseal.custody.claims import begin_claims, read_claims
 from hopseal.custody.delegation import (
     Approval,
     Continuation,
@@ -19,8 +20,7 @@ from hopseal.custody.delegation import (
     parse_obo,
     parse_task,
 )
-from hopseal.custody.encoding import encode_json, parse_json_object
-from hopseal.custody.errors import malformed
+from hopseal.custody.encoding import encode_json
 from hopseal.custody.members import (
     Members,
     list_of,
@@ -34,11 +34,11 @@ from hopseal.custody.members import (
     read_trace_id,
     text_up_to,
 )
-from hopseal.custody.seal import SealedStatement, parse_sealed
+from hopseal.custody.seal import parse_sealed
+from hopseal.custody.sealed import Sealed
 from hopseal.ids import SpiffeId
 from hopseal.limits import MAX_APPROVALS, MAX_BASED_ON, MAX_OPERATION_BYTES
 
-VERSION = 1
 TYPE = "rec"
 ROOT_CLAIMS = frozenset({"obo", "task", "auth", "cont"})
 _read_based_on = list_of(read_hash, MAX_BASED_ON)
@@ -95,21 +95,13 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class SealedRecord:
-    """A sealed statement and the record it carries; nothing about it is verified."""
-
-    statement: SealedStatement
-    record: Record
+class SealedRecord(Sealed[Record]):
+    """A sealed record; nothing about it is verified."""
 
     @property
-    def hash(self) -> str:
-        """The statement hash."""
-        return self.statement.hash
-
-    @property
-    def text(self) -> str:
-        """The whole sealed text."""
-        return self.statement.text
+    def record(self) -> Record:
+        """The claims."""
+        return self.claims
 
 
 def parse_sealed_record(text: str) -> SealedRecord:
@@ -128,10 +120,15 @@ def parse_record(payload: bytes) -> Record:
     Raises:
         CustodyError: [malformed], for a statement of another type too.
     """
-    claims = Members(parse_json_object(payload), "record")
-    if claims.required("v", read_integer) != VERSION:
-        raise malformed("record.v is not 1")
-    claims.required("t", one_of(TYPE))
+    return read_record(read_claims(payload, TYPE)[1])
+
+
+def read_record(claims: Members) -> Record:
+    """The record in ``claims``, whose type is right.
+
+    Raises:
+        CustodyError: [malformed].
+    """
     return Record(
         iss=claims.required("iss", read_spiffe_id),
         aud=claims.required("aud", read_audience),
@@ -161,9 +158,7 @@ def parse_record(payload: bytes) -> Record:
 
 def encode_record(record: Record) -> bytes:
     """The claims as JSON, in the order of custody-wire §4.3, absent ones left out."""
-    claims: dict[str, object] = {
-        "v": VERSION,
-        "t": TYPE,
+    claims = begin_claims(TYPE) | {
         "iss": str(record.iss),
         "aud": record.aud,
         "iat": record.iat,

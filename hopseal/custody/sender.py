@@ -1,14 +1,13 @@
-"""Building and sealing the records of outgoing calls.
+"""Building the records of outgoing calls.
 
-Owns: roots, children, sibling roots, the check of what authority is left, batches under one seal.
+Owns: roots, children, sibling roots, the check of what authority is left.
 Does not own: which inbound record a call extends, ``rqb`` (``binding``), the log, which must hold the record before it
 is sent, and the clock, randomness and keys, which arrive as arguments.
-Source: custody-wire §5, §4.2 and §17.
+Source: custody-wire §5.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,19 +17,16 @@ from hopseal.custody.encoding import encode_b64url
 from hopseal.custody.errors import Code, refusal
 from hopseal.custody.members import ID_BYTES
 from hopseal.custody.receiver import Accepted
-from hopseal.custody.record import Record, encode_record
-from hopseal.custody.seal import Signer, seal_statements
-from hopseal.errors import BugError, UnavailableError
+from hopseal.custody.record import Record
+from hopseal.custody.seal import Signer
+from hopseal.custody.sealing import seal_each
+from hopseal.errors import BugError
 from hopseal.ids import SpiffeId
 from hopseal.limits import (
     AUTHORITY_LIFETIME_S,
     DEFAULT_RECORD_LIFETIME_S,
     MAX_RECORDS,
-    MAX_STATEMENTS_SEALED,
-    SIGNING_MARGIN_S,
-    SIGNING_MARGIN_SHARE,
 )
-from hopseal.verify import parse_certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +45,8 @@ class Call:
         op: readable operation.
         based_on: receipts that the call is based on.
         apv: approvals.
+        rr: a signed response is required.
+        bm: ``"stream"`` if ``rqb`` does not bind the body; a closing statement must follow it.
         tid: W3C trace-id.
         lifetime_s: exp - iat.
     """
@@ -64,6 +62,8 @@ class Call:
     op: str | None = None
     based_on: tuple[str, ...] | None = None
     apv: tuple[Approval, ...] | None = None
+    rr: bool | None = None
+    bm: str | None = None
     tid: str | None = None
     lifetime_s: int = DEFAULT_RECORD_LIFETIME_S
 
@@ -127,45 +127,12 @@ def build_child(call: Call, parent: Accepted, narrowing: Narrowing | None = None
 
 
 def seal_records(records: Sequence[Record], signer: Signer, now: int) -> tuple[str, ...]:
-    """The sealed text of each of ``records``, in their order; all must be of the signer's SVID.
-
-    One seal covers at most 32 of them and never receivers of different trust domains: neighbours would learn of each
-    other's load and statement hashes.
+    """The sealed text of each of ``records``, in their order; see :func:`hopseal.custody.sealing.seal_each`.
 
     Raises:
         UnavailableError: ``svid_expired``, the leaf is too close to its end (or not begun) at ``now``.
     """
-    check_signing_time(signer.leaf_der, now)
-    groups: dict[str, list[int]] = {}
-    for position, record in enumerate(records):
-        groups.setdefault(_receiver_domain(record.aud), []).append(position)
-    texts: dict[int, str] = {}
-    for group in groups.values():
-        for start in range(0, len(group), MAX_STATEMENTS_SEALED):
-            batch = group[start : start + MAX_STATEMENTS_SEALED]
-            sealed = seal_statements([encode_record(records[position]) for position in batch], signer)
-            texts.update(zip(batch, sealed, strict=True))
-    return tuple(texts[position] for position in range(len(records)))
-
-
-def check_signing_time(leaf_der: bytes, now: int) -> None:
-    """Return if the leaf lasts for more than min(30 s, a sixth of its lifetime) from ``now``.
-
-    Raises:
-        UnavailableError: ``svid_expired``.
-    Source: custody-wire §17.
-    """
-    leaf = parse_certificate(leaf_der)
-    lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
-    margin = min(dt.timedelta(seconds=SIGNING_MARGIN_S), lifetime / SIGNING_MARGIN_SHARE)
-    moment = dt.datetime.fromtimestamp(now, dt.UTC)
-    if not leaf.not_valid_before_utc <= moment <= leaf.not_valid_after_utc - margin:
-        raise UnavailableError("svid_expired", "the SVID is about to expire", detail=f"now {moment}")
-
-
-def _receiver_domain(aud: str) -> str:
-    """The trust domain of a SPIFFE ID with its scheme, or a whole origin."""
-    return aud.split("/", 3)[2] if aud.startswith("spiffe://") else aud
+    return seal_each(records, signer, now)
 
 
 def _base(call: Call, cid: str, hop: int) -> Record:
@@ -183,6 +150,8 @@ def _base(call: Call, cid: str, hop: int) -> Record:
         op=call.op,
         based_on=call.based_on,
         apv=call.apv,
+        rr=call.rr,
+        bm=call.bm,
         tid=call.tid,
     )
 

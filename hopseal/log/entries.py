@@ -22,6 +22,7 @@ from hopseal.limits import MAX_RECORDS
 
 _CRC_CHARACTERS = 8
 _MAX_AUTHORITIES = 1_024
+_MAX_DEPTH = 32  # of a user token's claims
 _read_texts = list_of(read_text, MAX_RECORDS)
 _read_ders = list_of(read_text, _MAX_AUTHORITIES)
 
@@ -138,7 +139,16 @@ class StartEntry:
     version: str
 
 
-LogEntry = RecordEntry | StatementEntry | CertificateEntry | BundleEntry | StartEntry
+@dataclass(frozen=True, slots=True)
+class ArtifactEntry:
+    """What a log keeps for auditors only: a user token, evidence, the announcement of a log's key, a revocation."""
+
+    n: int
+    at_ms: int
+    kind: str
+
+
+LogEntry = RecordEntry | StatementEntry | CertificateEntry | BundleEntry | StartEntry | ArtifactEntry
 
 
 def parse_line(line: bytes) -> LogEntry:
@@ -147,15 +157,33 @@ def parse_line(line: bytes) -> LogEntry:
     Raises:
         LogError: the CRC does not fit, or the JSON is no entry.
     """
-    checksum, space, payload = line[:_CRC_CHARACTERS], line[_CRC_CHARACTERS : _CRC_CHARACTERS + 1], line[9:]
-    if space != b" " or checksum != f"{zlib.crc32(payload):08x}".encode("ascii"):
-        raise LogError("the checksum of a line does not fit")
+    return parse_entry(read_payload(line))
+
+
+def parse_entry(payload: bytes) -> LogEntry:
+    """The entry in the JSON text of a line.
+
+    Raises:
+        LogError: it is no entry.
+    """
     try:
-        members = Members(parse_json_object(payload), "entry")
+        members = Members(parse_json_object(payload, max_depth=_MAX_DEPTH), "entry")
         kind = members.required("type", one_of(*_PARSERS))
         return _PARSERS[kind](members, members.required("n", read_integer), members.required("at_ms", read_integer))
     except (CustodyError, IdentityError) as error:
         raise LogError("a line with a right checksum is no entry", detail=error.detail) from error
+
+
+def read_payload(line: bytes) -> bytes:
+    """The JSON bytes of one line, given without its newline; what they say is not looked at.
+
+    Raises:
+        LogError: the CRC does not fit.
+    """
+    checksum, space, payload = line[:_CRC_CHARACTERS], line[_CRC_CHARACTERS : _CRC_CHARACTERS + 1], line[9:]
+    if space != b" " or checksum != f"{zlib.crc32(payload):08x}".encode("ascii"):
+        raise LogError("the checksum of a line does not fit")
+    return payload
 
 
 def format_line(payload: bytes) -> bytes:
@@ -220,6 +248,10 @@ def _start(members: Members, n: int, at_ms: int) -> StartEntry:
     return StartEntry(n, at_ms, members.required("node", read_text), members.required("version", read_text))
 
 
+def _artifact(members: Members, n: int, at_ms: int) -> ArtifactEntry:
+    return ArtifactEntry(n, at_ms, members.required("type", read_text))
+
+
 def _nullable_text(members: Members, name: str) -> str | None:
     return None if members.values.get(name) is None else members.required(name, read_text)
 
@@ -234,4 +266,5 @@ _PARSERS: dict[str, Callable[[Members, int, int], LogEntry]] = {
     "cert": _certificate,
     "bundle": _bundle,
     "start": _start,
+    **dict.fromkeys(("token", "attest", "att", "revoke"), _artifact),
 }

@@ -12,7 +12,7 @@ from hopseal.bundle import Bundle
 from hopseal.custody.certs import CertificateCache, KnownCertificates
 from hopseal.custody.errors import Code, CustodyError
 from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
-from hopseal.ids import SpiffeId, TrustDomain
+from hopseal.ids import TrustDomain
 from hopseal.limits import CLOCK_SKEW_S
 from hopseal.log.entries import BundleEntry, CertificateEntry, Direction, LogEntry, RecordEntry, StartEntry
 
@@ -51,7 +51,6 @@ class ChainEvidence:
         records: by statement hash.
         texts: every logged form of a statement (seals may be twins), by statement hash, then text.
         sightings: by statement hash.
-        children: statement hashes by that of the record they continue.
         uses: statement hashes by issuer and ``jti``.
         rejected: messages that were refused.
         contradictions: entries that cannot be what the broker wrote.
@@ -62,7 +61,6 @@ class ChainEvidence:
     records: dict[str, SealedRecord] = field(default_factory=dict)
     texts: dict[str, dict[str, SealedRecord]] = field(default_factory=dict)
     sightings: dict[str, tuple[Sighting, ...]] = field(default_factory=dict)
-    children: dict[str, list[str]] = field(default_factory=dict)
     uses: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     rejected: tuple[Rejected, ...] = ()
     contradictions: tuple[Rejected, ...] = ()
@@ -76,10 +74,6 @@ class ChainEvidence:
         was accepted under the one before it.
         """
         return {trust_domain: _current(history, moment) for trust_domain, history in self.bundles.items()}
-
-    def root_issuers(self) -> set[SpiffeId]:
-        """Who began the chain; more than one is wrong."""
-        return {each.record.iss for each in self.records.values() if each.record.hop == 0}
 
     def is_replayed(self, sealed: SealedRecord) -> bool:
         """Whether the record was accepted twice, or another record of its issuer has the same ``jti``."""
@@ -113,8 +107,6 @@ class ChainEvidence:
         if sealed.hash not in self.records:
             self.records[sealed.hash] = sealed
             self.uses.setdefault(_key(sealed), []).append(sealed.hash)
-            if sealed.record.prev is not None:
-                self.children.setdefault(sealed.record.prev, []).append(sealed.hash)
 
     def _contradict(self, entry: RecordEntry, node: str, detail: str) -> None:
         self.contradictions = (*self.contradictions, _rejected(entry, node, CONTRADICTION, detail))

@@ -1,7 +1,7 @@
 """Verification of a chain from log entries alone: a report for each hop, as a tree.
 
-Owns: gathering the evidence for one chain and judging each record by it at T = its ``iat``: seal, certificate path
-against the bundle that was current then, link to its parent, authority. Does not own: printing.
+Owns: judging each record of one chain by what logs hold, at T = its ``iat``: seal, and certificate path against the
+bundle that was current then. Does not own: the rules of the chain (``judge``), printing.
 What it cannot show, because the log does not hold the messages: request bindings, and the operation that the receiver
 derived. Those were checked when the record was accepted.
 Source: custody-wire §11 (steps 1, 4, 6, 7 and 8, without witnessed time).
@@ -13,13 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hopseal.custody.authority import Authority
-from hopseal.custody.chain import check_link, check_root_shape, root_authority
 from hopseal.custody.errors import Code, CustodyError, refusal
 from hopseal.custody.record import Record, SealedRecord
-from hopseal.custody.verification import RecordVerifier
-from hopseal.limits import MAX_RECORDS
+from hopseal.custody.verification import StatementVerifier
 from hopseal.log.entries import LogEntry
 from hopseal.log.evidence import ChainEvidence, Rejected, Sighting, gather
+from hopseal.log.judge import ChainJudge, Finding, JudgedHop
+
+_SINGLE_STEP, _CROSS_STEP = 1, 7  # of custody-wire §11
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,71 +79,50 @@ class ChainReport:
 def verify_chain_offline(entries: Iterable[LogEntry], cid: str) -> ChainReport:
     """The report on chain ``cid`` from entries of one or several logs, each log's entries in order; never raises."""
     evidence = gather(entries, cid)
-    judge = _Judge(evidence)
-    heads = [each for each in evidence.records.values() if each.record.prev not in evidence.records]
-    roots = tuple(judge.report(each, None, None) for each in _by_time(heads))
+    check = _Check(evidence)
+    judge = ChainJudge(evidence.records, check.record, _own_time, check.root)
+    roots = tuple(map(check.report, judge.judge()))
     return ChainReport(cid, roots, evidence.rejected, evidence.contradictions)
 
 
-@dataclass(slots=True)
-class _Judge:
+@dataclass(frozen=True, slots=True)
+class _Check:
     evidence: ChainEvidence
-    verifier: RecordVerifier = field(default_factory=RecordVerifier)
+    verifier: StatementVerifier = field(default_factory=StatementVerifier)
 
-    def report(self, sealed: SealedRecord, parent: SealedRecord | None, above: HopReport | None) -> HopReport:
-        """The report on ``sealed`` and all that continues it; ``above`` is the parent's, without children."""
-        before = after = None
-        code, detail = None, ""
-        try:
-            before = self._granted(sealed, parent, above)
-            after = before.narrow(sealed.record.att) if sealed.record.att else before
-            after.check_reach(hop=sealed.record.hop, now=sealed.record.iat, callee=sealed.record.aud)
-        except CustodyError as error:
-            code, detail = error.code, error.detail
-        sightings = self.evidence.sightings.get(sealed.hash, ())
-        own = HopReport(sealed.hash, sealed.record, sightings, before, after, code, detail, ())
-        children = tuple(self.report(each, sealed, own) for each in self._children(sealed))
-        return HopReport(sealed.hash, sealed.record, sightings, before, after, code, detail, children)
-
-    def _granted(self, sealed: SealedRecord, parent: SealedRecord | None, above: HopReport | None) -> Authority:
-        """What the chain grants to ``sealed`` before its own narrowing, once the record itself is verified."""
-        self._verify(sealed)
-        record = sealed.record
-        if record.hop >= MAX_RECORDS:
-            raise refusal(Code.TOO_LONG)
-        if parent is None or above is None:
-            if record.hop or record.prev:
-                raise refusal(Code.UNRESOLVED, "no log holds its parent", missing=(f"rec:{record.prev}",))
-            check_root_shape(record)
-            self._check_root_issuer(record)
-            return root_authority(record)
-        if record.hop != parent.record.hop + 1:
-            raise refusal(Code.CHAIN, "hop is not the position in the chain")
-        check_link(parent, sealed)
-        if above.authority_after is None or not above.verified:
-            raise refusal(Code.CHAIN, "its parent does not verify")
-        return above.authority_after
-
-    def _verify(self, sealed: SealedRecord) -> None:
+    def record(self, sealed: SealedRecord) -> Finding | None:
+        """Steps 1 and 4 for every logged form of a record, and what of step 7 one chain's records show."""
         evidence, at = self.evidence, sealed.record.iat
-        for twin in evidence.texts[sealed.hash].values():
-            self.verifier.verify(twin, evidence.certificates, evidence.bundles_at(at), at)
+        try:
+            for twin in evidence.texts[sealed.hash].values():
+                self.verifier.verify(twin, evidence.certificates, evidence.bundles_at(at), at)
+        except CustodyError as error:
+            return Finding(_SINGLE_STEP, error.code, error.detail or ", ".join(error.missing))
         if evidence.is_replayed(sealed):
-            raise refusal(Code.REPLAYED, "used twice: the same jti in another record, or two acceptances")
+            return Finding(_CROSS_STEP, Code.REPLAYED, "used twice: the same jti in another record, or two acceptances")
+        return None
 
-    def _check_root_issuer(self, root: Record) -> None:
-        if self.evidence.root_issuers() != {root.iss}:
-            raise refusal(Code.CHAIN, "roots of this cid are of several components")
+    def root(self, root: SealedRecord) -> None:
+        """A user token is in the message only, which no log holds."""
+        if root.record.obo is not None:
+            raise refusal(Code.AUTHORITY, "user tokens cannot be verified here")
 
-    def _children(self, parent: SealedRecord) -> list[SealedRecord]:
-        """Deeper than any receiver accepts is not looked at."""
-        if parent.record.hop >= MAX_RECORDS:
-            return []
-        return _by_time(self.evidence.records[each] for each in self.evidence.children.get(parent.hash, ()))
+    def report(self, hop: JudgedHop) -> HopReport:
+        """The report on a judged hop and all that continues it."""
+        return HopReport(
+            hash=hop.sealed.hash,
+            record=hop.sealed.record,
+            sightings=self.evidence.sightings.get(hop.sealed.hash, ()),
+            authority_before=hop.authority_before,
+            authority_after=hop.authority_after,
+            code=hop.finding.code if hop.finding else None,
+            detail=hop.finding.detail if hop.finding else "",
+            children=tuple(map(self.report, hop.children)),
+        )
 
 
-def _by_time(records: Iterable[SealedRecord]) -> list[SealedRecord]:
-    return sorted(records, key=lambda each: (each.record.iat, each.record.jti))
+def _own_time(sealed: SealedRecord) -> int:
+    return sealed.record.iat
 
 
 def _holds(hop: HopReport) -> bool:

@@ -136,6 +136,17 @@ def split_hashes(data: bytes, width: int) -> tuple[bytes, ...]:
     return tuple(data[start : start + HASH_BYTES] for start in range(0, len(data), HASH_BYTES))
 
 
+def cut_tile(tile: Tile, full: bytes) -> bytes:
+    """The bytes of the partial ``tile``, out of those of the full tile that it grew into.
+
+    Raises:
+        TileError: ``full`` is no full tile.
+    """
+    if tile.level is None:
+        return encode_entries(decode_entries(full, TILE_WIDTH)[: tile.width])
+    return b"".join(split_hashes(full, TILE_WIDTH)[: tile.width])
+
+
 def hash_perfect(hashes: tuple[bytes, ...]) -> bytes:
     """The hash of the perfect subtree over ``hashes``, of which there is a power of two."""
     level = list(hashes)

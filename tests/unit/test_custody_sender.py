@@ -12,7 +12,8 @@ from hopseal.custody.delegation import Approval, Continuation, OnBehalfOf
 from hopseal.custody.errors import Code, CustodyError
 from hopseal.custody.record import Record, encode_record, parse_record, parse_sealed_record
 from hopseal.custody.seal import seal_statements
-from hopseal.custody.sender import build_child, build_root, build_sibling, check_signing_time, random_id, seal_records
+from hopseal.custody.sealing import check_signing_time
+from hopseal.custody.sender import build_child, build_root, build_sibling, random_id, seal_records
 from hopseal.errors import BugError, UnavailableError
 from hopseal.ids import SpiffeId
 from vectors import pki

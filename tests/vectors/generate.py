@@ -11,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from vectors import (
+    answers,
     cases_authority,
     cases_binding,
     cases_chain,
     cases_claims,
+    cases_closing,
     cases_context,
+    cases_evidence,
     cases_folding,
     cases_format,
     cases_ok,
+    cases_receipt,
+    cases_response,
     cases_seal,
     cases_small,
+    cases_statement,
     cases_trust,
     scene,
 )
@@ -41,6 +47,14 @@ FILES: dict[str, tuple[str, dict[str, Any], Cases]] = {
     "receive_chain": ("receive", scene.DEFAULTS, cases_chain.chain_cases),
     "receive_trust": ("receive", scene.DEFAULTS, cases_trust.trust_cases),
     "receive_authority": ("receive", scene.DEFAULTS, cases_authority.authority_cases),
+    "receive_stream": ("receive", scene.DEFAULTS, cases_closing.stream_cases),
+    "statement": ("statement", {}, cases_statement.statement_cases),
+    "kids": ("kids", {}, cases_response.kids_cases),
+    "response_binding": ("response_binding", {}, cases_response.response_binding_cases),
+    "sse": ("sse", {}, cases_response.sse_cases),
+    "receipt": ("receipt_verify", answers.RESPONSE_DEFAULTS, cases_receipt.receipt_cases),
+    "closing": ("closing_verify", answers.CLOSING_DEFAULTS, cases_closing.closing_cases),
+    "evidence": ("evidence", cases_evidence.EVIDENCE_DEFAULTS, cases_evidence.evidence_cases),
 }
 
 

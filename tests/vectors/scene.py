@@ -184,7 +184,7 @@ def root_claims(**changes: Any) -> Json:
         "task": {"id": "task-1"},
         "auth": {"exp": NOW + 896, "hops": 7},
     }
-    return _changed(claims, changes)
+    return changed(claims, changes)
 
 
 def hop_claims(**changes: Any) -> Json:
@@ -202,13 +202,13 @@ def hop_claims(**changes: Any) -> Json:
         "prev": None,
         "rqb": None,
     }
-    return _changed(claims, changes)
+    return changed(claims, changes)
 
 
 ABSENT = object()
 
 
-def _changed(claims: Json, changes: Json) -> Json:
+def changed(claims: Json, changes: Json) -> Json:
     names = {"in_": "in"}
     merged = claims | {names.get(name, name): value for name, value in changes.items()}
     return {name: value for name, value in merged.items() if value is not ABSENT}

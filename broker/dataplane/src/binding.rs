@@ -6,13 +6,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hopseal_custody::cert::Certificate;
 use pyo3::create_exception;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
 use crate::broker::Broker;
-use crate::instance::InstanceKey;
+use crate::instance::{InstanceKey, log_certificate};
 use crate::listeners::socket_at;
+use crate::log::{Artifact, Entry};
 use crate::server::Server;
 use crate::settings::Settings;
 
@@ -125,6 +127,27 @@ impl DataPlane {
 
     fn set_policies(&self, py: Python<'_>, cedar_text: &str, entities_json: &str) -> PyResult<()> {
         py.detach(|| self.broker.set_policies(cedar_text, entities_json)).map_err(|why| error("policy_invalid", why))
+    }
+
+    fn log_durable(&self) -> u64 {
+        self.broker.started.get().map_or(0, |started| started.log.durable())
+    }
+
+    fn set_witnessed(&self, count: u64) {
+        if let Some(started) = self.broker.started.get() {
+            started.log.set_witnessed(count);
+        }
+    }
+
+    #[pyo3(signature = (artifact_json, chain_der=Vec::new()))]
+    fn append_artifact(&self, artifact_json: &str, chain_der: Vec<Vec<u8>>) -> PyResult<()> {
+        let artifact = Artifact::parse(artifact_json).map_err(|why| error("artifact_invalid", why.to_string()))?;
+        let started = self.broker.started.get().ok_or_else(|| error("log_unavailable", "not started"))?;
+        let parsed = |der: &Vec<u8>| Certificate::parse(der).map(|certificate| log_certificate(&Arc::new(certificate)));
+        let certificates: Option<Vec<_>> = chain_der.iter().map(parsed).collect();
+        let certificates = certificates.ok_or_else(|| error("artifact_invalid", "a certificate is not DER"))?;
+        let queued = started.log.append_nowait(Entry::Artifact(artifact), certificates);
+        queued.map_err(|why| error("log_unavailable", format!("{why:?}")))
     }
 
     fn stats(&self) -> String {

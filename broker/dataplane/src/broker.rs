@@ -212,7 +212,7 @@ impl Broker {
                 sequence: *sequence,
                 x509: authorities.iter().map(|der| STANDARD.encode(der)).collect(),
             };
-            if started.log.append_nowait(entry).is_ok() {
+            if started.log.append_nowait(entry, Vec::new()).is_ok() {
                 logged.insert(name.clone(), authorities.clone());
             }
         }

@@ -24,7 +24,7 @@ use crate::clock;
 use crate::directory::Component;
 use crate::headers;
 use crate::instance::Leaf;
-use crate::log::{Claims, LogError, SealRequest};
+use crate::log::{Claims, LogError, SealRequest, Sealed};
 use crate::operation::Operation;
 use crate::outbound::{Caller, Parent};
 use crate::pool::{Lease, Sender};
@@ -66,7 +66,7 @@ pub async fn compose_request(
         leaf: Arc::<Leaf>::clone(&lease.leaf),
         payload,
         receiver_trust_domain: outgoing.callee.id.trust_domain().to_owned(),
-        claims,
+        claims: Sealed::Record(claims),
     };
     let sealed = seal(broker, request).await?;
     fields.check_with_record(&sealed).map_err(refusal_of)?;
@@ -114,6 +114,7 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
         exp: now + DEFAULT_LIFETIME_S,
         jti,
         rqb: binding::request_binding(method, target_uri, &lines).map_err(refusal_of)?,
+        streams: false,
         operations: &[&operation.name, &operation.http],
         srv: Some(lease.peer.leaf().thumbprint()),
         by: None,
@@ -144,6 +145,9 @@ async fn seal(broker: &Broker, request: SealRequest) -> Result<String, Refusal> 
         Ok(Ok(sealed)) => Ok(sealed),
         Ok(Err(LogError::Unavailable(why))) => Err(Refusal::new("log_unavailable", why)),
         Ok(Err(LogError::Unsealable(code))) => Err(Refusal::new(code, "the key may not sign")),
+        Ok(Err(LogError::Unwitnessed)) => {
+            Err(Refusal::new("log_unwitnessed", "no witness confirmed the record in time"))
+        }
         Err(_elapsed) => Err(Refusal::new("log_unavailable", "the log did not write in time")),
     }
 }

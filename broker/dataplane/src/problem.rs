@@ -64,9 +64,12 @@ fn status_of(code: &str) -> StatusCode {
         "upgrade_unsupported" => StatusCode::NOT_IMPLEMENTED,
         "peer_unreachable" | "peer_untrusted" => StatusCode::BAD_GATEWAY,
         "callee_timeout" | "peer_timeout" => StatusCode::GATEWAY_TIMEOUT,
-        "attestor_unavailable" | "callee_unavailable" | "log_unavailable" | "svid_expired" | "overloaded" => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        "attestor_unavailable"
+        | "callee_unavailable"
+        | "log_unavailable"
+        | "log_unwitnessed"
+        | "svid_expired"
+        | "overloaded" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -202,6 +202,7 @@ async fn log_accepted(broker: &Broker, chain: &Chain) -> Result<(), Refusal> {
         let why = match error {
             LogError::Unavailable(why) => why,
             LogError::Unsealable(code) => code.to_owned(),
+            LogError::Unwitnessed => "no witness confirmed the entry in time (log_unwitnessed)".to_owned(),
         };
         refusal_of(Rejection::new(Code::Unavailable, format!("log: {why}")))
     })

@@ -16,6 +16,7 @@ use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::limits::MAX_SKEW_S;
 use hopseal_custody::record::Record;
 use hopseal_custody::seal::UnverifiedStatement;
+use hopseal_custody::statement::StatementClaims as _;
 use serde_json::json;
 
 use crate::broker::{Broker, Started};
@@ -23,9 +24,9 @@ use crate::clock;
 use crate::events::{Events, Weight};
 use crate::inbound;
 use crate::log::scan::Accepted;
-use crate::log::store::LogFile;
+use crate::log::store::LogFiles;
 use crate::log::writer::LogObserver;
-use crate::log::{Entry, Log};
+use crate::log::{Beginning, Entry, Log};
 use crate::pidfd;
 use crate::places::{Places, Turns};
 use crate::runtime::Running;
@@ -114,20 +115,26 @@ fn listen_error(address: SocketAddr, error: &io::Error) -> StartError {
 fn open_log(broker: &Arc<Broker>, bound: SocketAddr) -> Result<JoinHandle<()>, StartError> {
     let settings = &broker.settings;
     let now = clock::now_s();
-    let (file, found) = LogFile::open(&settings.log_dir, now - MAX_SKEW_S).map_err(|error| {
-        let code = if error.kind() == ErrorKind::WouldBlock { "log_locked" } else { "log_unavailable" };
-        (code, format!("{}: {error}", settings.log_dir.display()))
-    })?;
+    let (files, found) =
+        LogFiles::open(&settings.log_dir, now - MAX_SKEW_S, settings.log.segment_bytes).map_err(|error| {
+            let code = if error.kind() == ErrorKind::WouldBlock { "log_locked" } else { "log_unavailable" };
+            (code, format!("{}: {error}", settings.log_dir.display()))
+        })?;
     let complete = found.damaged == 0 && found.accepted.iter().all(|accepted| restore(broker, accepted, now).is_some());
     let observer = Arc::new(Observer { events: Arc::clone(&broker.events), stats: Arc::clone(&broker.stats) });
-    let (log, thread) =
-        Log::start(Box::new(file), found.next_n, found.certificates, settings.limits.log_queue, observer)
-            .map_err(|error| ("log_unavailable", error.to_string()))?;
+    let beginning = Beginning {
+        node: settings.node.clone(),
+        next_n: found.next_n,
+        certificates: found.certificates,
+        latest_exp: found.latest_exp,
+    };
+    let (log, thread) = Log::start(Box::new(files), beginning, settings.patience(), observer)
+        .map_err(|error| ("log_unavailable", error.to_string()))?;
     if found.damaged > 0 {
         let damaged = json!({"event": "log_damaged", "lines": found.damaged});
         broker.events.push(Weight::Required, &damaged);
     }
-    let unlogged = log.append_nowait(Entry::Start { node: settings.node.clone() });
+    let unlogged = log.append_nowait(Entry::Start { node: settings.node.clone() }, Vec::new());
     unlogged.map_err(|error| ("log_unavailable", format!("{error:?}")))?;
     let trusted_from = if complete { 0 } else { now + MAX_SKEW_S };
     let started = Started { log, peer_address: loopback(bound), trusted_from };
@@ -177,6 +184,10 @@ impl LogObserver for Observer {
     fn recovered(&self) {
         self.stats.set_log_detail("");
         self.events.push(Weight::Required, &json!({"event": "log_recovered"}));
+    }
+
+    fn roll_failed(&self, detail: &str) {
+        self.events.push(Weight::Required, &json!({"event": "log_roll_failed", "detail": detail}));
     }
 
     fn wrote(&self, entries: usize, seals: usize, bytes: usize, took: Duration) {

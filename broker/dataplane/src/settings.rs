@@ -10,6 +10,8 @@ use std::time::Duration;
 use hopseal_custody::ids::TrustDomain;
 use serde::Deserialize;
 
+use crate::log::Patience;
+
 /// Settings of one data plane.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +42,26 @@ pub struct Settings {
     pub limits: Limits,
     #[serde(default)]
     pub timeouts_ms: Timeouts,
+    #[serde(default)]
+    pub log: LogSettings,
+}
+
+/// How the custody log is kept and what calls wait for.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// A file that has reached this takes no more entries.
+    pub segment_bytes: u64,
+    /// Calls wait for a log that cannot be written, as long as `timeouts_ms.log_write`, before they fail.
+    pub wait_when_full: bool,
+    /// Calls wait until witnesses have confirmed their entry.
+    pub strict: bool,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { segment_bytes: 256 << 20, wait_when_full: false, strict: false }
+    }
 }
 
 /// Bounds on what may be held at once.
@@ -122,6 +144,8 @@ pub struct Timeouts {
     pub response_head: u64,
     /// A call waits this long for its record to be durable.
     pub log_write: u64,
+    /// In strict mode a call waits this long for witnesses; shorter than `log_write`, or that ends it.
+    pub log_witness: u64,
 }
 
 impl Default for Timeouts {
@@ -136,6 +160,7 @@ impl Default for Timeouts {
             connect: 3_000,
             response_head: 600_000,
             log_write: 10_000,
+            log_witness: 5_000,
         }
     }
 }
@@ -156,7 +181,21 @@ impl Settings {
         if settings.limits.buffered_bytes < settings.body_limit_bytes {
             return Err("limits.buffered_bytes must be at least body_limit_bytes".into());
         }
+        if settings.log.segment_bytes == 0 {
+            return Err("log.segment_bytes must be positive".into());
+        }
         Ok(settings)
+    }
+
+    /// What calls wait for.
+    pub fn patience(&self) -> Patience {
+        // The rest of the time is for the write that then succeeds.
+        let full = ms(self.timeouts_ms.log_write) * 4 / 5;
+        Patience {
+            queue: self.limits.log_queue,
+            full: if self.log.wait_when_full { full } else { Duration::ZERO },
+            witness: self.log.strict.then(|| ms(self.timeouts_ms.log_witness)),
+        }
     }
 }
 

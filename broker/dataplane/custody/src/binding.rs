@@ -1,6 +1,8 @@
-//! What a record binds of its request: `rqb` and `Content-Digest` (custody-wire §4.4).
+//! What a record binds of its request, and a receipt of its response (custody-wire §4.4, §7.1).
 //!
 //! Owns: the covered components and their order. Does not own: reading bodies.
+
+use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::error::{Code, Rejection, Result};
 use crate::hash::{ClaimHash, decode_base64, encode_base64, sha256};
@@ -23,6 +25,8 @@ const COVERED: [&str; 14] = [
     "sec-websocket-protocol",
 ];
 
+const COVERED_IN_RESPONSES: [&str; 3] = ["content-type", "content-encoding", "content-digest"];
+
 /// One field line as received or about to be sent: name and value, not merged with others.
 pub type HeaderLine<'a> = (&'a str, &'a [u8]);
 
@@ -33,6 +37,8 @@ pub enum Body {
     Empty,
     /// At least one byte; their SHA-256.
     Digest([u8; 32]),
+    /// Not read yet: what the record says of it at the start, the closing statement says at its end (§7.3).
+    Stream,
 }
 
 impl Body {
@@ -40,6 +46,57 @@ impl Body {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         if bytes.is_empty() { Self::Empty } else { Self::Digest(sha256(bytes)) }
+    }
+}
+
+/// Length and SHA-256 of a body: `len` and `cd`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodySum {
+    pub len: u64,
+    pub sha256: [u8; 32],
+}
+
+impl BodySum {
+    /// The sum of a whole body.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut summer = BodySummer::default();
+        summer.update(bytes);
+        summer.finish()
+    }
+}
+
+/// Sums a body up while it streams.
+#[derive(Clone)]
+pub struct BodySummer {
+    len: u64,
+    digest: Context,
+}
+
+impl Default for BodySummer {
+    fn default() -> Self {
+        Self { len: 0, digest: Context::new(&SHA256) }
+    }
+}
+
+impl BodySummer {
+    /// Takes the next bytes on the wire.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.len = self.len.saturating_add(bytes.len() as u64);
+        self.digest.update(bytes);
+    }
+
+    /// The sum of everything taken so far; the summer may go on.
+    #[must_use]
+    pub fn so_far(&self) -> BodySum {
+        self.clone().finish()
+    }
+
+    #[must_use]
+    pub fn finish(self) -> BodySum {
+        let mut sha256 = [0_u8; 32];
+        sha256.copy_from_slice(self.digest.finish().as_ref());
+        BodySum { len: self.len, sha256 }
     }
 }
 
@@ -57,6 +114,7 @@ pub fn verify_content_digest(headers: &[HeaderLine<'_>], body: &Body) -> Result<
     let refuse = |detail: &str| Err(Rejection::new(Code::Binding, detail));
     let value = joined_value(headers, "content-digest");
     let stated = match (&value, body) {
+        (_, Body::Stream) => return refuse("a body that is not read yet has no digest"),
         (None, Body::Empty) => return Ok(()),
         (None, Body::Digest(_)) => return refuse("a body without Content-Digest"),
         (Some(_), Body::Empty) => return refuse("a Content-Digest without body"),
@@ -81,8 +139,20 @@ fn parse_content_digest(value: &[u8]) -> Option<[u8; 32]> {
 /// # Errors
 /// `binding` if a covered value holds a byte other than HTAB and space to `~`.
 pub fn binding_base(method: &str, target_uri: &str, headers: &[HeaderLine<'_>]) -> Result<String> {
-    let mut base = format!("\"@method\": {method}\n\"@target-uri\": {target_uri}");
-    for name in COVERED {
+    with_fields(format!("\"@method\": {method}\n\"@target-uri\": {target_uri}"), &COVERED, headers)
+}
+
+/// The text whose SHA-256 is `rsb` (custody-wire §7.1).
+///
+/// # Errors
+/// As [`binding_base`].
+pub fn response_base(status: u16, headers: &[HeaderLine<'_>]) -> Result<String> {
+    with_fields(format!("\"@status\": {status}"), &COVERED_IN_RESPONSES, headers)
+}
+
+/// `base` with a line for each covered field that is present.
+fn with_fields(mut base: String, covered: &[&str], headers: &[HeaderLine<'_>]) -> Result<String> {
+    for name in covered {
         let Some(value) = joined_value(headers, name) else { continue };
         if !value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~')) {
             return Err(Rejection::new(Code::Binding, format!("{name} holds a byte that cannot be bound")));
@@ -101,6 +171,14 @@ pub fn binding_base(method: &str, target_uri: &str, headers: &[HeaderLine<'_>]) 
 /// As [`binding_base`].
 pub fn request_binding(method: &str, target_uri: &str, headers: &[HeaderLine<'_>]) -> Result<ClaimHash> {
     binding_base(method, target_uri, headers).map(|base| ClaimHash(sha256(base.as_bytes())))
+}
+
+/// The response binding `rsb` over the head of a final response.
+///
+/// # Errors
+/// As [`binding_base`].
+pub fn response_binding(status: u16, headers: &[HeaderLine<'_>]) -> Result<ClaimHash> {
+    response_base(status, headers).map(|base| ClaimHash(sha256(base.as_bytes())))
 }
 
 /// `value` without SP and HTAB at its ends.

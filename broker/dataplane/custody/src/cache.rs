@@ -57,19 +57,20 @@ impl Default for CacheSizes {
     }
 }
 
-/// One statement of an accepted chain: verified text, claims and certificates.
+/// One verified statement: text, claims and certificates; of an accepted chain unless it is no record.
 #[derive(Debug)]
-pub struct VerifiedStatement {
+pub struct VerifiedStatement<C = Record> {
     pub(crate) sealed: String,
     pub(crate) hash: StatementHash,
-    pub(crate) record: Record,
+    pub(crate) seal_hash: SealHash,
+    pub(crate) claims: C,
     pub(crate) leaf: Arc<Certificate>,
     pub(crate) path: Arc<ValidPath>,
     /// The state of the bundle that it was verified with.
     pub(crate) bundle: BundleVersion,
 }
 
-impl VerifiedStatement {
+impl<C> VerifiedStatement<C> {
     /// The sealed text, exactly as it was verified.
     #[must_use]
     pub fn sealed(&self) -> &str {
@@ -81,9 +82,15 @@ impl VerifiedStatement {
         self.hash
     }
 
+    /// SHA-256 of its seal's ASCII.
     #[must_use]
-    pub fn record(&self) -> &Record {
-        &self.record
+    pub fn seal_hash(&self) -> SealHash {
+        self.seal_hash
+    }
+
+    #[must_use]
+    pub fn claims(&self) -> &C {
+        &self.claims
     }
 
     #[must_use]
@@ -94,6 +101,13 @@ impl VerifiedStatement {
     /// The leaf and the intermediates that its path used.
     pub fn certificates(&self) -> impl Iterator<Item = &Arc<Certificate>> {
         std::iter::once(&self.leaf).chain(self.path.intermediates())
+    }
+}
+
+impl VerifiedStatement {
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.claims
     }
 }
 

@@ -1,45 +1,60 @@
-//! Making record payloads: roots, further roots of one task, and continuations.
+//! Making payloads: of roots, further roots of one task and continuations, and of every other statement.
 //!
-//! Owns: the claims and their order as custody-wire §4.3 lists them. Does not own:
+//! Owns: the claims and their order as custody-wire lists them. Does not own:
 //! randomness and time, which are arguments; sealing (see `sealer`).
 
 use crate::authority::{Authority, Narrowing};
 use crate::chain::Chain;
+use crate::claims::Claims;
+use crate::closing::Closing;
 use crate::error::{Code, Rejection, Result};
+use crate::evidence::Evidence;
 use crate::hash::{ClaimHash, RandomId, StatementHash, Thumbprint, encode_base64url};
 use crate::ids::SpiffeId;
 use crate::json::{Value, write_object};
 use crate::limits::{DEFAULT_AUTHORITY_S, MAX_SEALED_BYTES};
 use crate::merkle::statement_hash;
-use crate::record::{Continuation, Record, Task};
+use crate::observation::Observation;
+use crate::receipt::Receipt;
+use crate::record::{Continuation, Obo, Record, Task};
+use crate::statement::{Statement, StatementClaims as _};
 
-/// Claims in the order of custody-wire §4.3.
-const ORDER: [&str; 24] = [
+/// Claims of a record in the order of custody-wire §4.3.
+const RECORD_ORDER: &[&str] = &[
     "v", "t", "iss", "aud", "iat", "exp", "jti", "cid", "hop", "prev", "rqb", "bm", "srv", "by", "op", "in", "att",
     "apv", "rr", "tid", "obo", "task", "auth", "cont",
 ];
+/// Claims of receipts and observations in the order of §7.1.
+const OUTCOME_ORDER: &[&str] = &[
+    "v", "t", "iss", "aud", "iat", "jti", "cid", "rec", "st", "rsb", "len", "cd", "fin", "kids", "dec", "host", "spki",
+];
+/// Claims of a closing statement in the order of §7.3.
+const CLOSING_ORDER: &[&str] = &["v", "t", "iss", "aud", "iat", "jti", "cid", "rec", "cd", "len", "fin"];
+/// Claims of an evidence statement in the order of §4.2.
+const EVIDENCE_ORDER: &[&str] = &["v", "t", "iss", "iat", "exp", "jti", "sub", "sx", "verdict", "log"];
 
-/// The claims of one record as base64url text, ready to be sealed.
+/// The claims of one statement as base64url text, ready to be sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
     text: String,
 }
 
 impl Payload {
-    /// The payload with these members, written in the order of §4.3, unknown names last.
+    /// The payload with these members, written in the order of their type, unknown names last.
     ///
     /// # Errors
-    /// `malformed` if they are not the claims of one record; `too_large` if it could not be sealed within its limit.
+    /// `malformed` if they are not the claims of one statement; `too_large` if it could not be sealed within its limit.
     pub fn from_claims(mut members: Vec<(String, Value)>) -> Result<Self> {
-        let place = |name: &str| ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len());
+        let order = order_of(&members);
+        let place = |name: &str| order.iter().position(|known| *known == name).unwrap_or(order.len());
         members.sort_by_key(|(name, _)| place(name));
         let mut json = String::with_capacity(1_024);
         write_object(&members, &mut json);
         // What we send is what we would accept: one parser decides both.
-        Record::parse(json.as_bytes())?;
+        Statement::parse(json.as_bytes())?;
         let text = encode_base64url(json.as_bytes());
         if text.len() + MAX_SEAL_TEXT_BYTES > MAX_SEALED_BYTES {
-            return Err(Rejection::new(Code::TooLarge, "the record's claims are too large to be sealed"));
+            return Err(Rejection::new(Code::TooLarge, "the claims are too large to be sealed"));
         }
         Ok(Self { text })
     }
@@ -53,6 +68,15 @@ impl Payload {
     #[must_use]
     pub fn statement_hash(&self, x5t: &Thumbprint) -> StatementHash {
         statement_hash(x5t, &self.text)
+    }
+}
+
+fn order_of(members: &[(String, Value)]) -> &'static [&'static str] {
+    match Claims(members).text("t") {
+        Ok(Some(Receipt::TYPE | Observation::TYPE)) => OUTCOME_ORDER,
+        Ok(Some(Closing::TYPE)) => CLOSING_ORDER,
+        Ok(Some(Evidence::TYPE)) => EVIDENCE_ORDER,
+        _ => RECORD_ORDER,
     }
 }
 
@@ -71,6 +95,8 @@ pub struct Call<'a> {
     pub exp: i64,
     pub jti: RandomId,
     pub rqb: ClaimHash,
+    /// The body is not bound: a closing statement follows it.
+    pub streams: bool,
     /// Names of the operation that the callee will derive; the authority must cover one.
     pub operations: &'a [&'a str],
     /// Thumbprint of the server leaf that TLS authenticated.
@@ -104,14 +130,12 @@ pub fn root_payload(call: &Call<'_>, root: &Root) -> Result<Payload> {
         return Err(Rejection::new(Code::Authority, "the authority lasts too long"));
     }
     root.auth.allow(0, call.iat, call.aud, call.operations)?;
-    let mut members = call_members(call, root.cid, 0);
-    members.push(member("obo", Value::Null));
-    members.push(member("task", Value::Object(root.task.to_members())));
-    members.push(member("auth", Value::Object(authority_members(&root.auth))));
-    if let Some(cont) = &root.cont {
-        members.push(member("cont", Value::Object(continuation_members(cont))));
-    }
-    Payload::from_claims(members)
+    let mut record = record_of(call, root.cid, 0);
+    record.obo = Some(Obo::Autonomous);
+    record.task = Some(root.task.clone());
+    record.auth = Some(root.auth.clone());
+    record.cont.clone_from(&root.cont);
+    Payload::from_claims(record.to_members())
 }
 
 /// The payload of the record that continues `parent`, with less authority if `att` says so.
@@ -126,75 +150,68 @@ pub fn child_payload(call: &Call<'_>, parent: &Chain, att: Option<&Narrowing>) -
     let left = att.map_or_else(|| Ok(parent.authority().clone()), |att| parent.authority().narrow(att))?;
     let hop = parent.hop() + 1;
     left.allow(hop, call.iat, call.aud, call.operations)?;
-    let mut members = call_members(call, parent.cid(), hop);
-    members.push(member("prev", Value::Text(parent.hash().to_string())));
-    if let Some(att) = att {
-        members.push(member("att", Value::Object(narrowing_members(att))));
-    }
-    Payload::from_claims(members)
+    let mut record = record_of(call, parent.cid(), hop);
+    record.prev = Some(parent.hash());
+    record.att = att.cloned();
+    Payload::from_claims(record.to_members())
 }
 
-fn member(name: &str, value: Value) -> (String, Value) {
-    (name.to_owned(), value)
+/// The payload of a receipt.
+///
+/// # Errors
+/// `malformed` or `too_large` if a value does not fit the wire format.
+pub fn receipt_payload(receipt: &Receipt) -> Result<Payload> {
+    Payload::from_claims(receipt.to_members())
 }
 
-fn text<T: ToString + ?Sized>(value: &T) -> Value {
-    Value::Text(value.to_string())
+/// The payload of an observation.
+///
+/// # Errors
+/// As [`receipt_payload`]; `malformed` also if issuer and receiver differ.
+pub fn observation_payload(observation: &Observation) -> Result<Payload> {
+    Payload::from_claims(observation.to_members())
 }
 
-fn call_members(call: &Call<'_>, cid: RandomId, hop: i64) -> Vec<(String, Value)> {
-    let mut members = vec![
-        member("v", Value::Integer(1)),
-        member("t", text("rec")),
-        member("iss", text(call.iss)),
-        member("aud", text(call.aud)),
-        member("iat", Value::Integer(call.iat)),
-        member("exp", Value::Integer(call.exp)),
-        member("jti", text(&call.jti)),
-        member("cid", text(&cid)),
-        member("hop", Value::Integer(hop)),
-        member("rqb", text(&call.rqb)),
-    ];
-    members.extend(call.srv.map(|srv| member("srv", text(&srv))));
-    members.extend(call.by.map(|by| member("by", text(by))));
-    members.extend(call.op.map(|op| member("op", text(op))));
-    members.extend(call.tid.map(|tid| member("tid", text(tid))));
-    if !call.inputs.is_empty() {
-        members.push(member("in", Value::Array(call.inputs.iter().map(text).collect())));
-    }
-    if call.rr {
-        members.push(member("rr", Value::Bool(true)));
-    }
-    members
+/// The payload of a closing statement.
+///
+/// # Errors
+/// As [`receipt_payload`]; `malformed` also with `fin: deny`.
+pub fn closing_payload(closing: &Closing) -> Result<Payload> {
+    Payload::from_claims(closing.to_members())
 }
 
-fn authority_members(auth: &Authority) -> Vec<(String, Value)> {
-    narrowing_members(&Narrowing {
-        scope: auth.scope.clone(),
-        exp: Some(auth.exp),
-        hops: Some(auth.hops),
-        aud: auth.aud.clone(),
-        ops: auth.ops.clone(),
-    })
+/// The payload of an evidence statement.
+///
+/// # Errors
+/// As [`receipt_payload`].
+pub fn evidence_payload(evidence: &Evidence) -> Result<Payload> {
+    Payload::from_claims(evidence.to_members())
 }
 
-fn narrowing_members(limits: &Narrowing) -> Vec<(String, Value)> {
-    let mut members = Vec::new();
-    if let Some(scope) = &limits.scope {
-        let tokens: Vec<&str> = scope.iter().map(String::as_str).collect();
-        members.push(member("scope", text(&tokens.join(" "))));
+/// The record of `call`, without what only a root or only a continuation has.
+fn record_of(call: &Call<'_>, cid: RandomId, hop: i64) -> Record {
+    Record {
+        iss: call.iss.clone(),
+        aud: call.aud.to_owned(),
+        iat: call.iat,
+        exp: call.exp,
+        jti: call.jti,
+        cid,
+        hop,
+        prev: None,
+        rqb: call.rqb,
+        streams: call.streams,
+        srv: call.srv,
+        by: call.by.cloned(),
+        op: call.op.map(str::to_owned),
+        inputs: call.inputs.to_vec(),
+        att: None,
+        approvals: Vec::new(),
+        rr: call.rr,
+        tid: call.tid.map(str::to_owned),
+        obo: None,
+        task: None,
+        auth: None,
+        cont: None,
     }
-    members.extend(limits.exp.map(|exp| member("exp", Value::Integer(exp))));
-    members.extend(limits.hops.map(|hops| member("hops", Value::Integer(hops))));
-    if let Some(aud) = &limits.aud {
-        members.push(member("aud", Value::Array(aud.iter().map(|pattern| text(&pattern.text())).collect())));
-    }
-    if let Some(ops) = &limits.ops {
-        members.push(member("ops", Value::Array(ops.iter().map(|pattern| text(&pattern.text())).collect())));
-    }
-    members
-}
-
-fn continuation_members(cont: &Continuation) -> Vec<(String, Value)> {
-    vec![member("rec", text(&cont.rec)), member("cid", text(&cont.cid)), member("why", text(&cont.why))]
 }

@@ -1,4 +1,4 @@
-//! The Custody fields of a raw header list (custody-wire §6.1 to 6.3).
+//! The Custody fields of raw header lists: of requests, responses and trailers (custody-wire §4.1, §6.1 to 6.3).
 //!
 //! Owns: names, counts, sizes and list syntax, before anything is decoded.
 
@@ -17,9 +17,14 @@ pub const CHAIN: &str = "custody-chain";
 pub const CERTS: &str = "custody-certs";
 /// Response field with the receipt.
 pub const RECEIPT: &str = "custody-receipt";
+/// Request trailer with the closing statement.
+pub const CLOSE: &str = "custody-close";
 /// Local field that names an inbound record to extend; never forwarded.
 pub const HANDLE: &str = "custody-handle";
 const PREFIX: &str = "custody-";
+/// What stands before a receipt in the final comment of an event stream (custody-wire §7.3).
+const COMMENT_START: &str = ": custody-receipt ";
+const COMMENT_END: &str = "\n\n";
 
 /// The Custody fields of a request: sizes and counts are within bounds, nothing is parsed.
 #[derive(Debug)]
@@ -28,9 +33,28 @@ pub struct CustodyFields<'a> {
     pub record: &'a str,
     /// The ancestors' sealed texts, oldest first.
     pub chain: Vec<&'a str>,
-    /// Certificates, each `:` base64 `:`.
-    certs: Vec<&'a str>,
+    certs: Certificates<'a>,
 }
+
+/// The receipt of a response, in whichever of its three places, and certificates that came along.
+#[derive(Debug)]
+pub struct ReceiptFields<'a> {
+    /// The receipt's sealed text.
+    pub receipt: &'a str,
+    certs: Certificates<'a>,
+}
+
+/// The closing statement of a request's trailers, and certificates that came along.
+#[derive(Debug)]
+pub struct ClosingFields<'a> {
+    /// The closing statement's sealed text.
+    pub closing: &'a str,
+    certs: Certificates<'a>,
+}
+
+/// A certificate list within its limits, each element `:` base64 `:`.
+#[derive(Debug)]
+struct Certificates<'a>(Vec<&'a str>);
 
 impl<'a> CustodyFields<'a> {
     /// The fields of `headers`; at most `hops` records.
@@ -48,7 +72,10 @@ impl<'a> CustodyFields<'a> {
         }
         let chain = value_of(headers, CHAIN);
         let certs = value_of(headers, CERTS);
-        check_sizes(headers, record, chain, certs)?;
+        check_sizes(headers, RECORD, record, certs)?;
+        if chain.is_some_and(|value| value.len() > MAX_CHAIN_BYTES) {
+            return Err(too_large("Custody-Chain"));
+        }
         let certs = split(certs);
         check_certificates(&certs)?;
         let chain = split(chain);
@@ -61,7 +88,7 @@ impl<'a> CustodyFields<'a> {
         Ok(Self {
             record: as_text(trim(record))?,
             chain: chain.into_iter().map(as_text).collect::<Result<_>>()?,
-            certs: certs.into_iter().map(as_text).collect::<Result<_>>()?,
+            certs: Certificates::of(certs)?,
         })
     }
 
@@ -70,6 +97,113 @@ impl<'a> CustodyFields<'a> {
     /// # Errors
     /// `malformed`.
     pub fn certificates(&self) -> Result<Vec<Vec<u8>>> {
+        self.certs.decode()
+    }
+}
+
+impl<'a> ReceiptFields<'a> {
+    /// The receipt of a response with this head and these trailers, None if there is none and none is `required`.
+    ///
+    /// `comment` is what [`split_comment`] found at the end of an event stream.
+    ///
+    /// # Errors
+    /// `receipt_unavailable` if there is no receipt, `duplicate` if there are two or a Custody field has two lines,
+    /// `malformed`, `too_large`.
+    pub fn read(
+        head: &[HeaderLine<'a>],
+        trailers: &[HeaderLine<'a>],
+        comment: Option<&'a str>,
+        required: bool,
+    ) -> Result<Option<Self>> {
+        let mut headers: Vec<HeaderLine<'a>> = head.iter().chain(trailers).copied().collect();
+        // Third of the places, and like the others in every check.
+        headers.extend(comment.map(|comment| (RECEIPT, comment.as_bytes())));
+        check_names(&headers)?;
+        match value_of(&headers, RECEIPT) {
+            Some(receipt) => {
+                let (receipt, certs) = read_later(&headers, RECEIPT, receipt)?;
+                Ok(Some(Self { receipt, certs }))
+            }
+            None if required => Err(Rejection::new(Code::ReceiptUnavailable, "the response has no receipt")),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`CustodyFields::certificates`].
+    ///
+    /// # Errors
+    /// `malformed`.
+    pub fn certificates(&self) -> Result<Vec<Vec<u8>>> {
+        self.certs.decode()
+    }
+}
+
+impl<'a> ClosingFields<'a> {
+    /// The closing statement of a request with these trailers.
+    ///
+    /// # Errors
+    /// `missing` if there is none, `duplicate`, `malformed`, `too_large`.
+    pub fn read(trailers: &[HeaderLine<'a>]) -> Result<Self> {
+        check_names(trailers)?;
+        let closing = value_of(trailers, CLOSE)
+            .ok_or_else(|| Rejection::new(Code::Missing, "the streamed request has no Custody-Close"))?;
+        let (closing, certs) = read_later(trailers, CLOSE, closing)?;
+        Ok(Self { closing, certs })
+    }
+
+    /// As [`CustodyFields::certificates`].
+    ///
+    /// # Errors
+    /// `malformed`.
+    pub fn certificates(&self) -> Result<Vec<Vec<u8>>> {
+        self.certs.decode()
+    }
+}
+
+/// The statement `sealed` under `name`, and the certificates beside it.
+fn read_later<'a>(headers: &[HeaderLine<'a>], name: &str, sealed: &'a [u8]) -> Result<(&'a str, Certificates<'a>)> {
+    let certs = value_of(headers, CERTS);
+    check_sizes(headers, name, sealed, certs)?;
+    let certs = split(certs);
+    check_certificates(&certs)?;
+    Ok((as_text(trim(sealed))?, Certificates::of(certs)?))
+}
+
+/// The final comment of an event stream with this receipt, and the blank line after it.
+///
+/// It must stand at the beginning of the body or after a line feed.
+#[must_use]
+pub fn receipt_comment(sealed: &str) -> String {
+    format!("{COMMENT_START}{sealed}{COMMENT_END}")
+}
+
+/// The bytes before the final receipt comment of a whole event stream, and the sealed text in it.
+///
+/// `body` may be the end of a stream if it begins before the line of the comment. Without such a comment all of
+/// it is body; an earlier comment of that form is body too.
+#[must_use]
+pub fn split_comment(body: &[u8]) -> (&[u8], Option<&str>) {
+    split_at_comment(body).map_or((body, None), |(before, sealed)| (before, Some(sealed)))
+}
+
+fn split_at_comment(body: &[u8]) -> Option<(&[u8], &str)> {
+    let line = body.strip_suffix(COMMENT_END.as_bytes())?;
+    let start = line.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let (before, line) = (body.get(..start)?, line.get(start..)?);
+    let sealed = line.strip_prefix(COMMENT_START.as_bytes())?;
+    let is_sealed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if sealed.is_empty() || !sealed.iter().all(is_sealed) {
+        return None;
+    }
+    Some((before, std::str::from_utf8(sealed).ok()?))
+}
+
+impl<'a> Certificates<'a> {
+    fn of(elements: Vec<&'a [u8]>) -> Result<Self> {
+        elements.into_iter().map(as_text).collect::<Result<_>>().map(Self)
+    }
+
+    fn decode(&self) -> Result<Vec<Vec<u8>>> {
         let decode = |element: &&str| {
             let encoded = element.strip_prefix(':').and_then(|rest| rest.strip_suffix(':'));
             encoded
@@ -77,7 +211,7 @@ impl<'a> CustodyFields<'a> {
                 .filter(|der| !der.is_empty())
                 .ok_or_else(|| malformed("Custody-Certs is not a list of byte sequences"))
         };
-        self.certs.iter().map(decode).collect()
+        self.0.iter().map(decode).collect()
     }
 }
 
@@ -114,17 +248,15 @@ fn is_early(headers: &[HeaderLine<'_>]) -> bool {
     headers.iter().any(|(name, value)| name.eq_ignore_ascii_case("early-data") && trim(value) == b"1")
 }
 
-fn check_sizes(headers: &[HeaderLine<'_>], record: &[u8], chain: Option<&[u8]>, certs: Option<&[u8]>) -> Result<()> {
+/// The sizes of all Custody fields together, of the statement under `name`, and of the certificate list.
+fn check_sizes(headers: &[HeaderLine<'_>], name: &str, sealed: &[u8], certs: Option<&[u8]>) -> Result<()> {
     let custody = headers.iter().filter(|(name, _)| has_prefix(name, PREFIX));
     let total: usize = custody.map(|(name, value)| name.len() + value.len()).sum();
     if total > MAX_FIELDS_BYTES {
         return Err(too_large("the Custody fields together"));
     }
-    if record.len() > MAX_SEALED_BYTES {
-        return Err(too_large("Custody-Record"));
-    }
-    if chain.is_some_and(|value| value.len() > MAX_CHAIN_BYTES) {
-        return Err(too_large("Custody-Chain"));
+    if sealed.len() > MAX_SEALED_BYTES {
+        return Err(too_large(name));
     }
     if certs.is_some_and(|value| value.len() > MAX_CERTS_BYTES) {
         return Err(too_large("Custody-Certs"));

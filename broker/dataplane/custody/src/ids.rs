@@ -98,13 +98,17 @@ fn is_segment(text: &str) -> bool {
 }
 
 fn is_https_origin(text: &str) -> bool {
-    let Some(authority) = text.strip_prefix(HTTPS) else { return false };
+    text.len() <= MAX_SPIFFE_ID_BYTES && text.strip_prefix(HTTPS).is_some_and(is_authority)
+}
+
+/// True if `text` can follow `https://` in an origin: a host, perhaps with a port; at most 256 bytes.
+pub(crate) fn is_authority(text: &str) -> bool {
     // The port's colon is searched after a bracketed address, which has colons of its own.
-    let host_end = match authority.find(']') {
-        Some(at) if authority.starts_with('[') => at + 1,
-        _ => authority.find(':').unwrap_or(authority.len()),
+    let host_end = match text.find(']') {
+        Some(at) if text.starts_with('[') => at + 1,
+        _ => text.find(':').unwrap_or(text.len()),
     };
-    let (host, port) = authority.split_at(host_end);
+    let (host, port) = text.split_at(host_end);
     text.len() <= MAX_SPIFFE_ID_BYTES && is_host(host) && (port.is_empty() || is_port(port))
 }
 

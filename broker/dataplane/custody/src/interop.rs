@@ -17,7 +17,9 @@ use crate::receive::fold;
 use crate::record::Record;
 use crate::seal::{UnverifiedStatement, path_text};
 use crate::sealer::Sealer;
+use crate::statement::StatementClaims as _;
 
+mod answer;
 mod receive;
 
 /// Why an answer is not `ok`: a refusal of the format, or a request that has not the shape of a vector.
@@ -72,6 +74,13 @@ fn verify(request_json: &str) -> Answer {
         Some("binding") => verify_binding(&input),
         Some("folding") => verify_folding(&input),
         Some("receive") => receive::verify(&input),
+        Some("statement") => answer::verify_statement(&input),
+        Some("kids") => answer::describe_kids(&input),
+        Some("response_binding") => answer::verify_response_binding(&input),
+        Some("sse") => answer::split_stream(&input),
+        Some("receipt_verify") => answer::verify_receipt(&input),
+        Some("closing_verify") => answer::verify_closing(&input),
+        Some("evidence") => answer::judge_evidence(&input),
         Some("errors") => describe_code(&input),
         _ => Err(Failure::Shape("the kind is not known".into())),
     }?;
@@ -238,11 +247,15 @@ impl<'a> Input<'a> {
         self.get(name)?.as_object().ok_or_else(|| Failure::Shape(format!("{name} is not an object")))
     }
 
-    /// Header lines; each character of a value is one byte.
     fn headers(&self) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+        self.lines("headers")
+    }
+
+    /// Field lines; each character of a value is one byte.
+    fn lines(&self, name: &str) -> Result<Vec<(String, Vec<u8>)>, Failure> {
         let refuse = || Failure::Shape("a header is not a pair of ISO-8859-1 texts".into());
         let mut lines = Vec::new();
-        for pair in self.array("headers")? {
+        for pair in self.array(name)? {
             let (Some(name), Some(value)) = (pair.get(0).and_then(Json::as_str), pair.get(1).and_then(Json::as_str))
             else {
                 return Err(refuse());

@@ -162,6 +162,11 @@ fn write_text(text: &str, out: &mut String) {
         match character {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
+            '\u{8}' => out.push_str("\\b"),
+            '\t' => out.push_str("\\t"),
+            '\n' => out.push_str("\\n"),
+            '\u{c}' => out.push_str("\\f"),
+            '\r' => out.push_str("\\r"),
             '\u{0}'..='\u{1f}' => {
                 let code = u32::from(character);
                 out.push_str("\\u00");

@@ -32,6 +32,14 @@ pub const MAX_OP_BYTES: usize = 128;
 pub const MAX_PURPOSE_BYTES: usize = 64;
 /// Entries of the `in` claim.
 pub const MAX_INPUTS: usize = 8;
+/// Entries of `kids` that are listed; more are a tree.
+pub const MAX_KIDS: usize = 8;
+/// Bytes of a receipt's `dec`.
+pub const MAX_DECISION_BYTES: usize = 128;
+/// Bytes of a log's origin.
+pub const MAX_ORIGIN_BYTES: usize = 256;
+/// Bytes of a log's verifier key.
+pub const MAX_VKEY_BYTES: usize = 2_048;
 /// Entries of the `apv` claim.
 pub const MAX_APPROVALS: usize = 4;
 /// Levels of nesting in a payload; the top object is the first.

@@ -15,19 +15,29 @@ use crate::binding::{Body, HeaderLine};
 use crate::cache::{CacheSizes, Caches, VerifiedStatement};
 use crate::cert::Certificate;
 use crate::chain::Chain;
+use crate::closing::Closing;
 use crate::error::{Code, Rejection, Result};
+use crate::fields::{ClosingFields, ReceiptFields};
 use crate::hash::{RandomId, StatementHash, Thumbprint};
 use crate::ids::SpiffeId;
 use crate::limits::{DEFAULT_AUTHORITY_S, DEFAULT_HOPS, MAX_AUTHORITY_S, MAX_HOPS, MAX_SKEW_S};
+use crate::receipt::Receipt;
 use crate::record::Record;
 use crate::replay::ReplayStore;
 use crate::seal::UnverifiedStatement;
+use crate::statement::StatementClaims as _;
 use crate::trust::Bundles;
 
 mod authenticate;
+mod closing;
 mod examine;
+mod prove;
+mod receipt;
+mod signer;
 
 pub(crate) use authenticate::fold;
+pub use closing::ExpectedClosing;
+pub use receipt::Exchange;
 
 /// The TLS peer of a connection: its certificates, parsed once.
 #[derive(Clone, Debug)]
@@ -87,6 +97,8 @@ pub struct Policy {
     pub hops: usize,
     /// Seconds between a root's `iat` and its authority's `exp`, at most 86,400.
     pub authority_s: i64,
+    /// Accept requests whose body the record does not bind; a closing statement must end them (§7.3).
+    pub accept_streams: bool,
     /// Accept requests without visible TLS peer.
     pub unsafe_allow_no_peer: bool,
 }
@@ -98,6 +110,7 @@ impl Default for Policy {
             forbidden_on_path: Vec::new(),
             hops: DEFAULT_HOPS,
             authority_s: DEFAULT_AUTHORITY_S,
+            accept_streams: false,
             unsafe_allow_no_peer: false,
         }
     }
@@ -113,11 +126,11 @@ impl Policy {
     }
 }
 
-/// A record that came with the message, not yet authenticated.
+/// A statement that came with the message, not yet authenticated.
 #[derive(Debug)]
-struct Inline {
+struct Inline<C = Record> {
     statement: UnverifiedStatement,
-    record: Record,
+    claims: C,
     leaf: Arc<Certificate>,
 }
 
@@ -131,7 +144,7 @@ enum Ancestor {
 impl Ancestor {
     fn record(&self) -> &Record {
         match self {
-            Self::Inline(inline) => &inline.record,
+            Self::Inline(inline) => &inline.claims,
             Self::Known(statement) => statement.record(),
         }
     }
@@ -230,6 +243,37 @@ impl Receiver {
             self.caches.remember_statement(statement, &peer);
         }
         Ok(chain)
+    }
+
+    /// The proven receipt of one exchange: every caller check of custody-wire §7.1.
+    ///
+    /// `fields` are those of the response, read when its body has ended. A receipt with `fin: abort` or `deny`
+    /// is a true receipt: what it means for the call is the caller's to decide.
+    ///
+    /// # Errors
+    /// The code of the first check that fails.
+    pub fn verify_receipt(
+        &self,
+        fields: &ReceiptFields<'_>,
+        exchange: &Exchange<'_>,
+        bundles: &Bundles,
+        now: i64,
+    ) -> Result<Arc<VerifiedStatement<Receipt>>> {
+        receipt::verify(&self.caches, fields, exchange, bundles, now)
+    }
+
+    /// The proven closing statement of a streamed request (custody-wire §7.3), read when its body has ended.
+    ///
+    /// # Errors
+    /// The code of the first check that fails.
+    pub fn verify_closing(
+        &self,
+        fields: &ClosingFields<'_>,
+        expected: &ExpectedClosing<'_>,
+        bundles: &Bundles,
+        now: i64,
+    ) -> Result<Arc<VerifiedStatement<Closing>>> {
+        closing::verify(&self.caches, fields, expected, bundles, now)
     }
 
     /// Marks a statement as used that the log shows as accepted (after a restart); one past its end is skipped.

@@ -4,11 +4,15 @@
 //! each other (see `receive`); a `Record` was parsed, not verified.
 
 use crate::authority::{Authority, Narrowing};
+use crate::claims::{Claims, bounded, parse_hashes, required};
 use crate::error::{Result, malformed};
 use crate::hash::{ClaimHash, RandomId, StatementHash, Thumbprint};
 use crate::ids::{SpiffeId, is_audience};
-use crate::json::{Value, parse_object};
+use crate::json::Value;
 use crate::limits::{MAX_APPROVALS, MAX_INPUTS, MAX_OP_BYTES, MAX_PURPOSE_BYTES};
+use crate::statement::{StatementClaims, read_members};
+
+mod write;
 
 /// Bytes of `task.id`.
 const MAX_TASK_ID_BYTES: usize = 128;
@@ -91,18 +95,12 @@ pub struct Continuation {
     pub why: String,
 }
 
-impl Record {
-    /// The record in the bytes of a payload.
-    ///
-    /// # Errors
-    /// `malformed`: not strict JSON, a mandatory claim absent, a claim of another type or form.
-    /// Unknown top-level claims are ignored.
-    pub fn parse(payload: &[u8]) -> Result<Self> {
-        let members = parse_object(payload).map_err(malformed)?;
+impl StatementClaims for Record {
+    const TYPE: &'static str = "rec";
+
+    fn parse(payload: &[u8]) -> Result<Self> {
+        let members = read_members(payload, Self::TYPE)?;
         let claims = Claims(&members);
-        if claims.integer("v")? != Some(1) || claims.text("t")? != Some("rec") {
-            return Err(malformed("the statement is not a record of version 1"));
-        }
         Ok(Self {
             iss: required("iss", claims.parsed("iss", SpiffeId::parse)?)?,
             aud: required("aud", claims.parsed("aud", parse_audience)?)?,
@@ -117,7 +115,7 @@ impl Record {
             srv: claims.parsed("srv", Thumbprint::parse)?,
             by: claims.parsed("by", SpiffeId::parse)?,
             op: claims.parsed("op", |text| bounded(text, 0, MAX_OP_BYTES))?,
-            inputs: parse_inputs(&claims)?,
+            inputs: parse_hashes(&claims, "in", MAX_INPUTS)?,
             att: claims.object("att")?.map(Narrowing::parse).transpose()?,
             approvals: parse_approvals(&claims)?,
             rr: claims.boolean("rr")?.unwrap_or(false),
@@ -129,6 +127,12 @@ impl Record {
         })
     }
 
+    fn iss(&self) -> &SpiffeId {
+        &self.iss
+    }
+}
+
+impl Record {
     /// True if a claim is present that only a root may have.
     #[must_use]
     pub fn has_root_claims(&self) -> bool {
@@ -217,75 +221,6 @@ impl User {
     }
 }
 
-/// Members of one object, read by name and type.
-struct Claims<'a>(&'a [(String, Value)]);
-
-impl<'a> Claims<'a> {
-    fn get(&self, name: &str) -> Option<&'a Value> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
-    }
-
-    fn text(&self, name: &str) -> Result<Option<&'a str>> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::Text(text)) => Ok(Some(text)),
-            Some(_) => Err(malformed(format!("{name} is not a string"))),
-        }
-    }
-
-    fn parsed<T>(&self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
-        let Some(text) = self.text(name)? else { return Ok(None) };
-        parse(text).map(Some).ok_or_else(|| malformed(format!("{name} is not of its form")))
-    }
-
-    fn integer(&self, name: &str) -> Result<Option<i64>> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::Integer(number)) if *number >= 0 => Ok(Some(*number)),
-            Some(_) => Err(malformed(format!("{name} is not an integer from 0"))),
-        }
-    }
-
-    fn boolean(&self, name: &str) -> Result<Option<bool>> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::Bool(value)) => Ok(Some(*value)),
-            Some(_) => Err(malformed(format!("{name} is not a boolean"))),
-        }
-    }
-
-    fn object(&self, name: &str) -> Result<Option<&'a [(String, Value)]>> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::Object(members)) => Ok(Some(members)),
-            Some(_) => Err(malformed(format!("{name} is not an object"))),
-        }
-    }
-
-    fn array(&self, name: &str, most: usize) -> Result<&'a [Value]> {
-        match self.get(name) {
-            None => Ok(&[]),
-            Some(Value::Array(items)) if items.len() <= most => Ok(items),
-            Some(_) => Err(malformed(format!("{name} is not an array of at most {most}"))),
-        }
-    }
-
-    fn only(&self, names: &[&str]) -> Result<()> {
-        if self.0.iter().all(|(name, _)| names.contains(&name.as_str())) {
-            return Ok(());
-        }
-        Err(malformed("an object has a member that is not understood"))
-    }
-}
-
-fn required<T>(name: &str, value: Option<T>) -> Result<T> {
-    value.ok_or_else(|| malformed(format!("{name} is absent")))
-}
-
-fn bounded(text: &str, least: usize, most: usize) -> Option<String> {
-    (least..=most).contains(&text.len()).then(|| text.to_owned())
-}
-
 fn parse_audience(text: &str) -> Option<String> {
     is_audience(text).then(|| text.to_owned())
 }
@@ -293,14 +228,6 @@ fn parse_audience(text: &str) -> Option<String> {
 fn parse_trace_id(text: &str) -> Option<String> {
     let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     (text.len() == 32 && is_hex).then(|| text.to_owned())
-}
-
-fn parse_inputs(claims: &Claims<'_>) -> Result<Vec<StatementHash>> {
-    let parse = |item: &Value| match item {
-        Value::Text(text) => StatementHash::parse(text).ok_or_else(|| malformed("in holds something else than hashes")),
-        _ => Err(malformed("in holds something else than hashes")),
-    };
-    claims.array("in", MAX_INPUTS)?.iter().map(parse).collect()
 }
 
 fn parse_approvals(claims: &Claims<'_>) -> Result<Vec<Approval>> {

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::entry::Entry;
-use super::writer::LogError;
+use super::handle::{LogError, SealOutcome};
 use crate::clock;
 
 /// Lines in order, and the calls that go on once they are durable.
@@ -13,8 +13,9 @@ pub struct Batch {
     pub entries: usize,
     pub seals: usize,
     pub new_certificates: Vec<String>,
-    pub sealed: Vec<(oneshot::Sender<Result<String, LogError>>, String)>,
-    pub appended: Vec<oneshot::Sender<Result<(), LogError>>>,
+    pub sealed: Vec<(SealOutcome, String)>,
+    pub appended: Vec<oneshot::Sender<Result<u64, LogError>>>,
+    pub latest_exp: i64,
 }
 
 impl Batch {
@@ -23,16 +24,17 @@ impl Batch {
         if entry.write_line(*next_n, clock::now_ms(), &mut self.lines).is_ok() {
             *next_n += 1;
             self.entries += 1;
+            self.latest_exp = self.latest_exp.max(entry.replayable_until().unwrap_or(0));
         }
     }
 
-    /// The write held.
-    pub fn succeed(self) {
+    /// The write held; the log now has `durable` entries.
+    pub fn succeed(self, durable: u64) {
         for (done, text) in self.sealed {
-            let _caller_gone = done.send(Ok(text));
+            let _caller_gone = done.send(Ok((text, durable)));
         }
         for done in self.appended {
-            let _caller_gone = done.send(Ok(()));
+            let _caller_gone = done.send(Ok(durable));
         }
     }
 

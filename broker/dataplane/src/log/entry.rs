@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::artifact::Artifact;
+
 /// Who made the record that an entry tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -22,6 +24,34 @@ pub struct Claims {
     pub op: Option<String>,
 }
 
+/// What is repeated beside the sealed text of a statement about a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    pub iss: String,
+    pub aud: String,
+    pub cid: String,
+    /// Statement hash of the record.
+    pub rec: String,
+    /// Status of the answer; None for a closing statement.
+    pub st: Option<u16>,
+}
+
+/// The statements about a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Receipt,
+    Closing,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Receipt => "rcp",
+            Self::Closing => "cls",
+        }
+    }
+}
+
 /// One thing to remember.
 #[derive(Debug, Clone)]
 pub enum Entry {
@@ -37,6 +67,18 @@ pub enum Entry {
         ancestors: Vec<String>,
         claims: Option<Claims>,
     },
+    /// A receipt or closing statement.
+    Statement {
+        kind: Kind,
+        direction: Direction,
+        /// None if it holds, else the code.
+        refused: Option<String>,
+        /// For the operator; never secret.
+        detail: Option<String>,
+        /// None if none came.
+        sealed: Option<String>,
+        about: About,
+    },
     Certificate {
         x5t: String,
         der: String,
@@ -49,6 +91,13 @@ pub enum Entry {
     Start {
         node: String,
     },
+    /// The first line of every file but the first: what a reader of this file alone needs of those before.
+    Continue {
+        node: String,
+        /// Latest `exp` of any accepted record before: where a start may stop reading back.
+        latest_exp: i64,
+    },
+    Artifact(Artifact),
 }
 
 #[derive(Serialize)]
@@ -72,6 +121,28 @@ struct RecordLine<'a> {
     op: Option<&'a str>,
 }
 
+#[derive(Serialize)]
+struct StatementLine<'a> {
+    n: u64,
+    at_ms: u64,
+    r#type: &'static str,
+    dir: Direction,
+    verdict: &'static str,
+    code: Option<&'a str>,
+    detail: Option<&'a str>,
+    sealed: Option<&'a str>,
+    iss: &'a str,
+    aud: &'a str,
+    cid: &'a str,
+    rec: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    st: Option<u16>,
+}
+
+fn verdict(refused: Option<&String>) -> &'static str {
+    if refused.is_some() { "refused" } else { "accepted" }
+}
+
 impl Entry {
     /// Appends the line of this entry, numbered `n` and dated `at_ms`, to `lines`.
     ///
@@ -92,7 +163,7 @@ impl Entry {
                 at_ms,
                 r#type: "rec",
                 dir: *direction,
-                verdict: if refused.is_some() { "refused" } else { "accepted" },
+                verdict: verdict(refused.as_ref()),
                 code: refused.as_deref(),
                 detail: detail.as_deref(),
                 sealed: sealed.as_deref(),
@@ -105,6 +176,21 @@ impl Entry {
                 hop: claims.as_ref().map(|claims| claims.hop),
                 op: claims.as_ref().and_then(|claims| claims.op.as_deref()),
             }),
+            Self::Statement { kind, direction, refused, detail, sealed, about } => serde_json::to_vec(&StatementLine {
+                n,
+                at_ms,
+                r#type: kind.as_str(),
+                dir: *direction,
+                verdict: verdict(refused.as_ref()),
+                code: refused.as_deref(),
+                detail: detail.as_deref(),
+                sealed: sealed.as_deref(),
+                iss: &about.iss,
+                aud: &about.aud,
+                cid: &about.cid,
+                rec: &about.rec,
+                st: about.st,
+            }),
             Self::Certificate { x5t, der } => {
                 serde_json::to_vec(&serde_json::json!({"n": n, "at_ms": at_ms, "type": "cert", "x5t": x5t, "der": der}))
             }
@@ -114,6 +200,21 @@ impl Entry {
             Self::Start { node } => serde_json::to_vec(&serde_json::json!(
                 {"n": n, "at_ms": at_ms, "type": "start", "node": node, "version": env!("CARGO_PKG_VERSION")}
             )),
+            Self::Continue { node, latest_exp } => serde_json::to_vec(&serde_json::json!(
+                {"n": n, "at_ms": at_ms, "type": "start", "node": node, "version": env!("CARGO_PKG_VERSION"),
+                 "continues": true, "latest_exp": latest_exp}
+            )),
+            Self::Artifact(artifact) => Ok(artifact.to_json(n, at_ms)),
+        }
+    }
+
+    /// Until when this entry must be remembered to refuse a replay.
+    pub fn replayable_until(&self) -> Option<i64> {
+        match self {
+            Self::Record { direction: Direction::Received, refused: None, claims, .. } => {
+                claims.as_ref().map(|claims| claims.exp)
+            }
+            _ => None,
         }
     }
 }
@@ -132,6 +233,7 @@ pub struct ReadLine {
     pub exp: Option<i64>,
     pub cid: Option<String>,
     pub x5t: Option<String>,
+    pub latest_exp: Option<i64>,
 }
 
 impl ReadLine {

@@ -1,17 +1,23 @@
 //! The local custody log: what was sent and received, durable before the call goes on.
 //!
-//! Owns: the entry format, group commit and sealing in the same write. Does not own: tiles,
-//! checkpoints and proofs, which will be derived from it behind the same [`store::Store`].
+//! Owns: the entry format, group commit, sealing in the same write, and the log's files. Does not own: tiles,
+//! checkpoints and proofs, which the control process derives from what is durable here (docs/adr/0010).
 //!
 //! At each write everything that gathered during the previous one is sealed per leaf and written
 //! at once, then `fdatasync`; no timer (custody-wire §4.2 "When"). A call whose entry cannot be
 //! written fails; the next write starts at the same offset, so nothing torn stays behind.
 
+mod artifact;
 mod batch;
 pub mod entry;
+mod handle;
 pub mod scan;
+mod segments;
 pub mod store;
+mod witnessed;
 pub mod writer;
 
-pub use entry::{Claims, Direction, Entry};
-pub use writer::{Log, LogError, SealRequest, Sealer};
+pub use artifact::Artifact;
+pub use entry::{About, Claims, Direction, Entry, Kind};
+pub use handle::{Log, LogError, Patience};
+pub use writer::{Beginning, SealRequest, Sealed, Sealer};

@@ -19,21 +19,28 @@ pub struct Accepted {
     pub root: Option<String>,
 }
 
-/// What the log holds.
+/// What one file of the log holds, or several in a row.
 #[derive(Debug, Default)]
 pub struct Scan {
+    /// Number of the first readable entry.
+    pub first_n: Option<u64>,
     /// Number of the next entry.
     pub next_n: u64,
-    /// Bytes to keep; anything behind is a torn tail.
+    /// Bytes of the last file to keep; anything behind is a torn tail.
     pub length: u64,
+    /// Thumbprints of the certificates in the last file.
     pub certificates: HashSet<String>,
+    /// Latest `exp` of any accepted record, those before the first entry included.
+    pub latest_exp: i64,
+    /// Latest `exp` of an accepted record before the first entry; None if nothing tells.
+    before: Option<i64>,
     /// Accepted records with `exp` not before the given time.
     pub accepted: Vec<Accepted>,
     /// Lines before the tail that cannot be read.
     pub damaged: u64,
 }
 
-/// Reads a whole log; keeps the accepted records with `exp >= since`.
+/// Reads a whole file; keeps the accepted records with `exp >= since`.
 ///
 /// # Errors
 /// The underlying read failed.
@@ -58,11 +65,42 @@ pub fn scan(mut log: impl BufRead, since: i64) -> io::Result<Scan> {
         unreadable_since_good = 0;
         scan.length = position;
         scan.next_n = scan.next_n.max(entry.n + 1);
+        if scan.first_n.is_none() {
+            scan.first_n = Some(entry.n);
+            scan.before = entry.latest_exp;
+            scan.latest_exp = entry.latest_exp.unwrap_or(0);
+        }
         scan.remember(entry, since);
     }
 }
 
 impl Scan {
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.first_n.is_none()
+    }
+
+    /// Whether entries before the first one may have accepted a record with `exp >= since`.
+    pub fn may_matter_before(&self, since: i64) -> bool {
+        self.first_n.unwrap_or(self.next_n) > 0 && self.before.is_none_or(|latest_exp| latest_exp >= since)
+    }
+
+    /// What this file and `later`, which comes right behind it, hold together.
+    pub fn followed_by(mut self, later: Self) -> Self {
+        let is_gap = later.first_n.is_some_and(|first_n| first_n != self.next_n);
+        self.accepted.extend(later.accepted);
+        Self {
+            first_n: self.first_n.or(later.first_n),
+            next_n: later.next_n,
+            length: later.length,
+            certificates: later.certificates,
+            latest_exp: self.latest_exp.max(later.latest_exp),
+            before: self.before,
+            accepted: self.accepted,
+            damaged: self.damaged + later.damaged + u64::from(is_gap),
+        }
+    }
+
     fn remember(&mut self, entry: ReadLine, since: i64) {
         if entry.r#type == "cert" {
             self.certificates.extend(entry.x5t);
@@ -74,9 +112,11 @@ impl Scan {
         {
             return;
         }
-        if let (Some(iss), Some(jti), Some(exp), Some(cid)) = (entry.iss, entry.jti, entry.exp, entry.cid)
-            && exp >= since
-        {
+        if let (Some(iss), Some(jti), Some(exp), Some(cid)) = (entry.iss, entry.jti, entry.exp, entry.cid) {
+            self.latest_exp = self.latest_exp.max(exp);
+            if exp < since {
+                return;
+            }
             self.accepted.push(Accepted { iss, jti, exp, cid, root: entry.ancestors.into_iter().next() });
         }
     }

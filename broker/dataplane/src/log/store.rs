@@ -1,18 +1,18 @@
-//! Where log lines go: one append-only file with one writer.
+//! Where log lines go: append-only files in one folder, with one writer.
 //!
-//! Owns: the lock, the offset and durability. Does not own: what the lines say.
+//! Owns: the lock, the offset, durability, and what must be read again at start. Does not own: what the lines say,
+//! the files' names ([`segments`]).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufReader};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
 use super::scan::{self, Scan};
+use super::segments::{self, CURRENT, Closed};
 
-/// File name inside the log folder.
-pub const FILE_NAME: &str = "custody.log";
 /// How much space a log that failed must find again before it counts as recovered.
 const PROBE_BYTES: u64 = 64 << 10;
 
@@ -29,43 +29,67 @@ pub trait Store: Send {
     /// # Errors
     /// It would not.
     fn probe(&mut self) -> io::Result<()>;
+
+    /// Whether it is time for [`Store::roll`].
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    /// Begins the next file, whose first entry will be `next_n`.
+    ///
+    /// # Errors
+    /// The full file goes on.
+    fn roll(&mut self, _next_n: u64) -> io::Result<()> {
+        Ok(())
+    }
 }
 
-/// The file behind the log; holding it is holding the writer lock.
+/// The files behind the log; holding it is holding the writer lock.
 #[derive(Debug)]
-pub struct LogFile {
+pub struct LogFiles {
+    folder: PathBuf,
+    /// Held for the lock: it outlives the files, which come and go.
+    _lock: File,
     file: File,
     length: u64,
+    first_n: u64,
+    segment_bytes: u64,
+    /// Remains of a failed append may lie behind `length`.
+    has_remains: bool,
 }
 
-impl LogFile {
-    /// Opens or creates the log in `folder`, takes the writer lock, reads it and cuts a torn tail.
-    /// Accepted records with `exp >= since` come back for the replay store.
+impl LogFiles {
+    /// Opens or creates the log in `folder`, takes the writer lock, reads what can still matter and cuts a torn tail.
+    /// Accepted records with `exp >= since` come back for the replay store. A file that reaches `segment_bytes` is full.
     ///
     /// # Errors
     /// `WouldBlock` if another writer holds the lock, else what the file system said.
-    pub fn open(folder: &Path, since: i64) -> io::Result<(Self, Scan)> {
-        let path = folder.join(FILE_NAME);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(&path)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the log is not a regular file"));
+    pub fn open(folder: &Path, since: i64, segment_bytes: u64) -> io::Result<(Self, Scan)> {
+        let lock = File::open(folder)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        segments::remove_unfinished(folder)?;
+        let mut closed = segments::list_closed(folder)?;
+        let file = segments::open(&folder.join(CURRENT))?;
+        let mut found = read(&file, since)?;
+        cut(&file, found.length)?;
+        let (length, first_n) = (found.length, found.first_n);
+        if found.is_empty() {
+            found = read_last(closed.pop(), since)?;
+            // Certificates and bundles stand in each file that needs them; a new one has none yet.
+            found.certificates.clear();
         }
-        let found = scan::scan(BufReader::with_capacity(1 << 20, &file), since)?;
-        if file.metadata()?.len() != found.length {
-            file.set_len(found.length)?;
+        while let Some(earlier) = found.may_matter_before(since).then(|| closed.pop()).flatten() {
+            found = read(&File::open(&earlier.path)?, since)?.followed_by(found);
         }
-        file.sync_all()?;
-        // The name itself must survive a crash too.
-        File::open(folder)?.sync_all()?;
-        Ok((Self { file, length: found.length }, found))
+        if found.may_matter_before(since) {
+            // Files that are gone may have held records that can still be replayed.
+            found.damaged += 1;
+        }
+        let first_n = first_n.unwrap_or(found.next_n);
+        // The names must survive a crash too.
+        segments::sync_folder(folder)?;
+        let folder = folder.to_owned();
+        Ok((Self { folder, _lock: lock, file, length, first_n, segment_bytes, has_remains: false }, found))
     }
 
     /// Someone else's hand on the file means that earlier entries may be gone: refuse to go on.
@@ -77,17 +101,31 @@ impl LogFile {
         if metadata.len() < self.length {
             return Err(io::Error::other("the log file was truncated"));
         }
+        let named = fs::symlink_metadata(self.folder.join(CURRENT));
+        if !named.is_ok_and(|named| (named.dev(), named.ino()) == (metadata.dev(), metadata.ino())) {
+            return Err(io::Error::other("the log file was renamed or replaced"));
+        }
+        Ok(())
+    }
+
+    fn cut_remains(&mut self) -> io::Result<()> {
+        if self.has_remains {
+            self.file.set_len(self.length)?;
+            self.has_remains = false;
+        }
         Ok(())
     }
 }
 
-impl Store for LogFile {
+impl Store for LogFiles {
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         self.verify_untouched()?;
+        self.cut_remains()?;
         let written = self.file.write_all_at(lines, self.length).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
-            // Best effort: if it fails too, the next append overwrites the remains and a restart cuts them.
-            let _overwritten_later = self.file.set_len(self.length);
+            // Whole lines may have reached the disk: nothing is appended behind them, see `cut_remains`.
+            self.has_remains = true;
+            let _cut_by_the_next_append = self.cut_remains();
             return Err(error);
         }
         self.length += lines.len() as u64;
@@ -96,49 +134,48 @@ impl Store for LogFile {
 
     fn probe(&mut self) -> io::Result<()> {
         self.verify_untouched()?;
+        self.cut_remains()?;
         fallocate(&self.file, FallocateFlags::empty(), self.length, PROBE_BYTES)?;
         self.file.set_len(self.length)?;
         self.file.sync_data()
     }
+
+    fn is_full(&self) -> bool {
+        self.length >= self.segment_bytes
+    }
+
+    fn roll(&mut self, next_n: u64) -> io::Result<()> {
+        self.verify_untouched()?;
+        self.cut_remains()?;
+        self.file = segments::roll(&self.folder, self.first_n)?;
+        self.length = 0;
+        self.first_n = next_n;
+        Ok(())
+    }
+}
+
+fn read(file: &File, since: i64) -> io::Result<Scan> {
+    scan::scan(BufReader::with_capacity(1 << 20, file), since)
+}
+
+/// The end of a log whose current file has no entry: that of the last full one, repaired like a current one's.
+fn read_last(last: Option<Closed>, since: i64) -> io::Result<Scan> {
+    let Some(last) = last else { return Ok(Scan::default()) };
+    let file = segments::open(&last.path)?;
+    let mut found = read(&file, since)?;
+    cut(&file, found.length)?;
+    found.next_n = found.next_n.max(last.first_n);
+    Ok(found)
+}
+
+/// Cuts a torn tail off.
+fn cut(file: &File, length: u64) -> io::Result<()> {
+    if file.metadata()?.len() != length {
+        file.set_len(length)?;
+    }
+    file.sync_all()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::PathBuf;
-
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("hopseal-log-{name}-{}", std::process::id()));
-        drop(std::fs::remove_dir_all(&folder));
-        std::fs::create_dir_all(&folder).unwrap();
-        folder
-    }
-
-    #[test]
-    fn a_second_writer_is_refused_while_the_first_lives() {
-        let folder = folder("lock");
-        let (first, _) = LogFile::open(&folder, 0).unwrap();
-        assert_eq!(LogFile::open(&folder, 0).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        drop(first);
-        LogFile::open(&folder, 0).unwrap();
-    }
-
-    #[test]
-    fn a_log_that_shrinks_under_us_takes_no_more_entries() {
-        let folder = folder("shrink");
-        let (mut log, _) = LogFile::open(&folder, 0).unwrap();
-        log.append(b"0123456789").unwrap();
-        File::options().write(true).open(folder.join(FILE_NAME)).unwrap().set_len(3).unwrap();
-        assert!(log.append(b"x").is_err());
-        assert!(log.probe().is_err());
-    }
-
-    #[test]
-    fn a_probe_leaves_no_trace() {
-        let folder = folder("probe");
-        let (mut log, _) = LogFile::open(&folder, 0).unwrap();
-        log.append(b"0123456789").unwrap();
-        log.probe().unwrap();
-        assert_eq!(std::fs::read(folder.join(FILE_NAME)).unwrap(), b"0123456789");
-    }
-}
+#[path = "store_tests.rs"]
+mod tests;

@@ -1,24 +1,22 @@
-//! The log's one writer thread and the handle that calls append through.
+//! The log's one writer thread.
 //!
-//! Owns: batching, sealing at the start of each write, failure and recovery. Does not own: keys
-//! (a [`Sealer`] seals) or the file (a [`Store`] keeps).
+//! Owns: batching, sealing at the start of each write, what each file begins with, failure and recovery. Does not own:
+//! keys (a [`Sealer`] seals), the files (a [`Store`] keeps), or what calls wait for (`handle`).
 //!
 //! Pacing: while one write is under way the next batch gathers, so a lone call costs one plain
 //! signature and a busy broker spreads one over many calls.
 
-use std::collections::HashSet;
-use std::fmt;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use hopseal_custody::compose::Payload;
-use tokio::sync::oneshot;
 
 use super::batch::Batch;
-use super::entry::{Claims, Direction, Entry};
+use super::entry::{About, Claims, Direction, Entry, Kind};
+use super::handle::{Job, LogError, SealOutcome};
 use super::store::Store;
 use crate::clock;
 
@@ -31,13 +29,21 @@ const MAX_UNWRITTEN: usize = 1024;
 /// A log that failed is probed this often while nothing is written.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Why an entry is not in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LogError {
-    /// The file could not be written, or the queue is full; asking again may help.
-    Unavailable(String),
-    /// The key may no longer sign; the code says why.
-    Unsealable(&'static str),
+/// How long a write that failed waits before it is tried again, where calls wait for space.
+pub const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// A full file that cannot be closed goes on; this long after, closing is tried again.
+const ROLL_AGAIN: Duration = Duration::from_secs(10);
+
+/// What a writer begins with.
+#[derive(Debug, Default)]
+pub struct Beginning {
+    pub node: String,
+    /// Number of the next entry.
+    pub next_n: u64,
+    /// Thumbprints of the certificates that the current file holds.
+    pub certificates: HashSet<String>,
+    /// Latest `exp` of any accepted record in the log.
+    pub latest_exp: i64,
 }
 
 /// A leaf key as the writer sees it.
@@ -55,24 +61,19 @@ pub trait Sealer: Send + Sync {
     fn certificates(&self) -> &[(String, String)];
 }
 
-/// A record to seal, log and hand back.
+/// A statement to seal, log and hand back. Records, receipts and closing statements of one leaf share seals.
 pub struct SealRequest {
     pub leaf: Arc<dyn Sealer>,
     pub payload: Payload,
     /// Seals never mix receivers of different trust domains (custody-wire §4.2).
     pub receiver_trust_domain: String,
-    pub claims: Claims,
+    pub claims: Sealed,
 }
 
-enum Job {
-    Seal(SealRequest, oneshot::Sender<Result<String, LogError>>),
-    Append {
-        entry: Entry,
-        certificates: Vec<(String, String)>,
-        done: Option<oneshot::Sender<Result<(), LogError>>>,
-    },
-    /// Write what came before this, then end.
-    End,
+/// What the line of a statement repeats beside the sealed text.
+pub enum Sealed {
+    Record(Claims),
+    Other(Kind, About),
 }
 
 /// What the writer tells of itself.
@@ -80,100 +81,64 @@ pub trait LogObserver: Send + Sync {
     fn failed(&self, detail: &str);
     fn recovered(&self);
     fn wrote(&self, entries: usize, seals: usize, bytes: usize, took: Duration);
+    /// A full file could not be closed and goes on.
+    fn roll_failed(&self, detail: &str);
 }
 
-/// Handle of the log; clones share one writer.
-#[derive(Clone)]
-pub struct Log {
-    jobs: SyncSender<Job>,
-    healthy: Arc<AtomicBool>,
-}
+type Unawaited = (Entry, Vec<(String, String)>);
 
-impl fmt::Debug for Log {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Log").field("healthy", &self.healthy).finish_non_exhaustive()
-    }
-}
-
-impl Log {
-    /// Starts the writer; it ends when every handle is dropped.
-    ///
-    /// # Errors
-    /// No thread can be started.
-    pub fn start(
-        store: Box<dyn Store>,
-        next_n: u64,
-        certificates: HashSet<String>,
-        queue: usize,
-        observer: Arc<dyn LogObserver>,
-    ) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let (jobs, waiting) = sync_channel(queue);
-        let healthy = Arc::new(AtomicBool::new(true));
-        let writer =
-            Writer { store, next_n, certificates, observer, healthy: Arc::clone(&healthy), unwritten: Vec::new() };
-        let thread = std::thread::Builder::new().name("custody-log".into()).spawn(move || writer.run(&waiting))?;
-        Ok((Self { jobs, healthy }, thread))
-    }
-
-    /// Seals and logs a record that is about to be sent; gives the sealed text once it is durable.
-    ///
-    /// # Errors
-    /// The record must not be sent.
-    pub async fn seal(&self, request: SealRequest) -> Result<String, LogError> {
-        let (done, outcome) = oneshot::channel();
-        self.enqueue(Job::Seal(request, done))?;
-        outcome.await.unwrap_or_else(|_| Err(LogError::Unavailable("the log writer has ended".into())))
-    }
-
-    /// Logs an entry and waits until it is durable.
-    ///
-    /// # Errors
-    /// The entry is not in the log.
-    pub async fn append(&self, entry: Entry, certificates: Vec<(String, String)>) -> Result<(), LogError> {
-        let (done, outcome) = oneshot::channel();
-        self.enqueue(Job::Append { entry, certificates, done: Some(done) })?;
-        outcome.await.unwrap_or_else(|_| Err(LogError::Unavailable("the log writer has ended".into())))
-    }
-
-    /// Logs an entry that nobody waits for; the writer keeps it until it can be written.
-    ///
-    /// # Errors
-    /// The queue is full.
-    pub fn append_nowait(&self, entry: Entry) -> Result<(), LogError> {
-        self.enqueue(Job::Append { entry, certificates: Vec::new(), done: None })
-    }
-
-    /// Tells the writer to end once everything queued so far is written.
-    pub fn close(&self) {
-        // Blocks at most for one write while the queue is full; an ended writer needs no telling.
-        let _ended_already = self.jobs.send(Job::End);
-    }
-
-    /// Whether the last write held.
-    pub fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed)
-    }
-
-    fn enqueue(&self, job: Job) -> Result<(), LogError> {
-        self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => LogError::Unavailable("too many entries wait for the log".into()),
-            TrySendError::Disconnected(_) => LogError::Unavailable("the log writer has ended".into()),
-        })
-    }
-}
-
-struct Writer {
+pub struct Writer {
     store: Box<dyn Store>,
     next_n: u64,
     certificates: HashSet<String>,
+    latest_exp: i64,
+    node: String,
+    /// The bundle in force of each trust domain: every file begins with them, so that it can be read alone.
+    bundles: BTreeMap<String, Entry>,
+    /// The current file still lacks its first lines.
+    is_headless: bool,
+    /// When closing a full file is tried again after it failed.
+    roll_from: Option<Instant>,
+    /// How long a write that fails is tried again.
+    full: Duration,
     observer: Arc<dyn LogObserver>,
     healthy: Arc<AtomicBool>,
-    /// Entries without a waiting call (bundles, starts), kept until a write holds.
-    unwritten: Vec<Entry>,
+    durable: Arc<AtomicU64>,
+    /// Entries without a waiting call (bundles, starts, receipts of peers) and their certificates, kept until a
+    /// write holds.
+    unwritten: Vec<Unawaited>,
 }
 
 impl Writer {
-    fn run(mut self, waiting: &Receiver<Job>) {
+    /// A writer that tells of its health and of how many entries are durable through the last two.
+    pub fn new(
+        store: Box<dyn Store>,
+        beginning: Beginning,
+        full: Duration,
+        observer: Arc<dyn LogObserver>,
+        healthy: Arc<AtomicBool>,
+        durable: Arc<AtomicU64>,
+    ) -> Self {
+        let Beginning { node, next_n, certificates, latest_exp } = beginning;
+        Self {
+            store,
+            next_n,
+            certificates,
+            latest_exp,
+            node,
+            bundles: BTreeMap::new(),
+            is_headless: false,
+            roll_from: None,
+            full,
+            observer,
+            healthy,
+            durable,
+            unwritten: Vec::new(),
+        }
+    }
+
+    /// Writes until told to end or no handle is left.
+    pub fn run(mut self, waiting: &Receiver<Job>) {
         loop {
             match waiting.recv_timeout(PROBE_INTERVAL) {
                 Ok(first) => {
@@ -194,14 +159,17 @@ impl Writer {
     }
 
     fn write(&mut self, jobs: Vec<Job>) {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
+        self.roll_if_full(started);
         let first_n = self.next_n;
         let mut batch = Batch::default();
-        for entry in &self.unwritten {
+        self.add_head(&mut batch);
+        let mut kept = std::mem::take(&mut self.unwritten);
+        for (entry, certificates) in &kept {
+            self.add_certificates(certificates, &mut batch);
             batch.add(entry, &mut self.next_n);
         }
-        let mut kept = Vec::new();
-        let mut seals: Vec<(SealRequest, oneshot::Sender<Result<String, LogError>>)> = Vec::new();
+        let mut seals: Vec<(SealRequest, SealOutcome)> = Vec::new();
         for job in jobs {
             match job {
                 Job::Seal(request, done) => seals.push((request, done)),
@@ -210,7 +178,7 @@ impl Writer {
                     batch.add(&entry, &mut self.next_n);
                     match done {
                         Some(done) => batch.appended.push(done),
-                        None => kept.push(entry),
+                        None => kept.push((entry, certificates)),
                     }
                 }
                 Job::End => {}
@@ -220,21 +188,72 @@ impl Writer {
         if batch.lines.is_empty() {
             return;
         }
-        match self.store.append(&batch.lines) {
+        match self.append(&batch.lines, started) {
             Ok(()) => {
-                self.unwritten.clear();
+                self.remember_bundles(kept);
+                self.is_headless = false;
+                self.latest_exp = self.latest_exp.max(batch.latest_exp);
+                self.durable.store(self.next_n, Ordering::Release);
                 self.observer.wrote(batch.entries, batch.seals, batch.lines.len(), started.elapsed());
                 self.set_healthy(Ok(()));
                 self.certificates.extend(std::mem::take(&mut batch.new_certificates));
-                batch.succeed();
+                batch.succeed(self.next_n);
             }
             Err(error) => {
                 self.next_n = first_n;
-                self.unwritten.extend(kept);
-                let excess = self.unwritten.len().saturating_sub(MAX_UNWRITTEN);
-                self.unwritten.drain(..excess);
+                kept.drain(..kept.len().saturating_sub(MAX_UNWRITTEN));
+                self.unwritten = kept;
                 self.set_healthy(Err(&error));
                 batch.fail(&LogError::Unavailable(error.to_string()));
+            }
+        }
+    }
+
+    /// Appends durably; where calls wait for space, the same lines are tried again for that long.
+    fn append(&mut self, lines: &[u8], started: Instant) -> std::io::Result<()> {
+        loop {
+            match self.store.append(lines) {
+                Err(error) if started.elapsed() + RETRY_INTERVAL < self.full => {
+                    self.set_healthy(Err(&error));
+                    std::thread::sleep(RETRY_INTERVAL);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn roll_if_full(&mut self, now: Instant) {
+        if !self.store.is_full() || self.roll_from.is_some_and(|from| now < from) {
+            return;
+        }
+        match self.store.roll(self.next_n) {
+            Ok(()) => {
+                self.roll_from = None;
+                self.is_headless = true;
+                self.certificates.clear();
+            }
+            Err(error) => {
+                self.roll_from = Some(now + ROLL_AGAIN);
+                self.observer.roll_failed(&error.to_string());
+            }
+        }
+    }
+
+    /// The first lines of a file: who writes it, and the bundles in force.
+    fn add_head(&mut self, batch: &mut Batch) {
+        if self.is_headless {
+            batch.add(&Entry::Continue { node: self.node.clone(), latest_exp: self.latest_exp }, &mut self.next_n);
+            for bundle in self.bundles.values() {
+                batch.add(bundle, &mut self.next_n);
+            }
+        }
+    }
+
+    /// What every later file begins with, out of what was just written.
+    fn remember_bundles(&mut self, kept: Vec<Unawaited>) {
+        for (entry, _) in kept {
+            if let Entry::Bundle { trust_domain, .. } = &entry {
+                self.bundles.insert(trust_domain.clone(), entry);
             }
         }
     }
@@ -265,7 +284,7 @@ impl Writer {
     }
 
     /// One seal per leaf and receiving trust domain, over at most [`MAX_SEAL_STATEMENTS`].
-    fn seal(&mut self, mut requests: Vec<(SealRequest, oneshot::Sender<Result<String, LogError>>)>, batch: &mut Batch) {
+    fn seal(&mut self, mut requests: Vec<(SealRequest, SealOutcome)>, batch: &mut Batch) {
         let now_s = clock::now_s();
         while let Some((first, _)) = requests.first() {
             let key = (first.leaf.x5t().to_owned(), first.receiver_trust_domain.clone());
@@ -282,12 +301,7 @@ impl Writer {
         }
     }
 
-    fn seal_group(
-        &mut self,
-        group: Vec<(SealRequest, oneshot::Sender<Result<String, LogError>>)>,
-        now_s: i64,
-        batch: &mut Batch,
-    ) {
+    fn seal_group(&mut self, group: Vec<(SealRequest, SealOutcome)>, now_s: i64, batch: &mut Batch) {
         let Some(leaf) = group.first().map(|(request, _)| Arc::clone(&request.leaf)) else { return };
         let payloads: Vec<Payload> = group.iter().map(|(request, _)| request.payload.clone()).collect();
         match leaf.seal(&payloads, now_s) {
@@ -295,7 +309,7 @@ impl Writer {
                 self.add_certificates(leaf.certificates(), batch);
                 batch.seals += 1;
                 for ((request, done), text) in group.into_iter().zip(sealed) {
-                    batch.add(&sent(request.claims, text.clone()), &mut self.next_n);
+                    batch.add(&request.claims.into_entry(text.clone()), &mut self.next_n);
                     batch.sealed.push((done, text));
                 }
             }
@@ -308,14 +322,15 @@ impl Writer {
     }
 }
 
-fn sent(claims: Claims, sealed: String) -> Entry {
-    Entry::Record {
-        direction: Direction::Sent,
-        refused: None,
-        detail: None,
-        sealed: Some(sealed),
-        ancestors: Vec::new(),
-        claims: Some(claims),
+impl Sealed {
+    fn into_entry(self, sealed: String) -> Entry {
+        let (direction, refused, detail, sealed) = (Direction::Sent, None, None, Some(sealed));
+        match self {
+            Self::Record(claims) => {
+                Entry::Record { direction, refused, detail, sealed, ancestors: Vec::new(), claims: Some(claims) }
+            }
+            Self::Other(kind, about) => Entry::Statement { kind, direction, refused, detail, sealed, about },
+        }
     }
 }
 

@@ -6,8 +6,10 @@ use hopseal_custody::compose::{Call, Root, root_payload};
 use hopseal_custody::hash::{ClaimHash, RandomId};
 use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::record::{Record, Task};
+use hopseal_custody::statement::StatementClaims as _;
 
 use super::super::entry::ReadLine;
+use super::super::handle::{Log, Patience};
 use super::*;
 
 #[derive(Default)]
@@ -15,6 +17,8 @@ struct Disk {
     bytes: Vec<u8>,
     full: bool,
     writes: usize,
+    roll_due: bool,
+    roll_fails: bool,
 }
 
 /// Memory that can be full, and that is slow while `held_up` is set, so that batches gather.
@@ -43,6 +47,19 @@ impl Store for Memory {
     fn probe(&mut self) -> io::Result<()> {
         if self.disk.lock().unwrap().full { Err(io::Error::from(io::ErrorKind::StorageFull)) } else { Ok(()) }
     }
+
+    fn is_full(&self) -> bool {
+        self.disk.lock().unwrap().roll_due
+    }
+
+    fn roll(&mut self, _next_n: u64) -> io::Result<()> {
+        let mut disk = self.disk.lock().unwrap();
+        if disk.roll_fails {
+            return Err(io::Error::other("no name"));
+        }
+        disk.roll_due = false;
+        Ok(())
+    }
 }
 
 impl Memory {
@@ -68,6 +85,9 @@ impl LogObserver for Watch {
     }
     fn recovered(&self) {
         self.news.lock().unwrap().push("recovered".into());
+    }
+    fn roll_failed(&self, _detail: &str) {
+        self.news.lock().unwrap().push("roll failed".into());
     }
     fn wrote(&self, entries: usize, seals: usize, _bytes: usize, _took: Duration) {
         self.seals.lock().unwrap().push((entries, seals));
@@ -111,6 +131,7 @@ fn payload_named(name: &str) -> Payload {
         exp: 2,
         jti: RandomId::generate().unwrap(),
         rqb: ClaimHash([0; 32]),
+        streams: false,
         operations: &[],
         srv: None,
         by: None,
@@ -134,7 +155,7 @@ fn request(leaf: &Arc<Key>, payload: &str, receiver: &str) -> SealRequest {
         leaf: Arc::<Key>::clone(leaf),
         payload: payload_named(payload),
         receiver_trust_domain: receiver.into(),
-        claims: Claims {
+        claims: Sealed::Record(Claims {
             iss: "i".into(),
             aud: "a".into(),
             jti: payload.into(),
@@ -142,14 +163,19 @@ fn request(leaf: &Arc<Key>, payload: &str, receiver: &str) -> SealRequest {
             cid: "c".into(),
             hop: 0,
             op: None,
-        },
+        }),
     }
 }
 
 fn start(memory: &Memory) -> (Log, Arc<Watch>) {
+    start_with(memory, Patience { queue: 1024, full: Duration::ZERO, witness: None })
+}
+
+fn start_with(memory: &Memory, patience: Patience) -> (Log, Arc<Watch>) {
     let watch = Arc::new(Watch::default());
+    let beginning = Beginning { node: "n".into(), ..Beginning::default() };
     let (log, _thread) =
-        Log::start(Box::new(memory.clone()), 0, HashSet::new(), 1024, Arc::<Watch>::clone(&watch)).unwrap();
+        Log::start(Box::new(memory.clone()), beginning, patience, Arc::<Watch>::clone(&watch)).unwrap();
     (log, watch)
 }
 
@@ -209,7 +235,8 @@ fn a_full_disk_fails_the_calls_and_recovers_by_itself_without_a_gap() {
         log.seal(request(&key, "one", "td")).await.unwrap();
         memory.disk.lock().unwrap().full = true;
         assert!(matches!(log.seal(request(&key, "two", "td")).await, Err(LogError::Unavailable(_))));
-        log.append_nowait(Entry::Bundle { trust_domain: "td".into(), sequence: 1, x509: Vec::new() }).unwrap();
+        log.append_nowait(Entry::Bundle { trust_domain: "td".into(), sequence: 1, x509: Vec::new() }, Vec::new())
+            .unwrap();
         assert!(!log.is_healthy());
         memory.disk.lock().unwrap().full = false;
         while !log.is_healthy() {
@@ -233,4 +260,109 @@ fn a_key_that_may_not_sign_fails_its_own_calls_only() {
         assert!(log.seal(request(&Key::named("one"), "y", "td")).await.is_ok());
     });
     assert_eq!(memory.lines().iter().filter(|line| line.jti.is_some()).count(), 1);
+}
+
+#[test]
+fn where_calls_wait_for_space_they_go_on_when_there_is_some() {
+    let memory = Memory::default();
+    let (log, watch) = start_with(&memory, Patience { queue: 1, full: Duration::from_secs(30), witness: None });
+    let key = Key::named("one");
+    memory.disk.lock().unwrap().full = true;
+    runtime().block_on(async {
+        let calls: Vec<_> = (0..5)
+            .map(|n| {
+                tokio::spawn({
+                    let (log, request) = (log.clone(), request(&key, &format!("p{n}"), "td"));
+                    async move { log.seal(request).await }
+                })
+            })
+            .collect();
+        while log.is_healthy() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        memory.disk.lock().unwrap().full = false;
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
+    });
+    assert_eq!(memory.lines().iter().filter(|line| line.jti.is_some()).count(), 5);
+    assert_eq!(*watch.news.lock().unwrap(), ["failed", "recovered"]);
+}
+
+#[test]
+fn where_calls_wait_for_space_they_fail_when_there_is_none_in_time() {
+    let memory = Memory::default();
+    let (log, _watch) = start_with(&memory, Patience { queue: 1, full: Duration::from_millis(120), witness: None });
+    memory.disk.lock().unwrap().full = true;
+    let outcome = runtime().block_on(log.seal(request(&Key::named("one"), "p", "td")));
+    assert!(matches!(outcome, Err(LogError::Unavailable(_))));
+    assert_eq!(log.durable(), 0);
+}
+
+#[test]
+fn strict_calls_wait_for_witnesses_and_refusals_do_not() {
+    let memory = Memory::default();
+    let patience = Patience { queue: 9, full: Duration::ZERO, witness: Some(Duration::from_millis(200)) };
+    let (log, _watch) = start_with(&memory, patience);
+    let key = Key::named("one");
+    runtime().block_on(async {
+        assert_eq!(log.seal(request(&key, "alone", "td")).await, Err(LogError::Unwitnessed));
+        log.append(refusal(), Vec::new()).await.unwrap();
+        assert_eq!(log.durable(), 3);
+        let (sealed, ()) = tokio::join!(log.seal(request(&key, "seen", "td")), async {
+            while log.durable() < 4 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            log.set_witnessed(4);
+        });
+        assert_eq!(sealed.unwrap(), "seen+1");
+    });
+}
+
+fn refusal() -> Entry {
+    Entry::Record {
+        direction: Direction::Received,
+        refused: Some("custody_chain".into()),
+        detail: None,
+        sealed: None,
+        ancestors: Vec::new(),
+        claims: None,
+    }
+}
+
+#[test]
+fn every_file_begins_with_what_a_reader_of_it_alone_needs_even_if_its_first_write_fails() {
+    let memory = Memory::default();
+    let (log, watch) = start(&memory);
+    let key = Key::named("one");
+    let seal = |name: &str| runtime().block_on(log.seal(request(&key, name, "td")));
+    log.append_nowait(Entry::Bundle { trust_domain: "td".into(), sequence: 1, x509: Vec::new() }, Vec::new()).unwrap();
+    seal("a").unwrap();
+    memory.disk.lock().unwrap().roll_due = true;
+    seal("b").unwrap();
+    memory.disk.lock().unwrap().roll_due = true;
+    memory.disk.lock().unwrap().full = true;
+    seal("c").unwrap_err();
+    memory.disk.lock().unwrap().full = false;
+    seal("d").unwrap();
+    let lines = memory.lines();
+    assert!(lines.iter().map(|line| line.n).eq(0..11));
+    let kinds: Vec<&str> = lines.iter().map(|line| line.r#type.as_str()).collect();
+    let file = ["start", "bundle", "cert", "rec"];
+    assert_eq!(kinds, [&file[1..], &file, &file].concat());
+    assert_eq!(*watch.news.lock().unwrap(), ["failed", "recovered"]);
+}
+
+#[test]
+fn a_full_file_that_cannot_be_closed_goes_on() {
+    let memory = Memory::default();
+    let (log, watch) = start(&memory);
+    let key = Key::named("one");
+    memory.disk.lock().unwrap().roll_due = true;
+    memory.disk.lock().unwrap().roll_fails = true;
+    for name in ["a", "b"] {
+        runtime().block_on(log.seal(request(&key, name, "td"))).unwrap();
+    }
+    assert!(log.is_healthy());
+    assert_eq!(*watch.news.lock().unwrap(), ["roll failed"]);
 }

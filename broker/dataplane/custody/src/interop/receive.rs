@@ -64,7 +64,7 @@ fn task_json(task: &Task) -> Json {
     Json::Object(task.to_members().into_iter().map(|(name, value)| (name, text(value))).collect())
 }
 
-fn spiffe_id(text: &str) -> Result<SpiffeId, Failure> {
+pub(super) fn spiffe_id(text: &str) -> Result<SpiffeId, Failure> {
     SpiffeId::parse(text).ok_or_else(|| Failure::Shape(format!("{text} is not a SPIFFE ID")))
 }
 
@@ -72,12 +72,12 @@ fn random_id(text: &str) -> Result<RandomId, Failure> {
     RandomId::parse(text).ok_or_else(|| Failure::Shape(format!("{text} is not a random id")))
 }
 
-fn parse_peer(ders: &[Vec<u8>]) -> Option<Peer> {
+pub(super) fn parse_peer(ders: &[Vec<u8>]) -> Option<Peer> {
     let ders: Vec<&[u8]> = ders.iter().map(Vec::as_slice).collect();
     Peer::read(&ders)
 }
 
-fn parse_bundles(object: &Map<String, Json>) -> Result<Bundles, Failure> {
+pub(super) fn parse_bundles(object: &Map<String, Json>) -> Result<Bundles, Failure> {
     let mut listed = Vec::new();
     for name in object.keys() {
         let domain = TrustDomain::parse(name).ok_or_else(|| Failure::Shape("a trust domain is malformed".into()))?;
@@ -93,6 +93,7 @@ fn parse_policy(input: &Input<'_>) -> Result<Policy, Failure> {
     Ok(Policy {
         autonomous_roots: policy.texts("autonomous_roots")?.into_iter().map(pattern).collect::<Result<_, _>>()?,
         forbidden_on_path: policy.texts("forbidden_on_path")?.into_iter().map(spiffe_id).collect::<Result<_, _>>()?,
+        accept_streams: policy.0.get("streams").and_then(Json::as_bool).unwrap_or(false),
         unsafe_allow_no_peer: input.boolean("allow_no_peer")?,
         ..Policy::default()
     })

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Ancestor, Examined, Inline, Peer, Policy, Request};
-use crate::binding::{request_binding, verify_content_digest};
+use crate::binding::{Body, request_binding, verify_content_digest};
 use crate::cache::Caches;
 use crate::cert::Certificate;
 use crate::error::{Code, Missing, Rejection, Result};
@@ -13,8 +13,9 @@ use crate::hash::{StatementHash, Thumbprint};
 use crate::limits::{MAX_CHAIN_AGE_S, MAX_LIFETIME_S, MAX_SKEW_S};
 use crate::record::Record;
 use crate::seal::UnverifiedStatement;
+use crate::statement::StatementClaims as _;
 
-type Known = HashMap<Thumbprint, Arc<Certificate>>;
+pub(super) type Known = HashMap<Thumbprint, Arc<Certificate>>;
 
 pub(super) fn examine(caches: &Caches, request: &Request<'_>, policy: &Policy, now: i64) -> Result<Examined> {
     // 1, 2
@@ -29,13 +30,13 @@ pub(super) fn examine(caches: &Caches, request: &Request<'_>, policy: &Policy, n
     let (mut ancestors, newest) = resolve(caches, &known, parsed, newest)?;
     // 6, 7
     check_peer(request, policy, &newest)?;
-    check_audience(request, &newest.record)?;
+    check_audience(request, &newest.claims)?;
     // 8
-    check_times(&ancestors, &newest.record, now)?;
+    check_times(&ancestors, &newest.claims, now)?;
     // 9
-    check_binding(request, &newest.record)?;
+    check_binding(request, policy, &newest.claims)?;
     // 10
-    prepend(caches, &mut ancestors, &newest.record, policy, now)?;
+    prepend(caches, &mut ancestors, &newest.claims, policy, now)?;
     // 11
     check_sequence(&ancestors, &newest)?;
     let certificates = known.into_values().collect();
@@ -51,7 +52,7 @@ fn parse_statement(text: &str) -> Result<Parsed> {
 }
 
 /// Whom cache entries are charged to.
-fn peer_name(peer: Option<&Peer>) -> Arc<str> {
+pub(super) fn peer_name(peer: Option<&Peer>) -> Arc<str> {
     match peer.map(|peer| (peer.leaf.identity(), peer.leaf.thumbprint())) {
         Some((Ok(id), _)) => id.as_str().into(),
         Some((Err(_), thumbprint)) => thumbprint.to_string().into(),
@@ -59,7 +60,7 @@ fn peer_name(peer: Option<&Peer>) -> Arc<str> {
     }
 }
 
-fn collect_certificates(caches: &Caches, peer: Option<&Peer>, ders: &[Vec<u8>], name: &str) -> Known {
+pub(super) fn collect_certificates(caches: &Caches, peer: Option<&Peer>, ders: &[Vec<u8>], name: &str) -> Known {
     let mut known = Known::new();
     for der in ders {
         let thumbprint = Thumbprint::of(der);
@@ -90,7 +91,7 @@ fn resolve(
         if leaf.is_none() && !missing.contains(&Missing::Certificate(x5t)) {
             missing.push(Missing::Certificate(x5t));
         }
-        leaf.map(|leaf| Box::new(Inline { statement, record, leaf }))
+        leaf.map(|leaf| Box::new(Inline { statement, claims: record, leaf }))
     };
     let resolved: Vec<Option<Box<Inline>>> = ancestors.into_iter().map(&mut resolve_one).collect();
     let newest = resolve_one(newest);
@@ -151,11 +152,13 @@ fn check_age(record: &Record, now: i64) -> Result<()> {
     Ok(())
 }
 
-fn check_binding(request: &Request<'_>, newest: &Record) -> Result<()> {
-    if newest.streams {
+fn check_binding(request: &Request<'_>, policy: &Policy, newest: &Record) -> Result<()> {
+    if newest.streams && !policy.accept_streams {
         return Err(Rejection::new(Code::Forbidden, "requests whose body is not bound are not accepted"));
     }
-    verify_content_digest(request.headers, &request.body)?;
+    // What a stream held is said by its closing statement.
+    let body = if newest.streams { Body::Empty } else { request.body };
+    verify_content_digest(request.headers, &body)?;
     if request_binding(request.method, request.target_uri, request.headers)? != newest.rqb {
         return Err(Rejection::new(Code::Binding, "the record was made for another request"));
     }
@@ -190,7 +193,7 @@ fn prepend(caches: &Caches, ancestors: &mut Vec<Ancestor>, newest: &Record, poli
 }
 
 fn check_sequence(ancestors: &[Ancestor], newest: &Inline) -> Result<()> {
-    let tail = (&newest.record, newest.statement.hash());
+    let tail = (&newest.claims, newest.statement.hash());
     let elements = ancestors.iter().map(|ancestor| (ancestor.record(), ancestor.hash())).chain([tail]);
     let mut parent: Option<(&Record, StatementHash)> = None;
     for (position, (record, hash)) in elements.enumerate() {

@@ -266,6 +266,7 @@ pub fn call<'a>(from: &'a Broker, to: &'a Broker, message: &Message) -> Call<'a>
         exp: NOW + 30,
         jti: RandomId::generate().expect("randomness"),
         rqb: request_binding(&message.method, &message.uri, &message.lines()).expect("a binding"),
+        streams: false,
         operations: &[OPERATION],
         srv: Some(to.x5t()),
         by: None,

@@ -1,0 +1,70 @@
+//! Closing statements: what a caller says it sent after a record without body digest (custody-wire §7.3).
+//!
+//! Owns: the claims of `t: cls`. Does not own: whether it is true of a body (see `receive`).
+
+use crate::claims::{Claims, Members, count, integer, required, text};
+use crate::error::Result;
+use crate::hash::{ClaimHash, RandomId, StatementHash};
+use crate::ids::SpiffeId;
+use crate::json::Value;
+use crate::outcome::Fin;
+use crate::statement::{StatementClaims, read_members};
+
+/// The claims of a closing statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closing {
+    /// The caller.
+    pub iss: SpiffeId,
+    /// The callee.
+    pub aud: SpiffeId,
+    /// `NumericDate` seconds.
+    pub iat: i64,
+    pub jti: RandomId,
+    pub cid: RandomId,
+    /// Statement hash of the opening record.
+    pub rec: StatementHash,
+    /// SHA-256 of all body bytes.
+    pub cd: ClaimHash,
+    /// Bytes of the body.
+    pub len: u64,
+    /// `Eof`, or `Abort` if the caller stopped early.
+    pub fin: Fin,
+}
+
+impl StatementClaims for Closing {
+    const TYPE: &'static str = "cls";
+
+    fn parse(payload: &[u8]) -> Result<Self> {
+        let members = read_members(payload, Self::TYPE)?;
+        let claims = Claims(&members);
+        let end = |text: &str| Fin::parse(text).filter(|fin| *fin != Fin::Deny);
+        Ok(Self {
+            iss: required("iss", claims.parsed("iss", SpiffeId::parse)?)?,
+            aud: required("aud", claims.parsed("aud", SpiffeId::parse)?)?,
+            iat: required("iat", claims.integer("iat")?)?,
+            jti: required("jti", claims.parsed("jti", RandomId::parse)?)?,
+            cid: required("cid", claims.parsed("cid", RandomId::parse)?)?,
+            rec: required("rec", claims.parsed("rec", StatementHash::parse)?)?,
+            cd: required("cd", claims.parsed("cd", ClaimHash::parse)?)?,
+            len: claims.length("len")?,
+            fin: required("fin", claims.parsed("fin", end)?)?,
+        })
+    }
+
+    fn iss(&self) -> &SpiffeId {
+        &self.iss
+    }
+}
+
+impl Closing {
+    /// The claims in the order in which they are written.
+    #[must_use]
+    pub fn to_members(&self) -> Vec<(String, Value)> {
+        let mut members = Members::default();
+        members.add("v", integer(1)).add("t", text(Self::TYPE)).add("iss", text(&self.iss)).add("aud", text(&self.aud));
+        members.add("iat", integer(self.iat)).add("jti", text(&self.jti)).add("cid", text(&self.cid));
+        members.add("rec", text(&self.rec)).add("cd", text(&self.cd));
+        members.add("len", count(self.len)).add("fin", text(self.fin.as_str()));
+        members.into_vec()
+    }
+}

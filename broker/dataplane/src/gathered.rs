@@ -1,0 +1,60 @@
+//! Receipts obtained under one handle: what the next call is based on, and what the own receipt
+//! commits to.
+//!
+//! Source: custody-wire §7.1 `kids`, §7.2 `in`.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hopseal_custody::hash::StatementHash;
+use hopseal_custody::limits::MAX_INPUTS;
+use hopseal_custody::outcome::Kids;
+
+/// Receipts under one handle; a handle that has so many continues nothing more.
+const MAX_RECEIPTS: usize = 16_384;
+
+/// Statement hashes in the order in which the receipts were verified.
+#[derive(Default)]
+pub struct Gathered(Mutex<Vec<StatementHash>>);
+
+impl Gathered {
+    pub fn add(&self, receipt: StatementHash) {
+        self.lock().push(receipt);
+    }
+
+    /// Whether no further call may be made under this handle.
+    pub fn is_full(&self) -> bool {
+        self.lock().len() >= MAX_RECEIPTS
+    }
+
+    /// The newest ones, for the `in` claim, oldest of them first.
+    pub fn newest(&self) -> Vec<StatementHash> {
+        let receipts = self.lock();
+        receipts[receipts.len().saturating_sub(MAX_INPUTS)..].to_vec()
+    }
+
+    /// All of them, for the `kids` claim.
+    pub fn kids(&self) -> Kids {
+        Kids::of(&self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<StatementHash>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_eight_are_inputs_and_all_are_kids() {
+        let gathered = Gathered::default();
+        assert_eq!((gathered.newest().len(), gathered.kids()), (0, Kids::Listed(Vec::new())));
+        for n in 0..10 {
+            gathered.add(StatementHash([n; 32]));
+        }
+        assert_eq!(gathered.newest(), (2..10).map(|n| StatementHash([n; 32])).collect::<Vec<_>>());
+        assert!(matches!(gathered.kids(), Kids::Tree { n: 10, .. }));
+        assert!(!gathered.is_full());
+    }
+}

@@ -1,0 +1,197 @@
+//! The handle that calls append through.
+//!
+//! Owns: queueing, and what a call waits for: space in the queue, the write, witnesses. Does not own: the write itself
+//! (`writer`).
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::entry::Entry;
+use super::store::Store;
+use super::witnessed::Witnessed;
+use super::writer::{Beginning, LogObserver, RETRY_INTERVAL, SealRequest, Writer};
+
+/// Why an entry does not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogError {
+    /// The file could not be written, or the queue is full; asking again may help.
+    Unavailable(String),
+    /// The key may no longer sign; the code says why.
+    Unsealable(&'static str),
+    /// It is in the log, and no quorum of witnesses has confirmed it in time.
+    Unwitnessed,
+}
+
+/// How calls meet a log that cannot be written, or that nobody witnesses.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Entries that wait for the writer.
+    pub queue: usize,
+    /// How long calls wait for a log that cannot be written; zero fails them at once.
+    pub full: Duration,
+    /// How long calls wait for witnesses; None does not ask for any.
+    pub witness: Option<Duration>,
+}
+
+/// Gets the sealed text, and how many entries the log has with it.
+pub type SealOutcome = oneshot::Sender<Result<(String, u64), LogError>>;
+
+pub enum Job {
+    Seal(SealRequest, SealOutcome),
+    Append {
+        entry: Entry,
+        certificates: Vec<(String, String)>,
+        /// Gets how many entries the log has with this one.
+        done: Option<oneshot::Sender<Result<u64, LogError>>>,
+    },
+    /// Write what came before this, then end.
+    End,
+}
+
+/// Handle of the log; clones share one writer.
+#[derive(Clone)]
+pub struct Log {
+    jobs: SyncSender<Job>,
+    healthy: Arc<AtomicBool>,
+    durable: Arc<AtomicU64>,
+    witnessed: Option<Arc<Witnessed>>,
+    full: Duration,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Log").field("healthy", &self.healthy).finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    /// Starts the writer; it ends when every handle is dropped.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(
+        store: Box<dyn Store>,
+        beginning: Beginning,
+        patience: Patience,
+        observer: Arc<dyn LogObserver>,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let (jobs, waiting) = sync_channel(patience.queue);
+        let log = Self {
+            jobs,
+            healthy: Arc::new(AtomicBool::new(true)),
+            durable: Arc::new(AtomicU64::new(beginning.next_n)),
+            witnessed: patience.witness.map(|patience| Arc::new(Witnessed::new(patience))),
+            full: patience.full,
+        };
+        let (healthy, durable) = (Arc::clone(&log.healthy), Arc::clone(&log.durable));
+        let writer = Writer::new(store, beginning, patience.full, observer, healthy, durable);
+        let thread = std::thread::Builder::new().name("custody-log".into()).spawn(move || writer.run(&waiting))?;
+        Ok((log, thread))
+    }
+
+    /// Seals and logs a statement that is about to be sent; gives the sealed text once it is durable, and witnessed
+    /// if that is asked for.
+    ///
+    /// # Errors
+    /// The statement must not be sent.
+    pub async fn seal(&self, request: SealRequest) -> Result<String, LogError> {
+        let (done, outcome) = oneshot::channel();
+        self.enqueue_patiently(Job::Seal(request, done)).await?;
+        let (sealed, count) = outcome.await.unwrap_or_else(|_| Err(ended()))?;
+        self.wait_witnessed(count).await?;
+        Ok(sealed)
+    }
+
+    /// Logs an entry and waits until it is durable; one that was accepted also until it is witnessed, if that is
+    /// asked for.
+    ///
+    /// # Errors
+    /// It is not in the log, or nobody else knows of it.
+    pub async fn append(&self, entry: Entry, certificates: Vec<(String, String)>) -> Result<(), LogError> {
+        let must_be_witnessed = entry.replayable_until().is_some();
+        let (done, outcome) = oneshot::channel();
+        self.enqueue_patiently(Job::Append { entry, certificates, done: Some(done) }).await?;
+        let count = outcome.await.unwrap_or_else(|_| Err(ended()))?;
+        if must_be_witnessed { self.wait_witnessed(count).await } else { Ok(()) }
+    }
+
+    /// Seals and logs a statement that nobody waits for and that is lost if this write fails.
+    ///
+    /// # Errors
+    /// The queue is full.
+    pub fn seal_nowait(&self, request: SealRequest) -> Result<(), LogError> {
+        let (done, _nobody) = oneshot::channel();
+        self.enqueue(Job::Seal(request, done))
+    }
+
+    /// Logs an entry that nobody waits for; the writer keeps it until it can be written.
+    ///
+    /// # Errors
+    /// The queue is full.
+    pub fn append_nowait(&self, entry: Entry, certificates: Vec<(String, String)>) -> Result<(), LogError> {
+        self.enqueue(Job::Append { entry, certificates, done: None })
+    }
+
+    /// Tells the writer to end once everything queued so far is written.
+    pub fn close(&self) {
+        // Blocks at most for one write while the queue is full; an ended writer needs no telling.
+        let _ended_already = self.jobs.send(Job::End);
+    }
+
+    /// Whether the last write held.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// How many entries are durable: all whose number is smaller.
+    pub fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Tells calls that wait for witnesses that the first `count` entries have them.
+    pub fn set_witnessed(&self, count: u64) {
+        if let Some(witnessed) = &self.witnessed {
+            witnessed.advance(count);
+        }
+    }
+
+    async fn wait_witnessed(&self, count: u64) -> Result<(), LogError> {
+        match &self.witnessed {
+            Some(witnessed) if !witnessed.covers(count).await => Err(LogError::Unwitnessed),
+            _ => Ok(()),
+        }
+    }
+
+    async fn enqueue_patiently(&self, job: Job) -> Result<(), LogError> {
+        let deadline = Instant::now() + self.full;
+        let mut offered = job;
+        loop {
+            match self.jobs.try_send(offered) {
+                Err(TrySendError::Full(job)) if Instant::now() < deadline => offered = job,
+                outcome => return outcome.map_err(|error| refused(&error)),
+            }
+            tokio::time::sleep(RETRY_INTERVAL).await;
+        }
+    }
+
+    fn enqueue(&self, job: Job) -> Result<(), LogError> {
+        self.jobs.try_send(job).map_err(|error| refused(&error))
+    }
+}
+
+fn refused(error: &TrySendError<Job>) -> LogError {
+    match error {
+        TrySendError::Full(_) => LogError::Unavailable("too many entries wait for the log".into()),
+        TrySendError::Disconnected(_) => ended(),
+    }
+}
+
+fn ended() -> LogError {
+    LogError::Unavailable("the log writer has ended".into())
+}

@@ -1,0 +1,236 @@
+//! Answers to peers with their receipt: held back whole if small, else streamed with the receipt at
+//! the end.
+//!
+//! Owns: the place of the receipt (header, trailer, final SSE comment) and digesting what streams.
+//! Does not own: what the receipt says (see `voucher`).
+//!
+//! Source: custody-wire §7.1, §7.3.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use hopseal_custody::fields::RECEIPT;
+use hopseal_custody::outcome::Fin;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::body::{BodyFailed, Payload, WHOLE_BYTES, is_whole};
+use crate::digest::BodyDigest;
+use crate::headers;
+use crate::problem::Refusal;
+use crate::sse;
+use crate::voucher::{HeadVoucher, Voucher, receipt_unavailable};
+
+/// What the answer to one request may look like.
+pub struct Peer {
+    version: Version,
+    is_head: bool,
+    takes_trailers: bool,
+    /// Most bytes of an answer that are held back for a receipt in the header.
+    limit_bytes: usize,
+}
+
+impl Peer {
+    pub fn of(method: &Method, version: Version, list: &HeaderMap, limit_bytes: usize) -> Self {
+        let te = list.get(header::TE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let says_trailers = te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
+        let takes_trailers = version == Version::HTTP_2 || (version == Version::HTTP_11 && says_trailers);
+        Self { version, is_head: method == Method::HEAD, takes_trailers, limit_bytes }
+    }
+
+    fn is_h2(&self) -> bool {
+        self.version == Version::HTTP_2
+    }
+}
+
+/// The component's answer with a receipt.
+///
+/// # Errors
+/// There will be no receipt, or the component's answer broke off before anything of it left.
+pub async fn vouch(voucher: Voucher, peer: &Peer, response: Response<Incoming>) -> Result<Response<Payload>, Refusal> {
+    let (mut parts, body) = response.into_parts();
+    let is_bodiless = peer.is_head || has_no_body(parts.status);
+    let in_comment = !peer.is_h2() && sse::is_event_stream(&parts.headers);
+    let voucher = voucher.for_head(parts.status, &parts.headers)?;
+    if is_bodiless || is_whole(&parts.headers, &body) || !(peer.takes_trailers || in_comment) {
+        let limit = if peer.takes_trailers { WHOLE_BYTES } else { peer.limit_bytes };
+        let bytes = collect(body, limit).await?;
+        if !peer.is_head {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
+        let sealed = voucher.seal(BodyDigest::of(&bytes), Fin::Eof).await?;
+        let place = if is_bodiless { Place::Header } else { peer.whole_place() };
+        return Ok(place.put(sealed, Response::from_parts(parts, bytes)));
+    }
+    if in_comment {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    } else if !peer.is_h2() {
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.insert(header::TRAILER, HeaderValue::from_static(RECEIPT));
+    }
+    let stream = VouchedBody::new(body, voucher, in_comment);
+    Ok(Response::from_parts(parts, Payload::Vouched(Box::new(stream))))
+}
+
+/// A refusal of ours with a receipt; without one if none can be made, for it is an error anyway.
+pub async fn vouch_refusal(voucher: Voucher, peer: &Peer, refusal: &Refusal) -> Response<Payload> {
+    let response = refusal.response();
+    let body = BodyDigest::of(response.body());
+    let sealed = match voucher.for_head(response.status(), response.headers()) {
+        Ok(voucher) => voucher.seal(body, Fin::Deny).await,
+        Err(refusal) => Err(refusal),
+    };
+    match sealed {
+        Ok(sealed) if peer.is_head => Place::Header.put(sealed, response),
+        Ok(sealed) => peer.whole_place().put(sealed, response),
+        Err(_no_receipt) => response.map(Payload::whole),
+    }
+}
+
+/// Statuses whose answers have no body, whatever their header says (RFC 9110 §6.4.1).
+fn has_no_body(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// The body's bytes; trailers of a component are dropped, they could carry Custody fields.
+async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Refusal::new("callee_unavailable", format!("the answer broke off: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(receipt_unavailable("the answer is too long for a caller that takes no trailers"));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
+}
+
+/// Where the receipt of a whole answer stands.
+#[derive(Clone, Copy)]
+enum Place {
+    Header,
+    Trailer,
+}
+
+impl Peer {
+    fn whole_place(&self) -> Place {
+        if self.is_h2() { Place::Trailer } else { Place::Header }
+    }
+}
+
+impl Place {
+    fn put(self, sealed: String, response: Response<Bytes>) -> Response<Payload> {
+        let (mut parts, bytes) = response.into_parts();
+        let fields = receipt_fields(&sealed);
+        let body = match self {
+            Self::Header => {
+                parts.headers.extend(fields);
+                Payload::whole(bytes)
+            }
+            Self::Trailer => Payload::whole_with_trailers(bytes, fields),
+        };
+        Response::from_parts(parts, body)
+    }
+}
+
+fn receipt_fields(sealed: &str) -> HeaderMap {
+    let value = headers::custody_value(sealed);
+    value.map(|value| (HeaderName::from_static(RECEIPT), value)).into_iter().collect()
+}
+
+type Sealing = Pin<Box<dyn Future<Output = Result<String, Refusal>> + Send>>;
+
+enum State {
+    Streaming { voucher: HeadVoucher, digest: BodyDigest, at_line_start: bool },
+    Sealing(Sealing),
+    Ended,
+}
+
+/// A streaming answer that ends with its receipt.
+pub struct VouchedBody {
+    inner: Incoming,
+    state: State,
+    in_comment: bool,
+}
+
+impl VouchedBody {
+    fn new(inner: Incoming, voucher: HeadVoucher, in_comment: bool) -> Self {
+        let state = State::Streaming { voucher, digest: BodyDigest::default(), at_line_start: true };
+        Self { inner, state, in_comment }
+    }
+
+    /// The component's answer is over: begins to seal. A comment must begin a line, which then counts as body.
+    fn end(&mut self) -> Option<Frame<Bytes>> {
+        let State::Streaming { voucher, mut digest, at_line_start } = std::mem::replace(&mut self.state, State::Ended)
+        else {
+            return None;
+        };
+        let feed = (self.in_comment && !at_line_start).then(|| Bytes::from_static(b"\n"));
+        if let Some(feed) = &feed {
+            digest.update(feed);
+        }
+        self.state = State::Sealing(Box::pin(voucher.seal(digest, Fin::Eof)));
+        feed.map(Frame::data)
+    }
+
+    fn receipt(&self, sealed: &str) -> Frame<Bytes> {
+        if self.in_comment { Frame::data(sse::comment(sealed)) } else { Frame::trailers(receipt_fields(sealed)) }
+    }
+}
+
+impl Body for VouchedBody {
+    type Data = Bytes;
+    type Error = BodyFailed;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.state {
+                State::Streaming { digest, at_line_start, .. } => {
+                    match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
+                        Some(Ok(frame)) => {
+                            let Ok(data) = frame.into_data() else { continue };
+                            digest.update(&data);
+                            *at_line_start = data.last().map_or(*at_line_start, |last| *last == b'\n');
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                        // Dropping the state logs that the answer was cut.
+                        Some(Err(error)) => {
+                            return Poll::Ready(Some(Err(BodyFailed::new("callee_unavailable", error.to_string()))));
+                        }
+                        None => {
+                            if let Some(feed) = this.end() {
+                                return Poll::Ready(Some(Ok(feed)));
+                            }
+                        }
+                    }
+                }
+                State::Sealing(sealing) => {
+                    let sealed = ready!(sealing.as_mut().poll(context));
+                    this.state = State::Ended;
+                    return Poll::Ready(Some(match sealed {
+                        Ok(sealed) => Ok(this.receipt(&sealed)),
+                        Err(refusal) => Err(refusal.into()),
+                    }));
+                }
+                State::Ended => return Poll::Ready(None),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.state, State::Ended)
+    }
+}
+
+impl Drop for VouchedBody {
+    fn drop(&mut self) {
+        if let State::Streaming { voucher, digest, .. } = std::mem::replace(&mut self.state, State::Ended) {
+            voucher.abort(digest);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Our receipts: what we answered to a verified call, sealed and logged before the end of the answer
+//! leaves.
+//!
+//! Owns: the receipt's claims, and that a key which may no longer seal means an error and never an
+//! unsigned success. Does not own: where the receipt stands in the answer (see `vouched`).
+//!
+//! Source: custody-wire §5.5, §7.1.
+
+use std::sync::Arc;
+
+use hopseal_custody::binding::response_binding;
+use hopseal_custody::compose::Payload;
+use hopseal_custody::error::{Code, Rejection};
+use hopseal_custody::hash::{ClaimHash, RandomId, StatementHash};
+use hopseal_custody::ids::SpiffeId;
+use hopseal_custody::limits::MAX_DECISION_BYTES;
+use hopseal_custody::outcome::{Fin, Outcome};
+use hopseal_custody::receipt::Receipt;
+use http::{HeaderMap, StatusCode};
+use tokio::time::timeout;
+
+use crate::broker::Broker;
+use crate::clock;
+use crate::digest::BodyDigest;
+use crate::gathered::Gathered;
+use crate::headers;
+use crate::instance::Leaf;
+use crate::log::{About, Kind, LogError, SealRequest, Sealed};
+use crate::problem::{Refusal, refusal_of};
+use crate::settings::ms;
+
+/// What every receipt for one request says; it exists once the request passed custody-wire §6.11.
+pub struct Voucher {
+    pub broker: Arc<Broker>,
+    /// The leaf that answers on this connection: it seals.
+    pub leaf: Arc<Leaf>,
+    pub caller: SpiffeId,
+    pub cid: RandomId,
+    /// Statement hash of the request's record.
+    pub rec: StatementHash,
+    /// Receipts that the component obtained because of this call.
+    pub receipts: Arc<Gathered>,
+    /// Policies that decided.
+    pub decision: String,
+}
+
+/// A voucher for an answer whose head is known.
+pub struct HeadVoucher {
+    voucher: Voucher,
+    status: StatusCode,
+    rsb: ClaimHash,
+}
+
+impl Voucher {
+    /// The ids of the policies that decided, as far as they fit into a receipt.
+    pub fn decided_by(&mut self, policies: &[String]) {
+        self.decision.clear();
+        for id in policies {
+            let separator = if self.decision.is_empty() { "" } else { "," };
+            if self.decision.len() + separator.len() + id.len() > MAX_DECISION_BYTES {
+                break;
+            }
+            self.decision.push_str(separator);
+            self.decision.push_str(id);
+        }
+    }
+
+    /// Binds the head of the answer, which must not change any more.
+    ///
+    /// # Errors
+    /// `callee_unavailable`: the component answered with a header that cannot be bound.
+    pub fn for_head(self, status: StatusCode, head: &HeaderMap) -> Result<HeadVoucher, Refusal> {
+        let rsb = response_binding(status.as_u16(), &headers::lines(head));
+        let rsb = rsb.map_err(|rejection| Refusal::new("callee_unavailable", rejection.detail))?;
+        Ok(HeadVoucher { voucher: self, status, rsb })
+    }
+}
+
+impl HeadVoucher {
+    /// The receipt's sealed text, once it is durable in the log.
+    ///
+    /// # Errors
+    /// `custody_receipt_unavailable` if the leaf may no longer seal, `custody_unavailable` if the log is away: the
+    /// answer must not pass as complete.
+    pub async fn seal(self, body: BodyDigest, fin: Fin) -> Result<String, Refusal> {
+        let unavailable = |why: String| refusal_of(Rejection::new(Code::Unavailable, format!("log: {why}")));
+        let broker = Arc::clone(&self.voucher.broker);
+        let started = broker.started.get().ok_or_else(|| unavailable("not started".into()))?;
+        let sealing = started.log.seal(self.request(body, fin)?);
+        match timeout(ms(broker.settings.timeouts_ms.log_write), sealing).await {
+            Ok(Ok(sealed)) => Ok(sealed),
+            Ok(Err(LogError::Unsealable(code))) => Err(receipt_unavailable(code)),
+            Ok(Err(LogError::Unavailable(why))) => Err(unavailable(why)),
+            Err(_elapsed) => Err(unavailable("too slow".into())),
+        }
+    }
+
+    /// Logs that the answer was cut after `body`; nobody waits for it.
+    pub fn abort(self, body: BodyDigest) {
+        let broker = Arc::clone(&self.voucher.broker);
+        if let (Some(started), Ok(request)) = (broker.started.get(), self.request(body, Fin::Abort)) {
+            let _the_call_is_lost_anyway = started.log.seal_nowait(request);
+        }
+    }
+
+    fn request(self, body: BodyDigest, fin: Fin) -> Result<SealRequest, Refusal> {
+        let Self { voucher, status, rsb } = self;
+        let (cd, len) = body.finish();
+        let about = About {
+            iss: voucher.leaf.id.to_string(),
+            aud: voucher.caller.to_string(),
+            cid: voucher.cid.to_string(),
+            rec: voucher.rec.to_string(),
+            st: Some(status.as_u16()),
+        };
+        let receiver_trust_domain = voucher.caller.trust_domain().to_owned();
+        let outcome = Outcome {
+            iss: voucher.leaf.id.clone(),
+            aud: voucher.caller,
+            iat: clock::now_s(),
+            jti: RandomId::generate().map_err(|_| Refusal::new("internal", "no randomness"))?,
+            cid: voucher.cid,
+            rec: voucher.rec,
+            st: status.as_u16(),
+            rsb,
+            len,
+            cd,
+            fin,
+            kids: voucher.receipts.kids(),
+            dec: (!voucher.decision.is_empty()).then_some(voucher.decision),
+        };
+        let payload = Payload::of(&Receipt { outcome }).map_err(refusal_of)?;
+        let claims = Sealed::Other(Kind::Receipt, about);
+        Ok(SealRequest { leaf: voucher.leaf, payload, receiver_trust_domain, claims })
+    }
+}
+
+/// The caller wants a receipt and there will be none.
+pub fn receipt_unavailable(why: &str) -> Refusal {
+    refusal_of(Rejection::new(Code::ReceiptUnavailable, format!("the server leaf may not seal: {why}")))
+}

@@ -1,0 +1,113 @@
+"""What a request came to: the claims that receipts and observations share.
+
+Owns: their types and order. Does not own: who may say so (``receipt``, ``observation``), and whether it is true.
+Source: custody-wire §7.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hopseal.custody.kids import Kids, kids_to_json, parse_kids
+from hopseal.custody.members import (
+    Members,
+    integer_between,
+    one_of,
+    read_hash,
+    read_integer,
+    read_random_id,
+    read_spiffe_id,
+    text_up_to,
+)
+from hopseal.ids import SpiffeId
+from hopseal.limits import MAX_DECISION_BYTES, MAX_STATUS, MIN_STATUS
+
+
+class Fin(StrEnum):
+    """How a body, and with it the exchange, ended."""
+
+    EOF = "eof"
+    ABORT = "abort"
+    DENY = "deny"
+
+
+_read_fin = one_of(*Fin)
+_read_status = integer_between(MIN_STATUS, MAX_STATUS)
+_read_decision = text_up_to(MAX_DECISION_BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One response as its issuer saw it.
+
+    Args:
+        iss: who says so.
+        aud: to whom.
+        iat: NumericDate seconds.
+        jti: random ID.
+        cid: chain ID of the request's record.
+        rec: statement hash of the request's record.
+        st: status of the response.
+        rsb: response binding.
+        length: ``len``, bytes of the body on the wire.
+        cd: SHA-256 of those bytes.
+        fin: how it ended.
+        kids: receipts obtained while handling the request.
+        dec: ID of the decision behind it.
+    """
+
+    iss: SpiffeId
+    aud: SpiffeId
+    iat: int
+    jti: str
+    cid: str
+    rec: str
+    st: int
+    rsb: str
+    length: int
+    cd: str
+    fin: Fin
+    kids: Kids
+    dec: str | None = None
+
+    def to_members(self) -> dict[str, object]:
+        """The claims in the order of custody-wire §7.1, after ``v`` and ``t``."""
+        members: dict[str, object] = {
+            "iss": str(self.iss),
+            "aud": str(self.aud),
+            "iat": self.iat,
+            "jti": self.jti,
+            "cid": self.cid,
+            "rec": self.rec,
+            "st": self.st,
+            "rsb": self.rsb,
+            "len": self.length,
+            "cd": self.cd,
+            "fin": self.fin.value,
+            "kids": kids_to_json(self.kids),
+        }
+        return members if self.dec is None else members | {"dec": self.dec}
+
+
+def read_outcome(claims: Members) -> Outcome:
+    """The outcome in ``claims``.
+
+    Raises:
+        CustodyError: [malformed].
+    """
+    return Outcome(
+        iss=claims.required("iss", read_spiffe_id),
+        aud=claims.required("aud", read_spiffe_id),
+        iat=claims.required("iat", read_integer),
+        jti=claims.required("jti", read_random_id),
+        cid=claims.required("cid", read_random_id),
+        rec=claims.required("rec", read_hash),
+        st=claims.required("st", _read_status),
+        rsb=claims.required("rsb", read_hash),
+        length=claims.required("len", read_integer),
+        cd=claims.required("cd", read_hash),
+        fin=Fin(claims.required("fin", _read_fin)),
+        kids=claims.required("kids", parse_kids),
+        dec=claims.optional("dec", _read_decision),
+    )

@@ -1,0 +1,206 @@
+"""Steps 6 to 8 over the whole bundle: chains judged with the proven time, cross-checks, and the report.
+
+Owns: putting what was found about single statements together. Source: custody-wire §11.6 to §11.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hopseal.custody.closing import Closing
+from hopseal.custody.errors import Code
+from hopseal.custody.evidence_statement import EvidenceStatement, is_accepted
+from hopseal.custody.record import Record, SealedRecord
+from hopseal.log.audit.artifacts import Artifacts, Refusal
+from hopseal.log.audit.codes import is_missing
+from hopseal.log.audit.cross import cross_check
+from hopseal.log.audit.facts import Facts, build_table
+from hopseal.log.audit.report import (
+    AnswerReport,
+    AuditReport,
+    ChainAudit,
+    Citation,
+    ClosingReport,
+    HopAudit,
+    LooseStatement,
+    UnreadStatement,
+    Verdict,
+    verdict_of,
+    worst,
+)
+from hopseal.log.audit.statements import ReadStatement
+from hopseal.log.audit.steps import StatementReport
+from hopseal.log.audit.tokens import check_token
+from hopseal.log.audit.trust import TrustHistory
+from hopseal.log.judge import CHAIN_STEP, ChainJudge, Finding, JudgedHop
+
+
+class Conclusion:
+    """Everything that is known about one bundle.
+
+    Args:
+        pairs: every statement and the report on it.
+        artifacts: what stands beside the statements.
+        history: for the attestors that count.
+    """
+
+    def __init__(
+        self, pairs: Iterable[tuple[ReadStatement, StatementReport]], artifacts: Artifacts, history: TrustHistory
+    ) -> None:
+        listed = list(pairs)
+        self._count = len(listed)
+        self._table = build_table(listed)
+        self._artifacts = artifacts
+        self._history = history
+        self._judged: dict[str, JudgedHop] = {}
+        self._evidence: dict[str, list[EvidenceStatement]] = {}
+        for facts in self._table.by_hash.values():
+            if facts.statement.evidence is not None and facts.holds:
+                self._evidence.setdefault(facts.statement.evidence.sx, []).append(facts.statement.evidence)
+
+    def report(self, unread: tuple[UnreadStatement, ...]) -> AuditReport:
+        """The report."""
+        chains = self._chains()
+        trees = {cid: self._judge(records) for cid, records in chains.items()}  # 6
+        cross_check(self._table, tuple(self._artifacts.refusals))  # 7
+        for facts in self._table.by_hash.values():
+            if facts.finding is not None and is_missing(facts.finding.code):
+                facts.lacks(facts.finding.detail)
+        loose = self._loose_statements()
+        cids = [*chains, *(cid for cid in sorted(loose) if cid not in chains)]
+        audits = [self._chain(cid, trees.get(cid, ()), tuple(loose.get(cid, ()))) for cid in cids]  # 8
+        problems, missing = tuple(self._artifacts.problems), tuple(self._artifacts.missing)
+        verdicts = [each.verdict for each in audits] or [Verdict.INCOMPLETE]
+        verdicts += [verdict_of(each.finding, ()) for each in unread]
+        verdicts += [verdict_of(each.finding, ()) for each in problems]
+        verdicts += [self._verdict(each) for each in self._table.by_hash.values() if each.statement.cid is None]
+        verdicts += [Verdict.INCOMPLETE] if missing else []
+        return AuditReport(worst(verdicts), tuple(audits), unread, problems, missing, self._count, self._logs())
+
+    def _chains(self) -> dict[str, dict[str, SealedRecord]]:
+        """Records by chain, the chain that began first at the front."""
+        chains: dict[str, dict[str, SealedRecord]] = {}
+        for facts, record in sorted(self._table.records(), key=lambda each: (each[1].iat, each[1].hop, each[0].hash)):
+            sealed = facts.statement.sealed_record
+            if sealed is not None:
+                chains.setdefault(record.cid, {})[facts.hash] = sealed
+        return chains
+
+    def _judge(self, records: dict[str, SealedRecord]) -> tuple[JudgedHop, ...]:
+        """Step 6 for one chain, with now = T."""
+        judge = ChainJudge(records, self._finding, self._moment, self._check_root)
+        trees = judge.judge()
+        for tree in trees:
+            self._note(tree)
+        return trees
+
+    def _note(self, hop: JudgedHop) -> None:
+        facts = self._table.by_hash[hop.sealed.hash]
+        facts.finding = facts.finding or hop.finding
+        for child in hop.children:
+            self._note(child)
+
+    def _finding(self, sealed: SealedRecord) -> Finding | None:
+        """What is wrong with a record by itself, or with naming a parent that is of another chain."""
+        parent = self._table.record(str(sealed.record.prev))
+        if parent is not None and parent.cid != sealed.record.cid:
+            splice = Finding(CHAIN_STEP, Code.CHAIN, "its parent is of another chain")
+            return self._table.by_hash[sealed.hash].finding or splice
+        return self._table.by_hash[sealed.hash].finding
+
+    def _moment(self, sealed: SealedRecord) -> int:
+        at = self._table.by_hash[sealed.hash].at
+        return sealed.record.iat if at is None else at
+
+    def _check_root(self, root: SealedRecord) -> None:
+        obo = root.record.obo
+        if obo is None:
+            return
+        claims = self._artifacts.tokens.get(obo.th)
+        if claims is None:
+            self._table.by_hash[root.hash].lacks(f"token:{obo.th}")
+        else:
+            check_token(root, claims)
+
+    def _chain(self, cid: str, trees: tuple[JudgedHop, ...], loose: tuple[LooseStatement, ...]) -> ChainAudit:
+        roots = tuple(map(self._hop, trees))
+        hops = [each.verdict for root in roots for each in root.walk()] or [Verdict.INCOMPLETE]
+        verdict = worst([*hops, *(each.verdict for each in loose)])
+        return ChainAudit(cid, verdict, roots, loose, self._refusals(cid))
+
+    def _hop(self, judged: JudgedHop) -> HopAudit:
+        facts = self._table.by_hash[judged.sealed.hash]
+        record = judged.sealed.record
+        about = self._table.about.get(facts.hash, [])
+        answers = tuple(self._answers(about))
+        closings = tuple(self._closings(about))
+        parts = [self._verdict(facts), *(each.verdict for each in answers), *(each.verdict for each in closings)]
+        return HopAudit(
+            sealed=judged.sealed,
+            verdict=worst(parts),
+            finding=facts.finding,
+            missing=tuple(facts.missing),
+            entries=tuple(facts.entries),
+            at=facts.at,
+            authority_before=judged.authority_before,
+            authority_after=judged.authority_after,
+            evidence=self._evidence_for(judged.sealed),
+            answers=answers,
+            closings=closings,
+            based_on=tuple(self._citation(cited) for cited in record.based_on or ()),
+            token=self._token(record),
+            children=tuple(map(self._hop, judged.children)),
+        )
+
+    def _answers(self, about: list[Facts]) -> Iterable[AnswerReport]:
+        for facts in about:
+            if (outcome := facts.statement.outcome) is not None:
+                verdict, missing = self._verdict(facts), tuple(facts.missing)
+                kind = facts.statement.kind
+                yield AnswerReport(facts.hash, kind, outcome, verdict, facts.finding, missing, facts.at)
+
+    def _closings(self, about: list[Facts]) -> Iterable[ClosingReport]:
+        for facts in about:
+            if isinstance(claims := facts.statement.claims, Closing):
+                verdict, missing = self._verdict(facts), tuple(facts.missing)
+                yield ClosingReport(facts.hash, claims, verdict, facts.finding, missing, facts.at)
+
+    def _loose_statements(self) -> dict[str, list[LooseStatement]]:
+        """Statements whose record is not here, or is of another chain, by the chain that they name."""
+        found: dict[str, list[LooseStatement]] = {}
+        for facts in self._table.by_hash.values():
+            cid, subject = facts.statement.cid, facts.statement.subject
+            record = self._table.record(subject) if subject is not None else None
+            if cid is not None and subject is not None and (record is None or record.cid != cid):
+                kind, verdict = facts.statement.kind, self._verdict(facts)
+                loose = LooseStatement(facts.hash, kind, verdict, facts.finding, tuple(facts.missing))
+                found.setdefault(cid, []).append(loose)
+        return found
+
+    def _verdict(self, facts: Facts) -> Verdict:
+        return verdict_of(facts.finding, facts.missing)
+
+    def _refusals(self, cid: str) -> tuple[Refusal, ...]:
+        return tuple(each for each in self._artifacts.refusals if each.unverified_cid == cid)
+
+    def _evidence_for(self, sealed: SealedRecord) -> EvidenceStatement | None:
+        """What an accepted attestor said last of the caller's leaf before the record; what does not count is absent."""
+        record, x5t = sealed.record, sealed.statement.seal.x5t
+        attestors = {record.iss.trust_domain: self._history.attestors(record.iss.trust_domain)}
+        accepted = [
+            each
+            for each in self._evidence.get(x5t, ())
+            if each.iat <= record.iat and is_accepted(each, attestors, sub=record.iss, x5t=x5t, now=record.iat)
+        ]
+        return max(accepted, key=lambda each: each.iat, default=None)
+
+    def _citation(self, cited: str) -> Citation:
+        facts = self._table.by_hash.get(cited)
+        return Citation(cited, facts.statement.subject if facts else None)
+
+    def _token(self, record: Record) -> bool | None:
+        return None if record.obo is None else record.obo.th in self._artifacts.tokens
+
+    def _logs(self) -> tuple[str, ...]:
+        entries = (entry for facts in self._table.by_hash.values() for entry in facts.entries)
+        return tuple(sorted({each.witnessed.origin for each in entries}))

@@ -1,0 +1,197 @@
+"""Step 8: what the auditor says about a bundle, hop by hop.
+
+Owns: the values of a report and how verdicts add up. Does not own: printing.
+Source: custody-wire §11.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hopseal.custody.authority import Authority
+from hopseal.custody.closing import Closing
+from hopseal.custody.evidence_statement import EvidenceStatement
+from hopseal.custody.outcome import Outcome
+from hopseal.custody.record import SealedRecord
+from hopseal.log.audit.artifacts import ArtifactProblem, Refusal
+from hopseal.log.audit.codes import is_missing
+from hopseal.log.audit.steps import Entry
+from hopseal.log.judge import Finding
+
+
+class Verdict(StrEnum):
+    """What holds: everything; all that is there, and something is not; or something is wrong."""
+
+    VERIFIED = "verified"
+    INCOMPLETE = "incomplete"
+    REFUSED = "refused"
+
+
+_ORDER = (Verdict.REFUSED, Verdict.INCOMPLETE, Verdict.VERIFIED)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReport:
+    """A receipt or observation.
+
+    Args:
+        hash: statement hash.
+        kind: ``rcp`` or ``obs``.
+        outcome: its claims.
+        verdict: of this statement.
+        finding: what is wrong.
+        missing: what is not there.
+        at: T; None if it is not proven.
+    """
+
+    hash: str
+    kind: str
+    outcome: Outcome
+    verdict: Verdict
+    finding: Finding | None
+    missing: tuple[str, ...]
+    at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClosingReport:
+    """What a caller says that it streamed; members as in :class:`AnswerReport`."""
+
+    hash: str
+    claims: Closing
+    verdict: Verdict
+    finding: Finding | None
+    missing: tuple[str, ...]
+    at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """An answer that a call says it is based on (``in``), and the record that it answered, if it is here."""
+
+    hash: str
+    record: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HopAudit:
+    """One record, what it led to, and what continues it.
+
+    Args:
+        sealed: the record.
+        verdict: of this hop with its own answers, without children.
+        finding: what is wrong with the record or its place.
+        missing: what is not there to judge it by.
+        entries: logs that are proven to hold it.
+        at: T: it was sealed at or after ``iat`` by its own word, and before T by the witnesses'.
+        authority_before: what the parent left.
+        authority_after: what is left after its own narrowing.
+        evidence: what an attestor said of the caller at the time.
+        answers: receipts and observations.
+        closings: ends of a streamed request.
+        based_on: answers that it cites.
+        token: whether the user's token is here and fits; None if it acts for nobody.
+        children: records that continue it, by time.
+    """
+
+    sealed: SealedRecord
+    verdict: Verdict
+    finding: Finding | None
+    missing: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    at: int | None
+    authority_before: Authority | None
+    authority_after: Authority | None
+    evidence: EvidenceStatement | None
+    answers: tuple[AnswerReport, ...]
+    closings: tuple[ClosingReport, ...]
+    based_on: tuple[Citation, ...]
+    token: bool | None
+    children: tuple[HopAudit, ...]
+
+    def walk(self) -> Iterator[HopAudit]:
+        """This hop and all below it, each before what continues it."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+@dataclass(frozen=True, slots=True)
+class LooseStatement:
+    """A statement that belongs to no record here."""
+
+    hash: str
+    kind: str
+    verdict: Verdict
+    finding: Finding | None
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainAudit:
+    """One chain.
+
+    Args:
+        cid: chain ID.
+        verdict: the worst of everything in it.
+        roots: first records, and records whose parent is not here.
+        loose: statements whose record is not here.
+        refusals: messages of this chain that were refused; no fault of the evidence.
+    """
+
+    cid: str
+    verdict: Verdict
+    roots: tuple[HopAudit, ...]
+    loose: tuple[LooseStatement, ...]
+    refusals: tuple[Refusal, ...]
+
+    def hops(self) -> Iterator[HopAudit]:
+        """Every hop, each before what continues it."""
+        for root in self.roots:
+            yield from root.walk()
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadStatement:
+    """A sealed text that is none."""
+
+    position: int
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """A whole bundle.
+
+    Args:
+        verdict: the worst of everything; a bundle without a record is not verified.
+        chains: oldest first.
+        unread: what could not be read as a statement.
+        problems: artifacts that do not hold.
+        missing: artifacts without a proof.
+        statements: how many sealed texts were judged.
+        logs: origin of every log with a proven entry.
+    """
+
+    verdict: Verdict
+    chains: tuple[ChainAudit, ...]
+    unread: tuple[UnreadStatement, ...]
+    problems: tuple[ArtifactProblem, ...]
+    missing: tuple[str, ...]
+    statements: int
+    logs: tuple[str, ...]
+
+
+def verdict_of(finding: Finding | None, missing: Iterable[str]) -> Verdict:
+    """The verdict that a finding and what is missing amount to."""
+    if finding is not None and not is_missing(finding.code):
+        return Verdict.REFUSED
+    return Verdict.INCOMPLETE if finding is not None or any(missing) else Verdict.VERIFIED
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The worst of ``verdicts``; verified if there is none."""
+    found = set(verdicts)
+    return next(each for each in (*_ORDER, Verdict.VERIFIED) if each in found or each is Verdict.VERIFIED)

@@ -1,0 +1,223 @@
+"""Steps 1 to 5 of the auditor, for one statement of any type.
+
+Owns: who sealed it, that logs held it, when, that its certificate was good then, and that its key was not given up.
+Does not own: how statements relate. What failed is a :class:`Finding` with the step's number; what is not there to
+judge by is *missing*, which is no accusation, and keeps a verdict from being ``verified``.
+Source: custody-wire §11.1 to §11.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from hopseal.bundle import Bundle
+from hopseal.custody.certs import KnownCertificates
+from hopseal.custody.errors import Code, refusal
+from hopseal.custody.seal import Seal, verify_inclusion, verify_signature
+from hopseal.errors import HopsealError
+from hopseal.ids import SpiffeId
+from hopseal.limits import CLOCK_SKEW_S
+from hopseal.log.audit.codes import AuditCode, audit_refusal
+from hopseal.log.audit.statements import ReadStatement
+from hopseal.log.audit.trust import Authorities, TrustHistory
+from hopseal.log.audit.witnessed import Proofs, WitnessedEntry, Witnesses, key_of
+from hopseal.log.entries import Direction
+from hopseal.log.judge import Finding
+from hopseal.log.leaf import leaf_of_statement
+from hopseal.verify import SvidError, SvidLeaf, ValidPath, parse_svid_leaf, verify_path
+
+WITNESS_WITHIN_S: Final = 120  # |T - iat|, and T after notAfter; custody-wire §11.3
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a log is proven to hold a statement; the direction is what the exporter says, or None."""
+
+    witnessed: WitnessedEntry
+    direction: Direction | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatementReport:
+    """What steps 1 to 5 say of one sealed text.
+
+    Args:
+        finding: what is wrong; None if nothing is.
+        missing: what is not in the bundle and would be needed.
+        entries: where it is proven to be logged.
+        at: T, the earliest of their times; None if none is proven.
+    """
+
+    finding: Finding | None
+    missing: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """Somebody said: not to be trusted since then. A leaf, or every leaf of an identity."""
+
+    since: int
+    x5t: str | None
+    spiffe_id: str | None
+    why: str
+
+    def covers(self, iss: SpiffeId, x5t: str) -> bool:
+        """Whether it is about this leaf."""
+        return self.x5t == x5t or (self.spiffe_id is not None and self.spiffe_id == str(iss))
+
+
+@dataclass(slots=True)
+class _Draft:
+    statement: ReadStatement
+    leaf: SvidLeaf | None = None
+    missing: list[str] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    at: int | None = None
+
+    @property
+    def known_leaf(self) -> SvidLeaf:
+        """The leaf, once step 1 has passed."""
+        if self.leaf is None:
+            raise refusal(Code.UNRESOLVED, missing=(f"cert:{self.statement.sealed.seal.x5t}",))
+        return self.leaf
+
+
+class StatementAuditor:
+    """Audits statements one by one, and remembers what was expensive and held.
+
+    Args:
+        certificates: of the bundle.
+        proofs: of the bundle, by key.
+        witnesses: verifies them.
+        history: what vouches for identities.
+        revocations: every known one.
+    """
+
+    def __init__(
+        self,
+        certificates: KnownCertificates,
+        proofs: Proofs,
+        witnesses: Witnesses,
+        history: TrustHistory,
+        revocations: Iterable[Revocation] = (),
+    ) -> None:
+        self._certificates = certificates
+        self._proofs = proofs
+        self._witnesses = witnesses
+        self._history = history
+        self._revocations = tuple(revocations)
+        self._leaves: dict[str, SvidLeaf] = {}
+        self._seals: set[str] = set()
+        self._paths: dict[tuple[str, tuple[bytes, ...]], ValidPath] = {}
+        self._steps = (self._identity, self._inclusion, self._time, self._path, self._revoked)
+
+    def audit(self, statement: ReadStatement) -> StatementReport:
+        """The report on one statement; the first step that fails ends it."""
+        draft = _Draft(statement)
+        finding = None
+        for number, step in enumerate(self._steps, start=1):
+            try:
+                step(draft)
+            except HopsealError as error:
+                finding = Finding(number, error.code, _detail(error))
+                break
+        return StatementReport(finding, tuple(draft.missing), tuple(draft.entries), draft.at)
+
+    def _identity(self, draft: _Draft) -> None:
+        """Step 1: the leaf is an SVID of ``iss``, and its key sealed exactly this statement."""
+        sealed = draft.statement.sealed
+        draft.leaf = self._leaf(sealed.seal.x5t)
+        if draft.statement.iss != draft.leaf.spiffe_id:
+            raise refusal(Code.IDENTITY, f"{draft.statement.iss} sealed by {draft.leaf.spiffe_id}")
+        verify_inclusion(sealed)
+        self._verify_seal(sealed.seal, draft.leaf)
+
+    def _inclusion(self, draft: _Draft) -> None:
+        """Step 2: exactly this pair of statement and seal is in a log, under a checkpoint that the policy trusts."""
+        statement = draft.statement
+        leaf = statement.leaf or leaf_of_statement(statement.kind, statement.sealed.text)
+        places = {(each.origin, each.index): each.direction for each in statement.seen}
+        for text in self._proofs.get(key_of(leaf), ()):
+            witnessed = self._witnesses.verify(text, leaf)
+            direction = places.pop((witnessed.origin, witnessed.index), None)
+            draft.entries.append(Entry(witnessed, direction))
+        draft.missing += [f"proof:{origin}/{index}" for origin, index in places]
+        if not draft.entries and not places:
+            draft.missing.append("proof")
+        times = [each.witnessed.at for each in draft.entries]
+        if None in times:
+            draft.missing.append("witness")
+        draft.at = min((each for each in times if each is not None), default=None)
+
+    def _time(self, draft: _Draft) -> None:
+        """Step 3: T bounds the signature from above; a key that was stolen later cannot make an earlier T."""
+        certificate, iat, at = draft.known_leaf.certificate, draft.statement.iat, draft.at
+        begins = int(certificate.not_valid_before_utc.timestamp())
+        ends = int(certificate.not_valid_after_utc.timestamp())
+        if not begins - CLOCK_SKEW_S <= iat <= ends:
+            raise audit_refusal(AuditCode.OUTSIDE_VALIDITY, f"made at {iat}, the SVID is of {begins} to {ends}")
+        if at is None:
+            return
+        if at > ends + WITNESS_WITHIN_S:
+            raise audit_refusal(AuditCode.LATE, f"witnessed at {at}, the SVID expired at {ends}")
+        if abs(at - iat) > WITNESS_WITHIN_S:
+            raise audit_refusal(AuditCode.TIMES_APART, f"made at {iat}, witnessed at {at}")
+
+    def _path(self, draft: _Draft) -> None:
+        """Step 4: at ``iat`` the leaf led to the authorities that were current then, in every log that holds it."""
+        leaf, iat = draft.known_leaf, draft.statement.iat
+        trust_domain = leaf.spiffe_id.trust_domain
+        views = self._history.views(trust_domain, iat, (each.witnessed.origin for each in draft.entries))
+        if not views and not self._history.is_accepted(trust_domain):
+            raise refusal(Code.UNTRUSTED, f"the trust policy does not accept {trust_domain.name}")
+        if not views:
+            raise refusal(Code.UNRESOLVED, missing=(f"bundle:{trust_domain.name}",))
+        for view in views:
+            self._verify_path(leaf, draft.statement.sealed.seal.x5t, view, iat)
+
+    def _revoked(self, draft: _Draft) -> None:
+        """Step 5: whoever revoked the key says that it was good until after T."""
+        statement, at = draft.statement, draft.at
+        for each in self._revocations:
+            if each.covers(statement.iss, statement.sealed.seal.x5t) and (at is None or at >= each.since):
+                raise audit_refusal(AuditCode.REVOKED, f"since {each.since}: {each.why}")
+
+    def _leaf(self, x5t: str) -> SvidLeaf:
+        leaf = self._leaves.get(x5t)
+        if leaf is None:
+            der = self._certificates.get(x5t)
+            if der is None:
+                raise refusal(Code.UNRESOLVED, missing=(f"cert:{x5t}",))
+            try:
+                leaf = self._leaves[x5t] = parse_svid_leaf(der)
+            except SvidError as error:
+                raise refusal(Code.UNTRUSTED, f"{error.message} {error.detail}") from error
+        return leaf
+
+    def _verify_seal(self, seal: Seal, leaf: SvidLeaf) -> None:
+        """The text holds everything that the signature covers, so a text that held once holds."""
+        if seal.text not in self._seals:
+            verify_signature(seal, leaf.public_key)
+            self._seals.add(seal.text)
+
+    def _verify_path(self, leaf: SvidLeaf, x5t: str, view: Authorities, at: int) -> None:
+        if not view.ders:
+            raise audit_refusal(AuditCode.BUNDLE_LATE, f"{view.source} held none at {at}")
+        key = (x5t, view.ders)
+        path = self._paths.get(key)
+        if path is None or not path.valid_from <= at <= path.valid_until:
+            trust_domain = leaf.spiffe_id.trust_domain
+            bundles = {trust_domain: Bundle(trust_domain, view.ders)}
+            try:
+                self._paths[key] = verify_path(leaf, self._certificates.named, bundles, at)
+            except SvidError as error:
+                raise refusal(Code.UNTRUSTED, f"{view.source}: {error.message} {error.detail}") from error
+
+
+def _detail(error: HopsealError) -> str:
+    missing = ", ".join(getattr(error, "missing", ()))
+    return missing or error.detail or error.message
