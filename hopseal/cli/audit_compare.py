@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from hopseal.cli.audit_text import clean, moment
+from hopseal.cli.audit_text import moment
 from hopseal.cli.chain import short_id
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.log_folders import open_log_folders
-from hopseal.cli.output import format_count, json_option, print_json, print_table
+from hopseal.cli.output import escape_unprintable, format_count, json_option, print_json, print_table
 from hopseal.log.compare import Difference, Disagreement, compare_logs
 
 _TEXTS = {
@@ -53,6 +53,6 @@ def compare(context: click.Context, /, *, logs: tuple[Path, ...], as_json: bool)
 
 
 def _row(each: Disagreement) -> tuple[object, ...]:
-    operation = clean(each.op) if each.op else None
+    operation = escape_unprintable(each.op) if each.op else None
     parties = (short_id(each.iss), short_id(each.aud))
     return (moment(each.iat), *parties, operation, each.cid, _TEXTS[each.kind])

@@ -4,70 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
 from hopseal.cli.audit_search import records_in, row_of
-from hopseal.cli.audit_text import clean, moment
+from hopseal.cli.audit_text import moment
 from hopseal.cli.chain import short_id
-from hopseal.cli.log_folders import LogFolder, open_log_folders, unreadable
+from hopseal.cli.followed_log import FollowedLog
+from hopseal.cli.log_folders import open_log_folders
 from hopseal.cli.options import log_option
-from hopseal.cli.output import json_option, paint_state
+from hopseal.cli.output import escape_unprintable, json_option, paint_state
 from hopseal.cli.selecting import selecting_options, selection_of
-from hopseal.log.entries import LogError, read_payload
+from hopseal.custody.encoding import encode_json
 from hopseal.log.selection import ChainNotes
 
 POLL_S = 0.5
-
-
-class Follower:
-    """The lines that are appended to one log from now on, into its next file too."""
-
-    def __init__(self, folder: LogFolder, stack: ExitStack) -> None:
-        self.origin = folder.origin
-        self._path = folder.files[-1]
-        self._stack = stack
-        self._file = self._open()
-        self._file.seek(0, 2)
-
-    def read(self) -> Iterator[bytes]:
-        """The JSON texts of whole new lines; an unfinished line is left for the next time."""
-        yield from self._lines()
-        if self._is_renamed():
-            # What was written between the last look and the renaming is still in the old file.
-            yield from self._lines()
-            self._file.close()
-            self._file = self._open()
-            yield from self._lines()
-
-    def _lines(self) -> Iterator[bytes]:
-        while True:
-            before = self._file.tell()
-            line = self._file.readline()
-            if not line.endswith(b"\n"):
-                self._file.seek(before)
-                return
-            try:
-                yield read_payload(line[:-1])
-            except LogError:
-                continue
-
-    def _is_renamed(self) -> bool:
-        """Whether the file that grows is another one by now; a moment without any is none."""
-        try:
-            return not self._path.samefile(f"/proc/self/fd/{self._file.fileno()}")
-        except OSError:
-            return False
-
-    def _open(self) -> BinaryIO:
-        try:
-            return self._stack.enter_context(self._path.open("rb"))
-        except OSError as error:
-            raise unreadable(self._path, error) from error
 
 
 @click.command()
@@ -97,9 +51,11 @@ def follow(
     selection = selection_of(cids, tasks, components, users, since, until)
     left, notes = limit, ChainNotes()
     with ExitStack() as stack:
-        followers = [Follower(folder, stack) for folder in open_log_folders(logs)]
+        followed = [(FollowedLog(stack, folder.journal), folder.origin) for folder in open_log_folders(logs)]
+        for text, _ in _fresh(followed):
+            notes.add(records_in(text))
         while left is None or left > 0:
-            fresh = [(text, each.origin) for each in followers for text in each.read()]
+            fresh = _fresh(followed)
             for text, _ in fresh:
                 notes.add(records_in(text))
             found = (row_of(text, origin, selection, notes) for text, origin in fresh)
@@ -111,10 +67,17 @@ def follow(
                 time.sleep(POLL_S)
 
 
+def _fresh(followed: Sequence[tuple[FollowedLog, str]]) -> list[tuple[bytes, str]]:
+    """The JSON texts of what was appended since the last look, with the origins of their logs."""
+    return [(encode_json(entry), origin) for log, origin in followed for entry in log.entries()]
+
+
 def _describe(row: dict[str, object]) -> str:
     parties = f"{short_id(str(row['caller']))} → {short_id(str(row['callee']))}"
     verdict = paint_state(str(row["verdict"]))
     why = f"  {row['code']}" if row["code"] else ""
     at = moment(int(str(row["at"])))
     text = f"{row['direction']}  {parties}  {row['operation'] or '?'}  chain {row['cid']} hop {row['hop']}"
-    return f"{at}  {verdict} {clean(text)}  on {clean(str(row['log']).rpartition('/')[2])}{why}"
+    return (
+        f"{at}  {verdict} {escape_unprintable(text)}  on {escape_unprintable(str(row['log']).rpartition('/')[2])}{why}"
+    )

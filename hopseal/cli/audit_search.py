@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from hopseal.cli.audit_text import clean, moment
+from hopseal.cli.audit_text import moment
 from hopseal.cli.chain import short_id
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.log_folders import LogFolder, open_log_folders
 from hopseal.cli.options import log_option
-from hopseal.cli.output import json_option, print_json, print_table
+from hopseal.cli.output import escape_unprintable, json_option, print_json, print_table
 from hopseal.cli.selecting import selecting_options, selection_of
 from hopseal.custody.record import Record
 from hopseal.errors import HopsealError
@@ -122,7 +122,7 @@ def _record_entry(text: bytes) -> RecordEntry | None:
 def _cells(row: dict[str, Any]) -> tuple[object, ...]:
     verdict = row["code"] or row["verdict"]
     texts = (row["operation"], row["task"], row["user"])
-    operation, task, user = (clean(text) if text else None for text in texts)
+    operation, task, user = (escape_unprintable(text) if text else None for text in texts)
     parties = (short_id(row["caller"]), short_id(row["callee"]))
     log = row["log"].rpartition("/")[2]
     return (moment(row["at"]), *parties, operation, task, user, row["cid"], row["hop"], row["direction"], verdict, log)

@@ -279,7 +279,7 @@ def _parse(text: bytes) -> LogEntry | None:
 
 def _members(text: bytes) -> dict[str, object]:
     """The members of a line that was read as an entry."""
-    return parse_json_object(text, max_depth=MAX_DEPTH)
+    return parse_json_object(text, max_depth=MAX_DEPTH, fractions=True)
 
 
 def _is_issuer(der: bytes) -> bool:

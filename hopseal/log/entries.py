@@ -177,7 +177,7 @@ def parse_entry(payload: bytes) -> LogEntry:
         LogError: it is no entry.
     """
     try:
-        members = Members(parse_json_object(payload, max_depth=MAX_DEPTH), "entry")
+        members = Members(parse_json_object(payload, max_depth=MAX_DEPTH, fractions=True), "entry")
         kind = members.required("type", one_of(*_PARSERS))
         return _PARSERS[kind](members, members.required("n", read_integer), members.required("at_ms", read_integer))
     except (CustodyError, IdentityError) as error:

@@ -170,7 +170,7 @@ def _read_refusal(artifact: Artifact, text: bytes) -> Refusal:
 
 
 def _members(text: bytes) -> Members:
-    return Members(parse_json_object(text, max_depth=MAX_DEPTH), "entry")
+    return Members(parse_json_object(text, max_depth=MAX_DEPTH, fractions=True), "entry")
 
 
 def _nullable(members: Members, name: str) -> str | None:
