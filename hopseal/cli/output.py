@@ -86,6 +86,13 @@ def format_until(at: float | None, *, now: float | None = None) -> str:
     return format_age(left) if left > 0 else "expired"
 
 
+def escape_unprintable(text: str) -> str:
+    """``text`` with every character that is not printable written as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
 def is_terminal() -> bool:
     """Whether a person reads standard output."""
     return sys.stdout.isatty()

@@ -7,7 +7,6 @@ Source: RFC 4648 §3.5, RFC 8259, custody-wire §4.3 and §6.3.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import json
@@ -20,12 +19,13 @@ from hopseal.limits import MAX_INTEGER, MAX_JSON_DEPTH, MAX_TOKEN_JSON_DEPTH
 
 _B64URL = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 _MAX_INTEGER_CHARACTERS = len(str(-MAX_INTEGER))
 
 
 def encode_b64url(data: bytes) -> str:
     """``data`` in base64url without padding."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return binascii.b2a_base64(data, newline=False).rstrip(b"=").translate(_TO_URL).decode("ascii")
 
 
 def decode_b64url(text: str) -> bytes:
@@ -36,7 +36,7 @@ def decode_b64url(text: str) -> bytes:
     """
     if _B64URL.fullmatch(text) is None or len(text) % 4 == 1:
         raise malformed("not base64url without padding")
-    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    data = binascii.a2b_base64(text.encode("ascii").translate(_FROM_URL) + b"=" * (-len(text) % 4))
     if encode_b64url(data) != text:
         raise malformed("base64url is not canonical")
     return data
@@ -49,10 +49,11 @@ def decode_base64(text: str) -> bytes:
         CustodyError: [malformed] unless ``text`` is the canonical encoding.
     """
     try:
-        data = base64.b64decode(text.encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
+        encoded = text.encode("ascii")
+        data = binascii.a2b_base64(encoded, strict_mode=True)
+    except ValueError as error:
         raise malformed("not base64") from error
-    if base64.b64encode(data).decode("ascii") != text:
+    if binascii.b2a_base64(data, newline=False) != encoded:
         raise malformed("base64 is not canonical")
     return data
 
@@ -62,21 +63,26 @@ def sha256(data: bytes | memoryview) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def parse_json_object(data: bytes, *, max_depth: int = MAX_JSON_DEPTH) -> dict[str, object]:
-    """The JSON object in ``data``; values are dict, list, str, int, bool and None only.
+def parse_json_object(
+    data: bytes, *, max_depth: int | None = MAX_JSON_DEPTH, fractions: bool = False
+) -> dict[str, object]:
+    """The JSON object in ``data``; values are dict, list, str, int, bool and None only, with ``fractions`` float too.
 
     Args:
         data: UTF-8.
-        max_depth: nested containers, the object itself is the first; that of claims unless given.
+        max_depth: nested containers, the object itself is the first; that of claims unless given. None where the
+            reader bounds the depth by itself, which saves a pass over large files.
+        fractions: allowed; only in what others wrote and nobody signs, such as the claims of their tokens.
 
     Raises:
         CustodyError: [malformed] for anything that custody-wire §4.3 does not allow, at any depth.
     """
     try:
         text = data.decode("utf-8")
-        _check_depth(text, max_depth)
-        value = _DECODER.decode(text)
-    except ValueError as error:
+        if max_depth is not None:
+            _check_depth(text, max_depth)
+        value = (_FRACTIONS_DECODER if fractions else _DECODER).decode(text)
+    except (ValueError, RecursionError) as error:
         raise malformed("not JSON in UTF-8") from error
     if not isinstance(value, dict):
         raise malformed("the JSON text is not an object")
@@ -170,4 +176,7 @@ _DECODER = json.JSONDecoder(
 )
 _TOKEN_DECODER = json.JSONDecoder(
     object_pairs_hook=_unique_members, parse_int=_exact_or_float, parse_float=_finite, parse_constant=_no_constant
+)
+_FRACTIONS_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_members, parse_int=_integer, parse_constant=_no_fraction
 )
