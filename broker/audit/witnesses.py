@@ -29,7 +29,7 @@ from hopseal.log.refusals import Reason, TransparencyError
 TIMEOUT_S: Final = 5.0  # for all attempts at one witness
 GRACE_S: Final = 0.25  # for those that have not answered when the quorum is met
 FIRST_PAUSE_S: Final = 0.5
-LONGEST_PAUSE_S: Final = 30.0
+LONGEST_PAUSE_S: Final = 10.0  # a witness that is back is asked soon: calls of a strict node wait for it
 
 log = structlog.get_logger("broker.audit")
 

@@ -13,6 +13,7 @@ _COMMANDS = {
     "search": ("hopseal.cli.audit_search:search", "Calls in broker logs, by who, what, whom for, and when."),
     "follow": ("hopseal.cli.audit_follow:follow", "New calls as brokers log them."),
     "compare": ("hopseal.cli.audit_compare:compare", "Sender's log against receiver's."),
+    "witness": ("hopseal.cli.audit_witness:witness", "A witness that cosigns the logs of nodes."),
 }
 
 
