@@ -450,7 +450,7 @@ def an_identity_that_was_revoked_before() -> Tampered:
     return evidence(story.scene, story.ask)
 
 
-def _attestor_says(scene: Scene, verdict: Verdict) -> EvidenceStatement:
+def attestor_says(scene: Scene, verdict: Verdict) -> EvidenceStatement:
     return EvidenceStatement(
         iss=SpiffeId.parse(ATTESTOR_ID),
         iat=NOW,
@@ -472,7 +472,7 @@ def an_identity_that_its_attestor_withdrew() -> Tampered:
     story = tell()
     left = story.scene.left
     left.certificate(ATTESTOR.der, NOW)
-    left.write(NOW, type="revoke", sealed=seal(_attestor_says(story.scene, Verdict.WITHDRAWN), ATTESTOR))
+    left.write(NOW, type="revoke", sealed=seal(attestor_says(story.scene, Verdict.WITHDRAWN), ATTESTOR))
     story.scene.witness()
     return replace(evidence(story.scene, story.ask), trust=TRUST_ATTESTOR)
 
@@ -845,4 +845,4 @@ def a_call_to_the_outside_that_nobody_observed() -> Tampered:
     return evidence(story.scene, text)
 
 
-__all__ = ["ATTACKS", "AUTHORITY", "PARTIES", "TRUST_ATTESTOR", "Attack", "Tampered", "_attestor_says"]
+__all__ = ["ATTACKS", "AUTHORITY", "PARTIES", "TRUST_ATTESTOR", "Attack", "Tampered", "attestor_says"]

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hopseal.custody.authority import Authority
 from hopseal.custody.closing import Closing
@@ -235,7 +237,8 @@ class Scene:
         )
         if parent is None:
             claims = frozenset({"obo", "task", "auth"})
-            base = replace(base, root_claims=claims, obo=self.obo, task=Task("task-1"), auth=AUTHORITY)
+            base = replace(base, root_claims=claims, obo=self.obo, task=Task("task-1"))
+            base = replace(base, auth=replace(AUTHORITY, exp=self.at + 600))
         else:
             above = parse_sealed_record(parent)
             base = replace(base, prev=above.hash, hop=above.record.hop + 1)
@@ -376,6 +379,15 @@ def witnessed(scene: Scene | None = None, **lookup: Any) -> Story:
 def hops(report: AuditReport) -> dict[str, HopAudit]:
     """Every hop of a report, by statement hash."""
     return {hop.sealed.hash: hop for chain in report.chains for hop in chain.hops()}
+
+
+def pem_of(party: Party) -> str:
+    return x509.load_der_x509_certificate(party.der).public_bytes(Encoding.PEM).decode()
+
+
+def trust_file(trust_domain: str = pki.PROD, *, others: str = "refuse", **domain: object) -> dict[str, object]:
+    """A trust policy as a file has it."""
+    return {"v": 1, "type": "hopseal-trust", "others": others, "trust_domains": {trust_domain: domain}}
 
 
 def without(bundle: EvidenceBundle, *texts: str) -> EvidenceBundle:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import click
 
 from hopseal.cli.chain import short_id
-from hopseal.cli.output import format_count
+from hopseal.cli.output import escape_unprintable, format_count
 from hopseal.custody.authority import Authority
 from hopseal.custody.closing import Closing
 from hopseal.custody.outcome import Outcome
@@ -31,10 +31,27 @@ def print_report(report: AuditReport, *, brief: bool) -> None:
     for problem in report.problems:
         _print_finding("", f"{problem.origin}, entry {problem.index}", problem.finding)
     for what in report.missing:
-        click.secho(f"missing: {clean(what)}", fg="yellow")
+        click.secho(f"missing: {escape_unprintable(what)}", fg="yellow")
     logs = ", ".join(report.logs) or "no log"
     counts = f"{format_count(len(report.chains), 'chain')}, {format_count(report.statements, 'statement')}"
-    click.echo(f"{paint(report.verdict)}: {counts}, proven to be in {clean(logs)}")
+    click.echo(f"{paint(report.verdict)}: {counts}, proven to be in {escape_unprintable(logs)}")
+
+
+def print_tree(report: AuditReport) -> None:
+    """What the chains claim, without a word about what holds."""
+    for chain in report.chains:
+        click.echo(f"chain {click.style(chain.cid, bold=True)}")
+        by_hash = {hop.sealed.hash: hop for hop in chain.hops()}
+        for hop, lead, indent in _lines(chain.roots, ""):
+            record = hop.sealed.record
+            status = ", ".join(str(each.outcome.st) for each in hop.answers) or "no answer"
+            parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
+            click.echo(f"{lead}{parties}  {click.style(escape_unprintable(record.op or '?'), bold=True)}  {status}")
+            for cited in hop.based_on:
+                source = by_hash.get(cited.record or "")
+                who = short_id(source.sealed.record.aud) if source else "somebody whose answer is not here"
+                click.echo(f"{indent}based on the answer of {who}")
+    click.secho("not judged: give --policy to verify", dim=True)
 
 
 def print_chain(chain: ChainAudit, *, brief: bool) -> None:
@@ -43,7 +60,9 @@ def print_chain(chain: ChainAudit, *, brief: bool) -> None:
     for hop, lead, indent in _lines(chain.roots, ""):
         record = hop.sealed.record
         parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
-        click.echo(f"{lead}{mark(hop.verdict)} {parties}  {click.style(clean(record.op or '?'), bold=True)}")
+        click.echo(
+            f"{lead}{mark(hop.verdict)} {parties}  {click.style(escape_unprintable(record.op or '?'), bold=True)}"
+        )
         if hop.finding is not None:
             _print_finding(indent, "", hop.finding)
         _print_missing(indent, hop.missing)
@@ -62,7 +81,7 @@ def print_chain(chain: ChainAudit, *, brief: bool) -> None:
     for refusal in chain.refusals:
         claimed = f"{short_id(refusal.unverified_iss)} → {short_id(refusal.unverified_aud)}"
         text = f"refused by {refusal.origin}: {refusal.code} ({claimed}) {refusal.detail}"
-        click.secho(clean(text), fg="yellow")
+        click.secho(escape_unprintable(text), fg="yellow")
 
 
 def paint(verdict: Verdict) -> str:
@@ -81,11 +100,6 @@ def moment(at: int | None) -> str:
     return "?" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def clean(text: str) -> str:
-    """``text`` without control characters."""
-    return "".join(each if each.isprintable() else "�" for each in text)
-
-
 def describe_authority(authority: Authority | None) -> str:
     """An authority in one line."""
     if authority is None:
@@ -96,21 +110,21 @@ def describe_authority(authority: Authority | None) -> str:
     limits += [
         f"{name} {' '.join(values)}" for name, values in (("to", authority.aud), ("ops", authority.ops)) if values
     ]
-    return clean(", ".join(limits))
+    return escape_unprintable(", ".join(limits))
 
 
 def _facts(hop: HopAudit) -> Iterator[str]:
     record = hop.sealed.record
     if record.obo is not None:
         token = "the token's claims match" if hop.token else "the token's claims are not here"
-        yield clean(f"for      {record.obo.sub}, by {record.obo.iss} ({token})")
+        yield escape_unprintable(f"for      {record.obo.sub}, by {record.obo.iss} ({token})")
     elif record.hop == 0:
         yield "for      nobody: a component's own task"
     if record.task is not None:
         purpose = f", {record.task.purpose}" if record.task.purpose else ""
-        yield clean(f"task     {record.task.id}{purpose}")
+        yield escape_unprintable(f"task     {record.task.id}{purpose}")
     for approval in record.apv or ():
-        yield clean(f"approved {approval.typ} {approval.id} by {approval.by} at {moment(approval.at)}")
+        yield escape_unprintable(f"approved {approval.typ} {approval.id} by {approval.by} at {moment(approval.at)}")
     before, after = describe_authority(hop.authority_before), describe_authority(hop.authority_after)
     yield f"may      {before}" if before == after else f"may      {before}\n{' ' * 9}then {after}"
     yield f"proven   {moment(record.iat)} to {moment(hop.at)}, logged {_times(len(hop.entries))}"
@@ -119,7 +133,7 @@ def _facts(hop: HopAudit) -> Iterator[str]:
     if record.cont is not None:
         yield f"continues {record.cont.cid} ({record.cont.why})"
     for cited in hop.based_on:
-        yield f"based on {cited.hash}"
+        yield f"based on {cited.hash}, " + (f"the answer to {cited.record}" if cited.record else "which is not here")
 
 
 def _times(count: int) -> str:
@@ -143,12 +157,12 @@ def _print_finding(indent: str, subject: str, finding: Finding) -> None:
     said = message_of(finding.code)
     parts = [f"{subject}: " if subject else "", f"step {finding.step}: {finding.code}", f": {said}" if said else ""]
     detail = f" ({finding.detail})" if finding.detail and finding.detail != said else ""
-    click.secho(clean(f"{indent}{''.join(parts)}{detail}"), fg="red")
+    click.secho(escape_unprintable(f"{indent}{''.join(parts)}{detail}"), fg="red")
 
 
 def _print_missing(indent: str, missing: Sequence[str]) -> None:
     for what in missing:
-        click.secho(clean(f"{indent}missing: {what}"), fg="yellow")
+        click.secho(escape_unprintable(f"{indent}missing: {what}"), fg="yellow")
 
 
 def _lines(hops: Sequence[HopAudit], indent: str) -> Iterator[tuple[HopAudit, str, str]]:

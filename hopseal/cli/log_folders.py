@@ -44,10 +44,12 @@ class LogFolder:
     """One node's log on disk.
 
     Args:
+        journal: the folder of its files, or the one file that was named.
         files: of the journal, oldest first.
         tlog: folder of tiles; None if there is none.
     """
 
+    journal: Path
     files: tuple[Path, ...]
     tlog: Path | None
 
@@ -187,7 +189,7 @@ def unreadable(path: Path, error: OSError) -> UnavailableError:
 def _open(path: Path) -> LogFolder:
     try:
         if path.is_file():
-            return LogFolder((path,), _tlog_beside(path.parent))
+            return LogFolder(path, (path,), _tlog_beside(path.parent))
         folder = path / LOG_FOLDER if (path / LOG_FOLDER).is_dir() else path
         names = order_segments(each.name for each in folder.iterdir())
     except OSError as error:
@@ -196,7 +198,7 @@ def _open(path: Path) -> LogFolder:
         raise UnavailableError(
             "log_unreadable", f"{folder} holds no {CURRENT}", remedy="name a broker's state folder, or its log folder"
         )
-    return LogFolder(tuple(folder / name for name in names), _tlog_beside(folder))
+    return LogFolder(folder, tuple(folder / name for name in names), _tlog_beside(folder))
 
 
 def _tlog_beside(folder: Path) -> Path | None:

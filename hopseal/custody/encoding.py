@@ -62,13 +62,16 @@ def sha256(data: bytes | memoryview) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def parse_json_object(data: bytes, *, max_depth: int | None = MAX_JSON_DEPTH) -> dict[str, object]:
-    """The JSON object in ``data``; values are dict, list, str, int, bool and None only.
+def parse_json_object(
+    data: bytes, *, max_depth: int | None = MAX_JSON_DEPTH, fractions: bool = False
+) -> dict[str, object]:
+    """The JSON object in ``data``; values are dict, list, str, int, bool and None only, with ``fractions`` float too.
 
     Args:
         data: UTF-8.
         max_depth: nested containers, the object itself is the first; that of claims unless given. None where the
             reader bounds the depth by itself, which saves a pass over large files.
+        fractions: allowed; only in what others wrote and nobody signs, such as the claims of their tokens.
 
     Raises:
         CustodyError: [malformed] for anything that custody-wire §4.3 does not allow, at any depth.
@@ -77,7 +80,7 @@ def parse_json_object(data: bytes, *, max_depth: int | None = MAX_JSON_DEPTH) ->
         text = data.decode("utf-8")
         if max_depth is not None:
             _check_depth(text, max_depth)
-        value = _DECODER.decode(text)
+        value = (_FRACTIONS_DECODER if fractions else _DECODER).decode(text)
     except (ValueError, RecursionError) as error:
         raise malformed("not JSON in UTF-8") from error
     if not isinstance(value, dict):
@@ -131,4 +134,7 @@ def _no_fraction(digits: str) -> NoReturn:
 
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_unique_members, parse_int=_integer, parse_float=_no_fraction, parse_constant=_no_fraction
+)
+_FRACTIONS_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_members, parse_int=_integer, parse_constant=_no_fraction
 )

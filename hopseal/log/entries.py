@@ -22,7 +22,7 @@ from hopseal.limits import MAX_RECORDS
 
 _CRC_CHARACTERS = 8
 _MAX_AUTHORITIES = 1_024
-_MAX_DEPTH = 32  # of a user token's claims
+MAX_DEPTH = 32  # of a user token's claims
 _read_texts = list_of(read_text, MAX_RECORDS)
 _read_ders = list_of(read_text, _MAX_AUTHORITIES)
 
@@ -141,14 +141,24 @@ class StartEntry:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactEntry:
-    """What a log keeps for auditors only: a user token, evidence, the announcement of a log's key, a revocation."""
+    """What a log keeps for auditors only: evidence, the announcement of a log's key, a revocation."""
 
     n: int
     at_ms: int
     kind: str
 
 
-LogEntry = RecordEntry | StatementEntry | CertificateEntry | BundleEntry | StartEntry | ArtifactEntry
+@dataclass(frozen=True, slots=True)
+class TokenEntry:
+    """A user token: its hash and its claims, never its signature."""
+
+    n: int
+    at_ms: int
+    th: str
+    claims: dict[str, object]
+
+
+LogEntry = RecordEntry | StatementEntry | CertificateEntry | BundleEntry | StartEntry | ArtifactEntry | TokenEntry
 
 
 def parse_line(line: bytes) -> LogEntry:
@@ -167,7 +177,7 @@ def parse_entry(payload: bytes) -> LogEntry:
         LogError: it is no entry.
     """
     try:
-        members = Members(parse_json_object(payload, max_depth=_MAX_DEPTH), "entry")
+        members = Members(parse_json_object(payload, max_depth=MAX_DEPTH, fractions=True), "entry")
         kind = members.required("type", one_of(*_PARSERS))
         return _PARSERS[kind](members, members.required("n", read_integer), members.required("at_ms", read_integer))
     except (CustodyError, IdentityError) as error:
@@ -248,6 +258,11 @@ def _start(members: Members, n: int, at_ms: int) -> StartEntry:
     return StartEntry(n, at_ms, members.required("node", read_text), members.required("version", read_text))
 
 
+def _token(members: Members, n: int, at_ms: int) -> TokenEntry:
+    claims = Members.read(members.values.get("claims"), "entry.claims").values
+    return TokenEntry(n, at_ms, members.required("th", read_hash), dict(claims))
+
+
 def _artifact(members: Members, n: int, at_ms: int) -> ArtifactEntry:
     return ArtifactEntry(n, at_ms, members.required("type", read_text))
 
@@ -266,5 +281,6 @@ _PARSERS: dict[str, Callable[[Members, int, int], LogEntry]] = {
     "cert": _certificate,
     "bundle": _bundle,
     "start": _start,
-    **dict.fromkeys(("token", "attest", "att", "revoke"), _artifact),
+    "token": _token,
+    **dict.fromkeys(("attest", "att", "revoke"), _artifact),
 }

@@ -5,6 +5,8 @@
 //! wire format (crate `hopseal_custody`). Python meets it in `binding` only.
 
 mod activity;
+mod admission;
+mod awaited;
 mod binding;
 mod body;
 mod broker;
@@ -16,6 +18,7 @@ mod deliver;
 mod directory;
 mod events;
 mod executor;
+mod gathered;
 mod handles;
 mod headers;
 mod inbound;
@@ -39,6 +42,7 @@ mod send;
 mod server;
 mod settings;
 mod socket;
+mod sse;
 mod stats;
 mod task;
 mod throttle;
@@ -46,6 +50,9 @@ mod tls;
 mod trust;
 mod unix_server;
 mod verdict;
+mod verified;
+mod vouched;
+mod voucher;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

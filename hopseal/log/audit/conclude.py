@@ -30,9 +30,9 @@ from hopseal.log.audit.report import (
 )
 from hopseal.log.audit.statements import ReadStatement
 from hopseal.log.audit.steps import StatementReport
-from hopseal.log.audit.tokens import check_token
 from hopseal.log.audit.trust import TrustHistory
 from hopseal.log.judge import CHAIN_STEP, ChainJudge, Finding, JudgedHop
+from hopseal.log.tokens import check_token
 
 
 class Conclusion:
@@ -81,9 +81,7 @@ class Conclusion:
         """Records by chain, the chain that began first at the front."""
         chains: dict[str, dict[str, SealedRecord]] = {}
         for facts, record in sorted(self._table.records(), key=lambda each: (each[1].iat, each[1].hop, each[0].hash)):
-            sealed = facts.statement.sealed_record
-            if sealed is not None:
-                chains.setdefault(record.cid, {})[facts.hash] = sealed
+            chains.setdefault(record.cid, {})[facts.hash] = SealedRecord(facts.statement.sealed, record)
         return chains
 
     def _judge(self, records: dict[str, SealedRecord]) -> tuple[JudgedHop, ...]:
@@ -120,7 +118,7 @@ class Conclusion:
         if claims is None:
             self._table.by_hash[root.hash].lacks(f"token:{obo.th}")
         else:
-            check_token(root, claims)
+            check_token(root, obo, claims)
 
     def _chain(self, cid: str, trees: tuple[JudgedHop, ...], loose: tuple[LooseStatement, ...]) -> ChainAudit:
         roots = tuple(map(self._hop, trees))
