@@ -17,7 +17,7 @@ from broker.audit.witness_link import CLOCK_TOLERANCE_S, WitnessState
 from broker.audit.witnesses import MAX_KEYS, Witnesses
 from hopseal.errors import BugError, InvalidError, UnavailableError
 from hopseal.log.cosignature import cosign
-from hopseal.log.note import Signature, VerifierKey
+from hopseal.log.note import Note, Signature, VerifierKey, parse_note, parse_signatures
 from hopseal.log.policy import CosignedCheckpoint
 from hopseal.log.refusals import TransparencyError
 from hopseal.log.signers import KeySigner, witness_signer
@@ -410,6 +410,16 @@ async def test_cosignatures_that_the_checkpoint_has_already_count() -> None:
         note = cosigned(TREE.note(5), TREE.checkpoint(5), [(W3, NOW - 9)])
         found = await asked.cosign(note, lambda old: TREE.consistency(old, 5))
         assert [each.time for each in found.cosignatures] == [NOW - 9, NOW]
+
+
+async def test_a_checkpoint_that_carries_a_forged_cosignature_is_refused() -> None:
+    forged = Note(
+        parse_note(TREE.note(5)).text, (*parse_note(TREE.note(5)).signatures, parse_signatures(wrong_bit().decode())[0])
+    )
+    witness = ScriptedWitness(W1)
+    async with served(witness), (asked := client(witness)).connected():
+        with pytest.raises(TransparencyError, match="note_signature"):
+            await asked.cosign(forged.encode(), lambda old: TREE.consistency(old, 5))
 
 
 async def test_only_the_own_log_is_shown_and_only_while_connected() -> None:
