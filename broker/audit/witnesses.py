@@ -97,11 +97,12 @@ class Witnesses:
 
         Raises:
             UnavailableError: too few cosigned (``log_unwitnessed``); :meth:`statuses` tells why.
-            TransparencyError: ``note`` is no checkpoint of this log.
+            TransparencyError: ``note`` is no checkpoint of this log, or carries a wrong cosignature.
         """
         if self._session is None:
             raise BugError("witnesses_disconnected", "witnesses are asked outside of connected()")
         checkpoint = verify_log_signature(parse_signed_checkpoint(note), [self._log_key])
+        self._verify(checkpoint, ())  # a wrong line of its own would spoil every answer
         due = [link for link in self._links if link.is_due()]
         found: list[Cosignature] = []
         async with asyncio.TaskGroup() as group:
