@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +17,8 @@ from broker.audit.log_signer import load_log_signer
 from broker_process import BrokerProcess, ComponentProcess
 from hopseal.log.checkpoint import parse_signed_checkpoint
 from hopseal.log.policy import policy_of
+from hopseal.log.signers import witness_signer
+from tlog_parts import ed25519
 from waiting import async_wait_until
 from witness_process import WitnessProcess
 
@@ -95,6 +99,34 @@ async def test_a_strict_call_is_cosigned_before_it_is_answered_and_refused_while
 
 async def _is_answered(n: Node) -> bool:
     return (await n.call())[0] == 200
+
+
+async def test_an_auditor_who_trusts_the_witness_learns_when_a_call_was_made_and_one_who_does_not_learns_nothing(
+    tmp_path: Path,
+) -> None:
+    async with node(tmp_path) as n:
+        before = int(time.time())
+        assert (await n.call())[0] == 200
+        stranger = witness_signer("witness.example/other", ed25519(1)).key
+        for name, policy in (("ours", n.policy), ("other", policy_of([n.key], [[stranger]], 1))):
+            (tmp_path / name).write_bytes(policy.encode())
+        bundle = tmp_path / "evidence"
+        wrote = await hopseal(
+            "export", "--all", "--policy", tmp_path / "ours", "--log", n.folder / "state", "-o", bundle
+        )
+        assert wrote.returncode == 0, wrote.stderr
+        found = await hopseal("verify", bundle, "--policy", tmp_path / "ours", "--json")
+        ((hop,),) = [chain["hops"] for chain in json.loads(found.stdout)["chains"]]
+        assert hop["finding"] is None
+        assert before <= hop["proven_time"]["until"] <= int(time.time())
+        refused = await hopseal("verify", bundle, "--policy", tmp_path / "other", "--json")
+        assert (refused.returncode, json.loads(refused.stdout)["verdict"] == "verified") == (1, False)
+        assert '"witnessed_at": 1' not in refused.stdout
+
+
+async def hopseal(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hopseal.cli.main", "audit", *map(str, arguments)]
+    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
 
 
 async def test_a_node_put_back_from_an_older_copy_is_caught_and_makes_no_more_calls(tmp_path: Path) -> None:
