@@ -131,9 +131,12 @@ class WitnessHttp:
             ms=round((time.monotonic() - begun) * 1_000, 1),
             **reply.told,
         )
-        return web.Response(
+        response = web.Response(
             status=reply.status, body=reply.body, headers={"Content-Type": reply.content_type, **reply.headers}
         )
+        if reply.headers == _CLOSE:
+            response.force_close()
+        return response
 
     async def _answer(self, request: web.BaseRequest) -> _Reply:
         asked = _CHECKPOINT_PATH.fullmatch(request.path)
