@@ -322,6 +322,11 @@ def test_only_the_auditors_own_codes_have_a_sentence() -> None:
     assert message_of("custody_chain") == ""
 
 
+def test_an_answer_that_is_cited_twice_is_missing_once() -> None:
+    story = witnessed(based_on=(some_hash("gone"),) * 2)
+    assert hops(story.scene.audit())[hash_of(story.lookup)].missing == (f"in:{some_hash('gone')}",)
+
+
 def test_an_empty_bundle_is_not_verified() -> None:
     report = Scene().audit(EvidenceBundle())
     assert (report.verdict, report.chains, report.statements) == (Verdict.INCOMPLETE, (), 0)
