@@ -123,13 +123,9 @@ class Broker:
         self.routes = RouteFollower(config.routes)
         self.documents = DocumentFollower(config.documents, config.trust_domain)
         self._keeper = DocumentKeeper(self.documents, data_plane, self.policies, self.identities, self.callees)
-<<<<<<< HEAD
-        self.events = DataPlaneEvents(data_plane, self.identities, call_writer(config.log))
-        self.local_log = LocalLog(config, log_signer, data_plane, self.own.current, source)
-=======
         self.issuers = IssuerKeys(config.issuers, source)
         self.events = DataPlaneEvents(data_plane, self.identities, self.issuers, call_writer(config.log))
->>>>>>> w-online
+        self.local_log = LocalLog(config, log_signer, data_plane, self.own.current, source)
         self._attestor_admin = AttestorAdmin(config.attestor.admin_socket) if config.attestor.admin_socket else None
         self.status = StatusReader(
             config,

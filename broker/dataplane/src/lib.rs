@@ -27,12 +27,8 @@ mod instance;
 mod jsonrpc;
 mod lifetime;
 mod listeners;
-<<<<<<< HEAD
 pub mod log;
-=======
-mod log;
 mod opened;
->>>>>>> w-online
 mod operation;
 mod outbound;
 mod outgoing;

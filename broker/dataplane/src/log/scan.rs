@@ -162,29 +162,31 @@ mod tests {
     use super::super::entry::{Claims, Entry};
     use super::*;
 
+    fn line(n: u64, at_s: u64, exp: i64) -> Vec<u8> {
+        let claims = Claims {
+            iss: "spiffe://a/b".into(),
+            aud: "spiffe://a/c".into(),
+            jti: format!("j{n}"),
+            exp,
+            cid: "c".into(),
+            hop: 0,
+            op: None,
+        };
+        let entry = Entry::Record {
+            direction: Direction::Received,
+            refused: None,
+            detail: None,
+            sealed: Some("s".into()),
+            ancestors: Vec::new(),
+            claims: Some(claims),
+        };
+        let mut line = Vec::new();
+        entry.write_line(n, at_s * 1000, &mut line).unwrap();
+        line
+    }
+
     fn lines(expiries: &[i64]) -> Vec<u8> {
-        let mut lines = Vec::new();
-        for (n, exp) in expiries.iter().enumerate() {
-            let claims = Claims {
-                iss: "spiffe://a/b".into(),
-                aud: "spiffe://a/c".into(),
-                jti: format!("j{n}"),
-                exp: *exp,
-                cid: "c".into(),
-                hop: 0,
-                op: None,
-            };
-            let entry = Entry::Record {
-                direction: Direction::Received,
-                refused: None,
-                detail: None,
-                sealed: Some("s".into()),
-                ancestors: Vec::new(),
-                claims: Some(claims),
-            };
-            entry.write_line(n as u64, 0, &mut lines).unwrap();
-        }
-        lines
+        (0..).zip(expiries).flat_map(|(n, exp)| line(n, 0, *exp)).collect()
     }
 
     #[test]
@@ -215,30 +217,8 @@ mod tests {
 
     #[test]
     fn old_records_are_passed_over_and_count_as_late_as_they_can_be() {
-        let at_s = |n: u64, at_s: u64, exp: i64| {
-            let claims = Claims {
-                iss: "spiffe://a/b".into(),
-                aud: "spiffe://a/c".into(),
-                jti: format!("j{n}"),
-                exp,
-                cid: "c".into(),
-                hop: 0,
-                op: None,
-            };
-            let entry = Entry::Record {
-                direction: Direction::Received,
-                refused: None,
-                detail: None,
-                sealed: Some("s".into()),
-                ancestors: Vec::new(),
-                claims: Some(claims),
-            };
-            let mut line = Vec::new();
-            entry.write_line(n, at_s * 1000, &mut line).unwrap();
-            line
-        };
         let log =
-            [at_s(0, 1000, 1030), at_s(1, 1000, 1030), at_s(2, 1929, 1990), at_s(3, 1928, 1998), at_s(4, 1100, 1130)];
+            [line(0, 1000, 1030), line(1, 1000, 1030), line(2, 1929, 1990), line(3, 1928, 1998), line(4, 1100, 1130)];
         let found = scan(&log.concat()[..], 2000).unwrap();
         assert_eq!((found.accepted.len(), found.next_n, found.damaged, found.latest_exp), (0, 5, 0, 2000 - 1));
         let found = scan(&log.concat()[..], 1990).unwrap();
