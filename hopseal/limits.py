@@ -40,6 +40,13 @@ MAX_PATTERNS = 32  # entries of aud or ops
 MAX_PATTERN_BYTES = 256
 MAX_AUDIENCE_BYTES = 256
 
+MAX_TOKEN_BYTES = 8_192  # one user token, ASCII
+MAX_TOKEN_JSON_DEPTH = 16  # nested containers in a token's header or claims
+MAX_TOKEN_TEXT_BYTES = 256  # iss, sub, txn and the workload of a token: they go into records
+MAX_TOKEN_AUDIENCES = 16
+MAX_ISSUER_KEYS = 64  # keys of one issuer
+MAX_KEY_ID_BYTES = 256
+
 CERTIFICATE_CACHE_ENTRIES = 4_096  # §12
 CERTIFICATES_PER_PEER = 64  # of them that one peer may bring in; §12
 PREFIX_CACHE_ENTRIES = 8_192  # §12

@@ -13,15 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hopseal.custody.authority import Authority, fold
+from hopseal.custody.behalf import Behalf, verify_behalf
 from hopseal.custody.binding import Header, bind_request, bind_stream
 from hopseal.custody.cache import BoundedCache, ReplayStore, RootIssuers
 from hopseal.custody.certs import CertificateCache, KnownCertificates
-from hopseal.custody.chain import Records, assemble, check_links, check_times, root_authority
+from hopseal.custody.chain import Records, assemble, check_links, check_times, root_grant
 from hopseal.custody.delegation import Task
 from hopseal.custody.errors import Code, refusal
 from hopseal.custody.headers import parse_certificate_element, read_custody_fields
 from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
 from hopseal.custody.seal import thumbprint
+from hopseal.custody.usertoken import NO_ISSUERS, Issuers
 from hopseal.custody.verification import Bundles, StatementVerifier, VerifiedRecord
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.limits import CLOCK_SKEW_S, PREFIX_CACHE_ENTRIES, PREFIXES_PER_PEER
@@ -48,6 +50,10 @@ class Request:
     peer_chain: tuple[bytes, ...]
 
 
+def _nobody(_component: SpiffeId) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Receiver:
     """Who receives, whom it can verify, and what it accepts.
@@ -58,6 +64,11 @@ class Receiver:
         bundles: by trust domain, never merged.
         accept_autonomous: whether a root by this component may act on nobody's behalf.
         accept_path: local policy on the issuers of the chain, oldest first.
+        issuers: of user tokens, with their keys.
+        accept_unverified: whether a root of another trust domain, by this component, may assert a user whose issuer is
+            not among ``issuers``; nobody may by default.
+        accept_sealing: whether this component may seal a boundary: begin a chain that hides the one it continues;
+            nobody may by default.
         accept_streams: accept a body that is bound only by the closing statement at its end; the caller of
             :func:`verify_request` then has to demand it (``exchange.verify_closing``).
         unsafe_allow_no_peer: accept connections whose client certificate is not visible.
@@ -68,6 +79,9 @@ class Receiver:
     bundles: Bundles
     accept_autonomous: Callable[[SpiffeId], bool]
     accept_path: Callable[[tuple[SpiffeId, ...]], bool]
+    issuers: Issuers = field(default_factory=lambda: NO_ISSUERS)
+    accept_unverified: Callable[[SpiffeId], bool] = _nobody
+    accept_sealing: Callable[[SpiffeId], bool] = _nobody
     accept_streams: bool = False
     unsafe_allow_no_peer: bool = False
 
@@ -120,10 +134,12 @@ class Accepted:
     Args:
         chain: verified records, oldest first; their texts are what may be forwarded and logged.
         authority: what the chain still allows.
+        behalf: the user it acts for, verified or only asserted; None if it acts on nobody's behalf.
     """
 
     chain: tuple[VerifiedRecord, ...]
     authority: Authority
+    behalf: Behalf | None = None
 
     @property
     def newest(self) -> SealedRecord:
@@ -181,7 +197,7 @@ def authorise_request(authenticated: Authenticated, receiver: Receiver, state: R
     chain = tuple(each.sealed for each in verified)
     newest = chain[-1].record
     state.roots.check(chain[0].record.cid, chain[0].record.iss, now)
-    authority = _root_authority(chain[0].record, receiver)  # 12
+    authority, behalf = _check_root(chain[0], request, receiver, now)  # 12
     authority = fold(authority, [each.record.att for each in chain])  # 13
     authority.check_call(hop=newest.hop, now=now, callee=str(receiver.own_id), operations=request.operations)
     if not receiver.accept_path(tuple(each.record.iss for each in chain)):  # 14
@@ -190,7 +206,7 @@ def authorise_request(authenticated: Authenticated, receiver: Receiver, state: R
     state.replay.use(newest.iss, newest.jti, newest.exp + CLOCK_SKEW_S, now)  # 15
     for each in verified:  # 16
         state.prefixes.put(each.sealed.hash, each, owner=str(newest.iss))
-    return Accepted(verified, authority)  # 17
+    return Accepted(verified, authority, behalf)  # 17
 
 
 def _know_certificates(
@@ -247,9 +263,16 @@ def _verify_records(
     return tuple(verified)
 
 
-def _root_authority(root: Record, receiver: Receiver) -> Authority:
+def _check_root(root: SealedRecord, request: Request, receiver: Receiver, now: int) -> tuple[Authority, Behalf | None]:
     """Step 12."""
-    authority = root_authority(root)
-    if not receiver.accept_autonomous(root.iss):
+    record = root.record
+    authority = root_grant(record)
+    behalf = verify_behalf(root, authority, request.headers, receiver.issuers, receiver.own_id.trust_domain, now)
+    if behalf is None and not receiver.accept_autonomous(record.iss):
         raise refusal(Code.AUTHORITY, "this component may not begin a chain on nobody's behalf")
-    return authority
+    if behalf is not None and not behalf.verified and not receiver.accept_unverified(record.iss):
+        raise refusal(Code.AUTHORITY, "this component may not assert a user whose token cannot be verified here")
+    is_sealing = record.cont is not None and record.cont.why == "boundary"
+    if is_sealing and not receiver.accept_sealing(record.iss):
+        raise refusal(Code.AUTHORITY, "this component may not seal a boundary")
+    return authority, behalf

@@ -28,6 +28,7 @@ from vectors import (
     cases_small,
     cases_statement,
     cases_trust,
+    cases_users,
     scene,
 )
 
@@ -47,6 +48,7 @@ FILES: dict[str, tuple[str, dict[str, Any], Cases]] = {
     "receive_chain": ("receive", scene.DEFAULTS, cases_chain.chain_cases),
     "receive_trust": ("receive", scene.DEFAULTS, cases_trust.trust_cases),
     "receive_authority": ("receive", scene.DEFAULTS, cases_authority.authority_cases),
+    "receive_users": ("receive", cases_users.USERS_DEFAULTS, cases_users.users_cases),
     "receive_stream": ("receive", scene.DEFAULTS, cases_closing.stream_cases),
     "statement": ("statement", {}, cases_statement.statement_cases),
     "kids": ("kids", {}, cases_response.kids_cases),

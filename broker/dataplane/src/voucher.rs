@@ -26,6 +26,7 @@ use crate::gathered::Gathered;
 use crate::headers::lines;
 use crate::instance::Leaf;
 use crate::log::{About, Kind, LogError, SealRequest, Sealed};
+use crate::opened::Ending;
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
 
@@ -42,6 +43,8 @@ pub struct Voucher {
     pub receipts: Arc<Gathered>,
     /// Policies that decided.
     pub decision: String,
+    /// How the request's body ended, if it streams.
+    pub ending: Option<Arc<Ending>>,
 }
 
 /// The head of an answer as a receipt binds it.
@@ -70,6 +73,16 @@ pub fn bind_head(status: StatusCode, headers: &HeaderMap) -> Result<Head, Refusa
 }
 
 impl Voucher {
+    /// How an answer ends that is whole: without the end of the request there is no end of the exchange.
+    fn fin(&self) -> Fin {
+        if self.ending.as_ref().is_none_or(|ending| ending.is_closed()) { Fin::Eof } else { Fin::Abort }
+    }
+
+    /// How a refusal ends.
+    fn denial(&self) -> Fin {
+        if self.ending.as_ref().is_some_and(|ending| ending.is_broken()) { Fin::Abort } else { Fin::Deny }
+    }
+
     /// The ids of the policies that decided, as far as they fit into a receipt.
     pub fn decided_by(&mut self, policies: &[String]) {
         self.decision.clear();
@@ -99,19 +112,35 @@ impl HeadVoucher {
         self.voucher.broker.memory.clone()
     }
 
-    /// The receipt's sealed text, once it is durable in the log.
+    /// The sealed receipt of a whole answer, once it is durable in the log.
     ///
     /// # Errors
     /// `custody_receipt_unavailable` if the leaf may no longer seal, `custody_unavailable` if the log is away: the
     /// answer must not pass as complete.
-    pub async fn seal(self, body: BodySum, fin: Fin) -> Result<String, Refusal> {
+    pub async fn seal(self, body: BodySum) -> Result<String, Refusal> {
+        let fin = self.voucher.fin();
+        self.seal_as(body, fin).await
+    }
+
+    /// The sealed receipt of a refusal, once it is durable in the log.
+    ///
+    /// # Errors
+    /// As [`Self::seal`].
+    pub async fn seal_refusal(self, body: BodySum) -> Result<String, Refusal> {
+        let fin = self.voucher.denial();
+        self.seal_as(body, fin).await
+    }
+
+    async fn seal_as(self, body: BodySum, fin: Fin) -> Result<String, Refusal> {
         let unavailable = |why: String| refusal_of(Rejection::new(Code::Unavailable, format!("log: {why}")));
         let broker = Arc::clone(&self.voucher.broker);
         let started = broker.started.get().ok_or_else(|| unavailable("not started".into()))?;
         let sealing = started.log.seal(self.request(body, fin)?);
         match timeout(ms(broker.settings.timeouts_ms.log_write), sealing).await {
             Ok(Ok(sealed)) => Ok(sealed),
-            Ok(Err(LogError::Unsealable(code))) => Err(receipt_unavailable(&format!("the server leaf may not seal: {code}"))),
+            Ok(Err(LogError::Unsealable(code))) => {
+                Err(receipt_unavailable(&format!("the server leaf may not seal: {code}")))
+            }
             Ok(Err(LogError::Unavailable(why))) => Err(unavailable(why)),
             Ok(Err(LogError::Unwitnessed)) => {
                 Err(unavailable("no witness confirmed the receipt in time (log_unwitnessed)".into()))
@@ -153,7 +182,8 @@ impl HeadVoucher {
             kids: voucher.receipts.kids(),
             dec: (!voucher.decision.is_empty()).then_some(voucher.decision),
         };
-        let payload = receipt_payload(&Receipt { outcome }).map_err(|rejection| receipt_unavailable(&rejection.detail))?;
+        let payload =
+            receipt_payload(&Receipt { outcome }).map_err(|rejection| receipt_unavailable(&rejection.detail))?;
         let claims = Sealed::Other(Kind::Receipt, about);
         Ok(SealRequest { leaf: voucher.leaf, payload, receiver_trust_domain, claims })
     }

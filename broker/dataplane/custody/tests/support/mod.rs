@@ -254,6 +254,7 @@ pub fn root() -> Root {
         cid: RandomId::generate().expect("randomness"),
         task: Task::named("task-1").expect("a task"),
         auth: authority(),
+        user: None,
         cont: None,
     }
 }
@@ -272,6 +273,7 @@ pub fn call<'a>(from: &'a Broker, to: &'a Broker, message: &Message) -> Call<'a>
         by: None,
         op: Some(OPERATION),
         inputs: &[],
+        approvals: &[],
         rr: false,
         tid: None,
     }
