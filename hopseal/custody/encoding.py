@@ -81,7 +81,7 @@ def parse_json_object(
         text = data.decode("utf-8")
         if max_depth is not None:
             _check_depth(text, max_depth)
-        value = (_FRACTIONS_DECODER if fractions else _DECODER).decode(text)
+        value = (_TOKEN_DECODER if fractions else _DECODER).decode(text)
     except (ValueError, RecursionError) as error:
         raise malformed("not JSON in UTF-8") from error
     if not isinstance(value, dict):
@@ -176,7 +176,4 @@ _DECODER = json.JSONDecoder(
 )
 _TOKEN_DECODER = json.JSONDecoder(
     object_pairs_hook=_unique_members, parse_int=_exact_or_float, parse_float=_finite, parse_constant=_no_constant
-)
-_FRACTIONS_DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique_members, parse_int=_integer, parse_constant=_no_fraction
 )
