@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from broker._dataplane import DataPlane
+from hopseal.log.entries import Direction, StatementEntry, StatementKind
 from hopseal.log.reader import LogContents, read_log
 from svid_authority import Authority
 from waiting import wait_until
@@ -325,6 +326,11 @@ def pair(folder: Path, **settings: object) -> Iterator[tuple[Node, Node, Compone
         finally:
             a.stop()
             b.stop()
+
+
+def statements(node: Node, direction: Direction, kind: StatementKind = StatementKind.RECEIPT) -> list[StatementEntry]:
+    found = [each for each in node.log().entries if isinstance(each, StatementEntry)]
+    return [each for each in found if each.direction is direction and each.kind is kind]
 
 
 def deadline(seconds: float) -> Callable[[], bool]:

@@ -1,11 +1,13 @@
-//! Bodies: requests are buffered whole under a bound and a deadline, responses stream.
+//! Bodies: requests are buffered whole under a bound and a deadline, long answers stream.
 //!
-//! Owns: memory and time limits of request bodies, and the response body that keeps its call's
+//! Owns: memory and time limits of request bodies, and the answer's body that keeps its call's
 //! record until its last byte. Source: custody-wire §7.3; threats.md (Skipper CVE-2026-50197).
 
+use std::borrow::Cow;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +19,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::call::CallRecord;
 use crate::problem::Refusal;
+use crate::verified::VerifiedBody;
+use crate::vouched::VouchedBody;
+
+/// Answers of at most so many bytes, if their end is known, are held back whole until their receipt is there.
+pub const WHOLE_BYTES: usize = 64 << 10;
 
 /// Unit in which buffered memory is counted.
 const PERMIT_BYTES: usize = 1024;
@@ -24,7 +31,7 @@ const PERMIT_BYTES: usize = 1024;
 const DRAIN_BYTES: usize = 256 << 10;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The memory that request bodies may take, all calls together.
+/// The memory that buffered bodies may take, all calls together.
 #[derive(Clone)]
 pub struct BodyMemory {
     permits: Arc<Semaphore>,
@@ -50,8 +57,7 @@ impl BodyMemory {
     /// `body_too_large` over the limit or when it does not end in time; `request_invalid` when its
     /// framing breaks; `overloaded` when other bodies take all memory.
     pub async fn read(&self, headers: &HeaderMap, body: &mut Incoming) -> Result<Buffered, Refusal> {
-        let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if announced.is_some_and(|length| length > self.limit_bytes as u64) {
+        if announced_length(headers).is_some_and(|length| length > self.limit_bytes as u64) {
             return Err(Refusal::new("body_too_large", "announced length"));
         }
         match tokio::time::timeout(self.timeout, self.collect(body)).await {
@@ -75,7 +81,11 @@ impl BodyMemory {
         Ok(Buffered { bytes: bytes.freeze(), _memory: memory })
     }
 
-    fn reserve(&self, memory: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Refusal> {
+    /// Grows `memory` so that it covers `bytes`.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    pub fn reserve(&self, memory: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Refusal> {
         let held = memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let needed = bytes.div_ceil(PERMIT_BYTES).saturating_sub(held);
         if needed == 0 {
@@ -83,7 +93,7 @@ impl BodyMemory {
         }
         let more =
             u32::try_from(needed).ok().and_then(|needed| Arc::clone(&self.permits).try_acquire_many_owned(needed).ok());
-        let more = more.ok_or_else(|| Refusal::new("overloaded", "request bodies take all memory"))?;
+        let more = more.ok_or_else(|| Refusal::new("overloaded", "bodies take all memory"))?;
         match memory {
             Some(memory) => memory.merge(more),
             None => *memory = Some(more),
@@ -107,77 +117,119 @@ pub async fn drain(body: &mut Incoming) {
     let _or_too_slow = tokio::time::timeout(DRAIN_TIMEOUT, read_on).await;
 }
 
-/// What a caller gets back: a whole answer of ours, or the stream from behind.
-pub struct AnswerBody {
-    inner: Inner,
-    record: Option<CallRecord>,
+/// Why a stream broke off; whoever reads it sees it end early.
+#[derive(Debug, Clone)]
+pub struct BodyFailed {
+    pub code: Cow<'static, str>,
+    pub detail: String,
 }
 
-enum Inner {
-    Whole(Full<Bytes>),
-    Stream(Incoming),
+impl BodyFailed {
+    pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { code: code.into(), detail: detail.into() }
+    }
+}
+
+impl From<Refusal> for BodyFailed {
+    fn from(refusal: Refusal) -> Self {
+        Self { code: refusal.code, detail: refusal.detail }
+    }
+}
+
+impl fmt::Display for BodyFailed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.code, self.detail)
+    }
+}
+
+impl std::error::Error for BodyFailed {}
+
+/// The length that `Content-Length` announces.
+pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
+/// Whether an answer is short enough, and known to end, to be held back until its receipt is there.
+pub fn is_whole(headers: &HeaderMap, body: &Incoming) -> bool {
+    body.is_end_stream() || announced_length(headers).is_some_and(|length| length <= WHOLE_BYTES as u64)
+}
+
+/// The body of an answer.
+pub enum Reply {
+    Whole {
+        data: Full<Bytes>,
+        trailers: Option<HeaderMap>,
+    },
+    /// A component's answer on its way to a peer.
+    Vouched(Box<VouchedBody>),
+    /// A peer's answer on its way to a component.
+    Verified(Box<VerifiedBody>),
+}
+
+impl Reply {
+    pub fn whole(bytes: Bytes) -> Self {
+        Self::Whole { data: Full::new(bytes), trailers: None }
+    }
+
+    pub fn whole_with_trailers(bytes: Bytes, trailers: HeaderMap) -> Self {
+        Self::Whole { data: Full::new(bytes), trailers: Some(trailers) }
+    }
+}
+
+/// What a caller gets back, and the record of its call, which ends with the last byte.
+pub struct AnswerBody {
+    reply: Reply,
+    record: CallRecord,
 }
 
 impl AnswerBody {
-    pub fn whole(bytes: Bytes, record: Option<CallRecord>) -> Self {
-        Self { inner: Inner::Whole(Full::new(bytes)), record }
-    }
-
-    /// A stream whose call counts as ended with its last byte.
-    pub fn stream(body: Incoming, record: CallRecord) -> Self {
-        let mut answer = Self { inner: Inner::Stream(body), record: Some(record) };
+    pub fn new(reply: Reply, record: CallRecord) -> Self {
+        let mut answer = Self { reply, record };
         answer.finish_if_ended();
         answer
     }
 
     fn finish_if_ended(&mut self) {
-        if self.is_end_stream()
-            && let Some(record) = &mut self.record
-        {
-            record.complete();
+        if self.is_end_stream() {
+            self.record.complete();
         }
     }
 }
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyFailed;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
-        let polled = match &mut this.inner {
-            Inner::Whole(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
-            Inner::Stream(body) => Pin::new(body).poll_frame(context),
+        let frame = match &mut this.reply {
+            Reply::Whole { data, trailers } => match ready!(Pin::new(data).poll_frame(context)) {
+                Some(frame) => Some(frame.map_err(|never| match never {})),
+                None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
+            },
+            Reply::Vouched(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
+            Reply::Verified(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
         };
-        match polled {
-            // Trailers could carry Custody fields of the component; HTTP/1.1 clients cannot use any.
-            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => {
-                this.record.iter_mut().for_each(CallRecord::complete);
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Ok(frame))) => {
-                this.finish_if_ended();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(None) => {
-                this.record.iter_mut().for_each(CallRecord::complete);
-                Poll::Ready(None)
-            }
-            other => other,
+        match &frame {
+            Some(Ok(_)) => this.finish_if_ended(),
+            Some(Err(failed)) => this.record.broke_off(failed),
+            None => this.record.complete(),
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.inner {
-            Inner::Whole(body) => body.is_end_stream(),
-            Inner::Stream(body) => body.is_end_stream(),
+        match &self.reply {
+            Reply::Whole { data, trailers } => data.is_end_stream() && trailers.is_none(),
+            Reply::Vouched(body) => body.is_end_stream(),
+            Reply::Verified(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.inner {
-            Inner::Whole(body) => body.size_hint(),
-            Inner::Stream(body) => body.size_hint(),
+        match &self.reply {
+            Reply::Whole { data, .. } => data.size_hint(),
+            Reply::Vouched(_) | Reply::Verified(_) => SizeHint::default(),
         }
     }
 }

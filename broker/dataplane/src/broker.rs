@@ -28,6 +28,7 @@ use crate::clock;
 use crate::component::ComponentSockets;
 use crate::directory::Directory;
 use crate::events::{Events, Weight};
+use crate::gathered::Gathered;
 use crate::handles::Handles;
 use crate::instance::{IdentityError, InstanceKey, Instances};
 use crate::lifetime::Shutdown;
@@ -53,6 +54,13 @@ pub enum Continues {
     Task(Root),
 }
 
+/// What a handle stands for.
+pub struct Context {
+    pub continues: Continues,
+    /// Receipts obtained under it.
+    pub receipts: Arc<Gathered>,
+}
+
 /// What exists only once the sockets are bound and the log is open.
 pub struct Started {
     pub log: Log,
@@ -73,7 +81,7 @@ pub struct Broker {
     pub callers: Arc<Callers>,
     pub listeners: Arc<Listeners>,
     pub receiver: Receiver,
-    pub handles: Handles<Continues>,
+    pub handles: Handles<Context>,
     pub pool: Pool,
     pub sockets: ComponentSockets,
     pub memory: BodyMemory,

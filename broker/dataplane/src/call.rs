@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::activity::Busy;
+use crate::body::BodyFailed;
 use crate::events::{Events, Weight};
 use crate::problem::Refusal;
 use crate::stats::Stats;
@@ -85,6 +86,12 @@ impl CallRecord {
         self.status = Some(refusal.status.as_u16());
         self.code = refusal.code.clone().into_owned();
         self.detail = Some(refusal.detail.clone());
+    }
+
+    /// The answer broke off after its head.
+    pub fn broke_off(&mut self, failed: &BodyFailed) {
+        self.code = failed.code.clone().into_owned();
+        self.detail = Some(failed.detail.clone());
     }
 
     /// The last byte of the answer has passed.

@@ -16,10 +16,11 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use crate::body::Buffered;
-use crate::broker::{Broker, Continues};
+use crate::broker::{Broker, Context, Continues};
 use crate::clock;
 use crate::component::Reached;
 use crate::directory::Component;
+use crate::gathered::Gathered;
 use crate::headers;
 use crate::problem::Refusal;
 use crate::settings::ms;
@@ -32,6 +33,8 @@ pub struct Delivery<'a> {
     pub target: PathAndQuery,
     pub headers: HeaderMap,
     pub body: Buffered,
+    /// Receipts that the component will obtain because of this call.
+    pub receipts: Arc<Gathered>,
 }
 
 /// Gives the request to the component and its answer back, streaming.
@@ -96,8 +99,8 @@ fn build(broker: &Broker, delivery: &Delivery<'_>, reached: &Reached) -> Result<
     let chain = &delivery.chain;
     let root_iat = chain.statements().next().map_or(now, |root| root.record().iat);
     let until = chain.authority().exp.min(root_iat + MAX_CHAIN_AGE_S);
-    let continues = Arc::new(Continues::Call(chain.clone()));
-    let handle = broker.handles.issue(&reached.instance, continues, until);
+    let context = Context { continues: Continues::Call(chain.clone()), receipts: Arc::clone(&delivery.receipts) };
+    let handle = broker.handles.issue(&reached.instance, Arc::new(context), until);
     let handle = handle.ok_or_else(|| Refusal::new("overloaded", "too many handles"))?;
     list.extend(headers::custody_value(&handle).map(|value| (HeaderName::from_static(HANDLE), value)));
     let mut request = Request::new(Full::new(delivery.body.bytes.clone()));

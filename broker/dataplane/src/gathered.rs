@@ -10,7 +10,7 @@ use hopseal_custody::limits::MAX_INPUTS;
 use hopseal_custody::outcome::Kids;
 
 /// Receipts under one handle; a handle that has so many continues nothing more.
-const MAX_RECEIPTS: usize = 16_384;
+const MAX_RECEIPTS: usize = 4_096;
 
 /// Statement hashes in the order in which the receipts were verified.
 #[derive(Default)]

@@ -2,9 +2,11 @@
 //!
 //! Owns: `out.sock`, the peer port, connections, policy decisions and the custody log of one node.
 //! Does not own: who is who (the attestor), what is configured (the broker's control process), the
-//! wire format (crate `hopseal_custody`). Python meets it in `binding` only.
+//! wire format (crate `hopseal_custody`). Python meets it in `binding` only; `log` is public for its benchmark.
 
 mod activity;
+mod admission;
+mod awaited;
 mod binding;
 mod body;
 mod broker;
@@ -16,6 +18,7 @@ mod deliver;
 mod directory;
 mod events;
 mod executor;
+mod gathered;
 mod handles;
 mod headers;
 mod inbound;
@@ -23,7 +26,7 @@ mod instance;
 mod jsonrpc;
 mod lifetime;
 mod listeners;
-mod log;
+pub mod log;
 mod operation;
 mod outbound;
 mod outgoing;
@@ -39,6 +42,7 @@ mod send;
 mod server;
 mod settings;
 mod socket;
+mod sse;
 mod stats;
 mod task;
 mod throttle;
@@ -46,6 +50,9 @@ mod tls;
 mod trust;
 mod unix_server;
 mod verdict;
+mod verified;
+mod vouched;
+mod voucher;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

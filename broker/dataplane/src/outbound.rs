@@ -14,12 +14,13 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 
-use crate::body::{AnswerBody, Buffered, drain};
+use crate::body::{AnswerBody, Buffered, Reply, drain};
 use crate::broker::{Broker, Continues};
 use crate::call::CallRecord;
 use crate::callers::Connected;
 use crate::clock;
 use crate::directory::Component;
+use crate::gathered::Gathered;
 use crate::headers;
 use crate::instance::{InstanceKey, Leaf};
 use crate::operation::Operation;
@@ -55,28 +56,16 @@ pub async fn answer(broker: &Arc<Broker>, connected: &Connected, request: Reques
     let mut record = CallRecord::begin("out", &broker.events, &broker.stats);
     let (parts, mut body) = request.into_parts();
     match call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record).await {
-        Ok(Answered::Stream(response)) => {
+        Ok(response) => {
             record.answered(response.status());
-            response.map(|body| AnswerBody::stream(body, record))
-        }
-        Ok(Answered::Whole(response)) => {
-            record.answered(response.status());
-            record.complete();
-            response.map(|body| AnswerBody::whole(body, Some(record)))
+            response.map(|reply| AnswerBody::new(reply, record))
         }
         Err(refusal) => {
             drain(&mut body).await;
             record.refused(&refusal);
-            record.complete();
-            refusal.response().map(|body| AnswerBody::whole(body, Some(record)))
+            refusal.response().map(|body| AnswerBody::new(Reply::whole(body), record))
         }
     }
-}
-
-/// An answer from behind, or one of our own.
-pub enum Answered {
-    Stream(Response<Incoming>),
-    Whole(Response<bytes::Bytes>),
 }
 
 async fn call(
@@ -85,7 +74,7 @@ async fn call(
     request: Request<()>,
     body: &mut Incoming,
     record: &mut CallRecord,
-) -> Result<Answered, Refusal> {
+) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
     headers::verify_form(&request)?;
     let host = host_of(&request)?;
@@ -98,7 +87,7 @@ async fn call(
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
     let body = broker.memory.read(&parts.headers, body).await?;
     if host == BROKER_HOST {
-        return task::answer(broker, &caller, &parts.method, &target, &body).map(Answered::Whole);
+        return task::answer(broker, &caller, &parts.method, &target, &body).map(|made| made.map(Reply::whole));
     }
     let callee = broker
         .directory
@@ -109,12 +98,22 @@ async fn call(
         return Err(Refusal::new("handle_unknown", "several handles"));
     }
     let handle = parts.headers.remove(HANDLE);
-    let parent = parent_of(broker, &caller, handle.as_ref())?;
+    let (parent, receipts) = parent_of(broker, &caller, handle.as_ref())?;
     prepare(&mut parts.headers, &body);
     let operation = Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes);
     record.operation = Some(operation.name.clone());
-    let outgoing =
-        Outgoing { caller, callee, parent, method: parts.method, target, headers: parts.headers, body, operation };
+    let outgoing = Outgoing {
+        caller,
+        callee,
+        parent,
+        receipts,
+        method: parts.method,
+        version: parts.version,
+        target,
+        headers: parts.headers,
+        body,
+        operation,
+    };
     decide(broker, &outgoing, record)?;
     send(broker, outgoing, record).await
 }
@@ -156,17 +155,25 @@ fn identify(broker: &Broker, instance: InstanceKey) -> Result<Caller, Refusal> {
 }
 
 /// No handle: a new root, if the component may start one. A handle: what it continues, never else.
-fn parent_of(broker: &Broker, caller: &Caller, handle: Option<&HeaderValue>) -> Result<Parent, Refusal> {
+fn parent_of(
+    broker: &Broker,
+    caller: &Caller,
+    handle: Option<&HeaderValue>,
+) -> Result<(Parent, Arc<Gathered>), Refusal> {
     let now = clock::now_s();
     let Some(handle) = handle else {
-        return task::new_root(caller, now).map(|root| Parent::Root { root, is_new: true });
+        return task::new_root(caller, now).map(|root| (Parent::Root { root, is_new: true }, Arc::default()));
     };
     let found = handle.to_str().ok().and_then(|handle| broker.handles.find(handle, &caller.instance, now));
-    match found.as_deref() {
-        Some(Continues::Call(chain)) => Ok(Parent::Call(chain.clone())),
-        Some(Continues::Task(root)) => Ok(Parent::Root { root: root.clone(), is_new: false }),
-        None => Err(Refusal::new("handle_unknown", "unknown, expired or another instance's")),
+    let context = found.ok_or_else(|| Refusal::new("handle_unknown", "unknown, expired or another instance's"))?;
+    if context.receipts.is_full() {
+        return Err(Refusal::new("overloaded", "too many calls under one handle"));
     }
+    let parent = match &context.continues {
+        Continues::Call(chain) => Parent::Call(chain.clone()),
+        Continues::Task(root) => Parent::Root { root: root.clone(), is_new: false },
+    };
+    Ok((parent, Arc::clone(&context.receipts)))
 }
 
 /// Makes the header list exactly what will be sent, but for the Custody fields.

@@ -13,15 +13,17 @@ use hopseal_custody::forward::ForwardedFields;
 use hopseal_custody::hash::RandomId;
 use hopseal_custody::limits::{DEFAULT_LIFETIME_S, MAX_OP_BYTES};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 use http_body_util::Full;
 use tokio::time::timeout;
 
+use crate::awaited::Sent;
 use crate::body::Buffered;
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::clock;
 use crate::directory::Component;
+use crate::gathered::Gathered;
 use crate::headers;
 use crate::instance::Leaf;
 use crate::log::{Claims, LogError, SealRequest, Sealed};
@@ -36,7 +38,11 @@ pub struct Outgoing {
     pub caller: Caller,
     pub callee: Arc<Component>,
     pub parent: Parent,
+    /// Receipts obtained under the same handle.
+    pub receipts: Arc<Gathered>,
     pub method: Method,
+    /// That of the component's request.
+    pub version: Version,
     pub target: PathAndQuery,
     /// As it will be sent, but for the Custody fields.
     pub headers: HeaderMap,
@@ -44,24 +50,34 @@ pub struct Outgoing {
     pub operation: Operation,
 }
 
-/// The request for one attempt, its record sealed and durable in the log.
+/// The request for one attempt, its record sealed and durable in the log, and what its receipt must fit.
 ///
 /// # Errors
 /// The record may not be made, or the log cannot be written: the request must not be sent.
 pub async fn compose_request(
-    broker: &Broker,
+    broker: &Arc<Broker>,
     outgoing: &Outgoing,
     lease: &Lease,
     extra_certificates: &[String],
     record: &mut CallRecord,
-) -> Result<Request<Full<Bytes>>, Refusal> {
+) -> Result<(Request<Full<Bytes>>, Sent), Refusal> {
     let fields = match &outgoing.parent {
         Parent::Root { .. } => ForwardedFields::default(),
         Parent::Call(chain) => ForwardedFields::build(chain, broker.receive_policy().hops).map_err(refusal_of)?,
     };
     let target_uri = format!("https://{}{}", outgoing.callee.host, outgoing.target);
-    let (payload, claims) = compose_record(outgoing, lease, &target_uri)?;
+    let Composed { payload, claims, cid, iat } = compose_record(outgoing, lease, &target_uri)?;
     record.cid = Some(claims.cid.clone());
+    let sent = Sent {
+        broker: Arc::clone(broker),
+        caller: lease.leaf.id.clone(),
+        callee: outgoing.callee.id.clone(),
+        cid,
+        rec: payload.statement_hash(&lease.leaf.thumbprint()),
+        iat,
+        server: lease.peer.clone(),
+        receipts: Arc::clone(&outgoing.receipts),
+    };
     let request = SealRequest {
         leaf: Arc::<Leaf>::clone(&lease.leaf),
         payload,
@@ -76,7 +92,7 @@ pub async fn compose_request(
         let value = value.as_deref().and_then(headers::custody_value);
         list.extend(value.map(|value| (HeaderName::from_static(name), value)));
     }
-    build_request(outgoing, lease, &target_uri, list)
+    Ok((build_request(outgoing, lease, &target_uri, list)?, sent))
 }
 
 fn build_request(
@@ -93,6 +109,7 @@ fn build_request(
         Sender::H1(_) => {
             let host = HeaderValue::from_str(&outgoing.callee.host).map_err(|error| malformed(error.to_string()))?;
             list.insert(header::HOST, host);
+            list.insert(header::TE, HeaderValue::from_static("trailers"));
             Uri::from(outgoing.target.clone())
         }
     };
@@ -100,7 +117,15 @@ fn build_request(
     Ok(request)
 }
 
-fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Result<(Payload, Claims), Refusal> {
+/// A record before it is sealed.
+struct Composed {
+    payload: Payload,
+    claims: Claims,
+    cid: RandomId,
+    iat: i64,
+}
+
+fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Result<Composed, Refusal> {
     let now = clock::now_s();
     let method = outgoing.method.as_str();
     let lines = headers::lines(&outgoing.headers);
@@ -119,8 +144,8 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
         srv: Some(lease.peer.leaf().thumbprint()),
         by: None,
         op,
-        inputs: &[],
-        rr: false,
+        inputs: &outgoing.receipts.newest(),
+        rr: true,
         tid: None,
     };
     let (payload, cid, hop) = match &outgoing.parent {
@@ -136,7 +161,7 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
         hop: u32::try_from(hop).unwrap_or(u32::MAX),
         op: op.map(ToOwned::to_owned),
     };
-    Ok((payload.map_err(refusal_of)?, claims))
+    Ok(Composed { payload: payload.map_err(refusal_of)?, claims, cid, iat: now })
 }
 
 async fn seal(broker: &Broker, request: SealRequest) -> Result<String, Refusal> {

@@ -7,10 +7,16 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use hopseal_custody::error::Rejection;
-use http::{HeaderValue, Response, StatusCode, header};
+use hopseal_custody::hash::ClaimHash;
+use http::{HeaderValue, Response, StatusCode, header, response};
 
 /// Prefix of the `type` member.
 const TYPE_PREFIX: &str = "https://hopseal.dev/errors/";
+const PROBLEM_TYPE: &str = "application/problem+json";
+/// Longest code of a peer that is passed on.
+const MAX_CODE_BYTES: usize = 64;
+/// Most items that a peer may ask for: those of a longest chain, each once.
+const MAX_MISSING: usize = 64;
 
 /// A call that does not go on: the code for the caller, the detail for the operator only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +52,44 @@ impl Refusal {
         }
         let mut response = Response::new(Bytes::from(problem.to_string()));
         *response.status_mut() = self.status;
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE));
         response
     }
+}
+
+/// A refusal by the peer's broker, which had no reason to give a receipt (custody-wire §7.1).
+#[derive(Debug, PartialEq, Eq)]
+pub struct PeerRefusal {
+    pub refusal: Refusal,
+}
+
+impl PeerRefusal {
+    /// The refusal in an answer; None if it is anything else. Only code and `missing` are taken from it: the rest is
+    /// not vouched for.
+    pub fn read(parts: &response::Parts, body: &[u8]) -> Option<Self> {
+        let is_problem = parts.headers.get(header::CONTENT_TYPE).is_some_and(|value| value == PROBLEM_TYPE);
+        if !is_problem || !(parts.status.is_client_error() || parts.status.is_server_error()) {
+            return None;
+        }
+        let document: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let code = document["code"].as_str().filter(|code| is_code(code))?;
+        let missing = document["missing"].as_array().map_or(&[][..], Vec::as_slice);
+        let missing = missing.iter().filter_map(|item| item.as_str()).filter(|item| is_missing_item(item));
+        let mut refusal = Refusal::with_status(code.to_owned(), parts.status, "the peer refused");
+        refusal.missing = missing.take(MAX_MISSING).map(ToOwned::to_owned).collect();
+        Some(Self { refusal })
+    }
+}
+
+fn is_code(text: &str) -> bool {
+    (1..=MAX_CODE_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// `cert:` or `rec:` and a hash.
+fn is_missing_item(text: &str) -> bool {
+    let hash = text.strip_prefix("cert:").or_else(|| text.strip_prefix("rec:"));
+    hash.is_some_and(|hash| ClaimHash::parse(hash).is_some())
 }
 
 /// HTTP status of the data plane's own codes; unknown ones are ours to answer for.
@@ -62,7 +103,8 @@ fn status_of(code: &str) -> StatusCode {
         "handle_unknown" => StatusCode::CONFLICT,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "upgrade_unsupported" => StatusCode::NOT_IMPLEMENTED,
-        "peer_unreachable" | "peer_untrusted" => StatusCode::BAD_GATEWAY,
+        "peer_unreachable" | "peer_untrusted" | "receipt_missing" | "receipt_invalid" | "answer_aborted"
+        | "answer_too_long" => StatusCode::BAD_GATEWAY,
         "callee_timeout" | "peer_timeout" => StatusCode::GATEWAY_TIMEOUT,
         "attestor_unavailable"
         | "callee_unavailable"
@@ -94,5 +136,21 @@ mod tests {
         assert!(body.contains("\"code\":\"policy_denied\""));
         assert!(!body.contains("secret"));
         assert!(!body.contains("missing"));
+    }
+
+    #[test]
+    fn of_a_peers_refusal_only_the_code_and_what_it_misses_pass() {
+        let read = |refusal: &Refusal, edit: fn(&str) -> String| {
+            let (parts, body) = refusal.response().into_parts();
+            let body = edit(std::str::from_utf8(&body).unwrap());
+            PeerRefusal::read(&parts, body.as_bytes()).map(|read| read.refusal)
+        };
+        let mut refusal = Refusal::with_status("custody_unresolved", StatusCode::PRECONDITION_REQUIRED, "");
+        refusal.missing = vec![format!("cert:{}", "A".repeat(43)), "rec:short".into(), "x".into()];
+        let passed = read(&refusal, ToOwned::to_owned).unwrap();
+        assert_eq!((passed.code.as_ref(), passed.missing), ("custody_unresolved", vec![refusal.missing[0].clone()]));
+        assert_eq!(read(&refusal, |body| body.replace("custody_unresolved", "Not a code")), None);
+        assert_eq!(read(&refusal, |_| "[]".into()), None);
+        assert_eq!(read(&Refusal::with_status("policy_denied", StatusCode::OK, ""), ToOwned::to_owned), None);
     }
 }

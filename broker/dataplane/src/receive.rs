@@ -1,37 +1,27 @@
-//! Requests of peers: verified, decided, logged, then delivered.
+//! Requests of peers, from the connection to the component and back.
 //!
-//! Owns: the order in which the codec's stages, policy, replay store and log stand (custody-wire
-//! §6). Nothing reaches a component before its record is durable in our own log.
+//! Owns: reading a request and answering it with a receipt. Nothing reaches a component before its
+//! record is durable in our own log, and no answer leaves whole before its receipt is. Does not own:
+//! whether the request is accepted (see `admission`).
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use hopseal_custody::binding::Body;
-use hopseal_custody::cert::Certificate;
-use hopseal_custody::chain::Chain;
-use hopseal_custody::error::{Code, Rejection};
 use hopseal_custody::fields::RECORD;
-use hopseal_custody::receive::{Request as CustodyRequest, Verified, peek_unverified};
-use hopseal_custody::record::Record;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::time::timeout;
 
-use crate::body::{AnswerBody, Buffered, drain};
+use crate::admission::{Received, accept, log_refused};
+use crate::body::{AnswerBody, Reply, drain};
 use crate::broker::Broker;
 use crate::call::CallRecord;
-use crate::clock;
 use crate::deliver::{Delivery, deliver};
-use crate::directory::Component;
 use crate::headers;
 use crate::inbound::PeerConnection;
-use crate::instance::log_certificate;
-use crate::log::{Claims, Direction, Entry, LogError};
 use crate::operation::Operation;
 use crate::path::verify_target;
-use crate::policy::{Question, Side};
-use crate::problem::{Refusal, refusal_of};
-use crate::settings::ms;
+use crate::problem::Refusal;
+use crate::vouched::{Peer, vouch, vouch_refusal};
+use crate::voucher::Voucher;
 
 /// Answers one request of a peer; never fails, refusals are answers.
 pub async fn answer(
@@ -44,18 +34,28 @@ pub async fn answer(
     record.busy = Some(connection.activity.busy());
     let claimed = request.headers().get(RECORD).cloned();
     let (parts, mut body) = request.into_parts();
-    match call(broker, connection, Request::from_parts(parts, ()), &mut body, &mut record).await {
+    let peer = Peer::of(&parts.method, parts.version, &parts.headers, broker.settings.body_limit_bytes);
+    let mut voucher = None;
+    let called =
+        call(broker, connection, Request::from_parts(parts, ()), &mut body, &peer, &mut record, &mut voucher).await;
+    match called {
         Ok(response) => {
             record.answered(response.status());
-            response.map(|body| AnswerBody::stream(body, record))
+            response.map(|reply| AnswerBody::new(reply, record))
         }
         Err(refusal) => {
             drain(&mut body).await;
             // The chain has a name once it was proven; anybody with a certificate can make up the rest.
-            log_refused(broker, &refusal, claimed, record.cid.is_some()).await;
+            let logged = log_refused(broker, &refusal, claimed, record.cid.is_some());
+            let response = match voucher {
+                Some(voucher) => tokio::join!(logged, vouch_refusal(voucher, &peer, &refusal)).1,
+                None => {
+                    logged.await;
+                    refusal.response().map(Reply::whole)
+                }
+            };
             record.refused(&refusal);
-            record.complete();
-            refusal.response().map(|body| AnswerBody::whole(body, Some(record)))
+            response.map(|reply| AnswerBody::new(reply, record))
         }
     }
 }
@@ -65,8 +65,10 @@ async fn call(
     connection: &PeerConnection,
     request: Request<()>,
     body: &mut Incoming,
+    peer: &Peer,
     record: &mut CallRecord,
-) -> Result<Response<Incoming>, Refusal> {
+    voucher: &mut Option<Voucher>,
+) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
     headers::verify_form(&request)?;
     let callee = broker.directory.by_qualified(&connection.component);
@@ -88,159 +90,10 @@ async fn call(
         body: &body,
         operation: &operation,
     };
-    let chain = accept(broker, connection, &received, record).await?;
-    deliver(broker, Delivery { callee: &callee, chain, method: parts.method, target, headers: parts.headers, body })
-        .await
-}
-
-/// A request as it came, beside what it was read as.
-struct Received<'a> {
-    callee: &'a Component,
-    method: &'a str,
-    path: &'a str,
-    target_uri: String,
-    headers: &'a HeaderMap,
-    body: &'a Buffered,
-    operation: &'a Operation,
-}
-
-/// Steps 1 to 16 of custody-wire §6.
-async fn accept(
-    broker: &Broker,
-    connection: &PeerConnection,
-    received: &Received<'_>,
-    record: &mut CallRecord,
-) -> Result<Chain, Refusal> {
-    let policy = broker.receive_policy();
-    let now = clock::now_s();
-    let lines = headers::lines(received.headers);
-    let mut own_leaves = broker.instances.thumbprints(&connection.component, now);
-    own_leaves.push(connection.leaf.thumbprint());
-    let request = CustodyRequest {
-        method: received.method,
-        target_uri: &received.target_uri,
-        headers: &lines,
-        body: Body::of(&received.body.bytes),
-        peer: Some(&connection.peer),
-        own_id: &received.callee.id,
-        own_leaves: &own_leaves,
-    };
-    let operations = [received.operation.name.as_str(), received.operation.http.as_str()];
-    let examined = broker.receiver.examine(&request, &policy, now).map_err(refusal_of)?;
-    let bundles = broker.trust.current();
-    let verified =
-        broker.receiver.authenticate(examined, &bundles, &policy, &operations, clock::now_s()).map_err(refusal_of)?;
-    record.cid = Some(verified.chain().cid().to_string());
-    record.hop = Some(verified.chain().hop());
-    verify_root(broker, &verified)?;
-    decide(broker, received, &verified, record)?;
-    verify_age(broker, &verified)?;
-    let chain = broker.receiver.commit(verified, clock::now_s()).map_err(refusal_of)?;
-    log_accepted(broker, &chain).await?;
-    Ok(chain)
-}
-
-/// A documented component starts chains only if its document says so; for any other the documents'
-/// `acceptFrom`, compiled to Cedar, decides (custody-wire §6.12).
-fn verify_root(broker: &Broker, verified: &Verified) -> Result<(), Refusal> {
-    let root = verified.chain().path().next();
-    let documented = root.and_then(|root| broker.directory.by_id(root));
-    if documented.is_some_and(|component| !component.may_start) {
-        let rejection = Rejection::new(Code::Authority, "the root's component may not start chains");
-        return Err(refusal_of(rejection));
-    }
-    Ok(())
-}
-
-fn decide(
-    broker: &Broker,
-    received: &Received<'_>,
-    verified: &Verified,
-    record: &mut CallRecord,
-) -> Result<(), Refusal> {
-    let forbidden = |why: String| refusal_of(Rejection::new(Code::Forbidden, why));
-    let policy = broker.policy().ok_or_else(|| forbidden("no policy is loaded".to_owned()))?;
-    let caller = &verified.chain().newest().record().iss;
-    let decision = policy.decide(&Question {
-        caller: caller.as_str(),
-        callee: received.callee.id.as_str(),
-        caller_documented: broker.directory.by_id(caller).is_some(),
-        side: Side::Callee,
-        operation: received.operation,
-        method: received.method,
-        path: received.path,
-        hop: u32::try_from(verified.chain().hop()).unwrap_or(u32::MAX),
-    });
-    record.policy.clone_from(&decision.policies);
-    if decision.allowed { Ok(()) } else { Err(forbidden(decision.errors.join("; "))) }
-}
-
-/// After a start from a log that could not be read, older records may be replays.
-fn verify_age(broker: &Broker, verified: &Verified) -> Result<(), Refusal> {
-    let trusted_from = broker.started.get().map_or(i64::MAX, |started| started.trusted_from);
-    if verified.chain().newest().record().iat <= trusted_from {
-        return Err(refusal_of(Rejection::new(Code::Unavailable, "the log cannot tell whether this is a replay")));
-    }
-    Ok(())
-}
-
-async fn log_accepted(broker: &Broker, chain: &Chain) -> Result<(), Refusal> {
-    let mut certificates: Vec<(String, String)> = Vec::new();
-    for statement in chain.statements() {
-        certificates
-            .extend(statement.certificates().map(|certificate: &Arc<Certificate>| log_certificate(certificate)));
-    }
-    let entry = Entry::Record {
-        direction: Direction::Received,
-        refused: None,
-        detail: None,
-        sealed: Some(chain.newest().sealed().to_owned()),
-        ancestors: chain.ancestors().iter().map(|statement| statement.sealed().to_owned()).collect(),
-        claims: Some(claims_of(chain.newest().record())),
-    };
-    append(broker, entry, certificates).await.map_err(|error| {
-        let why = match error {
-            LogError::Unavailable(why) => why,
-            LogError::Unsealable(code) => code.to_owned(),
-            LogError::Unwitnessed => "no witness confirmed the entry in time (log_unwitnessed)".to_owned(),
-        };
-        refusal_of(Rejection::new(Code::Unavailable, format!("log: {why}")))
-    })
-}
-
-/// A refused message is logged before it is answered; if the log is away the refusal stands anyway.
-async fn log_refused(broker: &Broker, refusal: &Refusal, claimed: Option<HeaderValue>, is_proven: bool) {
-    if !is_proven && !broker.unproven.admits(Instant::now()) {
-        return;
-    }
-    let readable = claimed.and_then(|claimed| peek_unverified(&[(RECORD, claimed.as_bytes())]));
-    let (sealed, claims) = readable.map(|(sealed, record)| (sealed, claims_of(&record))).unzip();
-    let entry = Entry::Record {
-        direction: Direction::Received,
-        refused: Some(refusal.code.clone().into_owned()),
-        detail: Some(refusal.detail.clone()),
-        sealed,
-        ancestors: Vec::new(),
-        claims,
-    };
-    let _counted_by_the_writer = append(broker, entry, Vec::new()).await;
-}
-
-async fn append(broker: &Broker, entry: Entry, certificates: Vec<(String, String)>) -> Result<(), LogError> {
-    let unavailable = |why: &str| LogError::Unavailable(why.to_owned());
-    let started = broker.started.get().ok_or_else(|| unavailable("not started"))?;
-    let deadline = ms(broker.settings.timeouts_ms.log_write);
-    timeout(deadline, started.log.append(entry, certificates)).await.unwrap_or_else(|_| Err(unavailable("too slow")))
-}
-
-fn claims_of(record: &Record) -> Claims {
-    Claims {
-        iss: record.iss.to_string(),
-        aud: record.aud.clone(),
-        jti: record.jti.to_string(),
-        exp: record.exp,
-        cid: record.cid.to_string(),
-        hop: u32::try_from(record.hop).unwrap_or(u32::MAX),
-        op: record.op.clone(),
-    }
+    let chain = accept(broker, connection, &received, record, voucher).await?;
+    let receipts = voucher.as_ref().map(|voucher| Arc::clone(&voucher.receipts)).unwrap_or_default();
+    let delivery =
+        Delivery { callee: &callee, chain, method: parts.method, target, headers: parts.headers, body, receipts };
+    let response = deliver(broker, delivery).await?;
+    vouch(voucher, peer, response).await
 }

@@ -8,29 +8,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hopseal_custody::error::Code;
 use hopseal_custody::fields::HANDLE;
 use hopseal_custody::hash::encode_base64;
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{HeaderName, Method, Request, Response, Version};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use crate::body::Reply;
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::directory::Component;
 use crate::headers;
 use crate::instance::Leaf;
-use crate::outbound::{Answered, Parent};
+use crate::outbound::Parent;
 use crate::outgoing::{Outgoing, compose_request};
 use crate::pool::{Lease, Sender};
-use crate::problem::Refusal;
+use crate::problem::{PeerRefusal, Refusal};
 use crate::settings::ms;
 use crate::task;
+use crate::verified::{Taken, take};
 
 /// A request that was not processed is sent this often in all.
 const ATTEMPTS: usize = 3;
-/// Longest problem document that is looked into.
-const MAX_PROBLEM_BYTES: usize = 16 << 10;
 
 /// Why an attempt ended without a response.
 enum Failed {
@@ -43,12 +44,16 @@ enum Failed {
 ///
 /// # Errors
 /// The call did not happen, or its answer was lost.
-pub async fn send(broker: &Arc<Broker>, outgoing: Outgoing, record: &mut CallRecord) -> Result<Answered, Refusal> {
+pub async fn send(
+    broker: &Arc<Broker>,
+    outgoing: Outgoing,
+    record: &mut CallRecord,
+) -> Result<Response<Reply>, Refusal> {
     let mut extra_certificates: Vec<String> = Vec::new();
     let mut last = String::new();
     for attempt in 0..ATTEMPTS {
         let lease = connect(broker, &outgoing).await?;
-        let request = compose_request(broker, &outgoing, &lease, &extra_certificates, record).await?;
+        let (request, sent) = compose_request(broker, &outgoing, &lease, &extra_certificates, record).await?;
         let response = match transmit(broker, lease, request).await {
             Ok(response) => response,
             Err(Failed::Unprocessed(why)) => {
@@ -57,13 +62,15 @@ pub async fn send(broker: &Arc<Broker>, outgoing: Outgoing, record: &mut CallRec
             }
             Err(Failed::Lost(why)) => return Err(Refusal::new("peer_unreachable", why)),
         };
-        if response.status() != StatusCode::PRECONDITION_REQUIRED || !is_problem(response.headers()) {
-            return finish(broker, outgoing, response.map(Ok));
-        }
-        let (response, missing) = read_missing(broker, response).await?;
-        extra_certificates = own_certificates(&outgoing.caller.leaf, &missing);
-        if attempt > 0 || extra_certificates.is_empty() {
-            return finish(broker, outgoing, response.map(Err));
+        let is_head = outgoing.method == Method::HEAD;
+        match take(sent, response, is_head, outgoing.version >= Version::HTTP_11).await? {
+            Taken::Answer(response) => return finish(broker, outgoing, response),
+            Taken::Refused(PeerRefusal { refusal }) => {
+                extra_certificates = wanted_certificates(&outgoing.caller.leaf, &refusal);
+                if attempt > 0 || extra_certificates.is_empty() {
+                    return finish(broker, outgoing, refusal.response().map(Reply::whole));
+                }
+            }
         }
     }
     Err(Refusal::new("peer_unreachable", last))
@@ -147,48 +154,22 @@ fn says_unprocessed(error: &h2::Error) -> bool {
 }
 
 /// The answer as the component gets it; a new root comes with the handle of its siblings.
-fn finish(
-    broker: &Broker,
-    outgoing: Outgoing,
-    response: Response<Result<Incoming, Bytes>>,
-) -> Result<Answered, Refusal> {
-    let (mut parts, body) = response.into_parts();
-    headers::strip(&mut parts.headers);
+fn finish(broker: &Broker, outgoing: Outgoing, mut response: Response<Reply>) -> Result<Response<Reply>, Refusal> {
     if let Parent::Root { root, is_new: true } = outgoing.parent {
-        let handle = task::issue(broker, &outgoing.caller, root)?;
+        let handle = task::issue(broker, &outgoing.caller, root, outgoing.receipts)?;
         let value = headers::custody_value(&handle);
-        parts.headers.extend(value.map(|value| (HeaderName::from_static(HANDLE), value)));
+        response.headers_mut().extend(value.map(|value| (HeaderName::from_static(HANDLE), value)));
     }
-    parts.version = http::Version::HTTP_11;
-    Ok(match body {
-        Ok(stream) => Answered::Stream(Response::from_parts(parts, stream)),
-        Err(whole) => Answered::Whole(Response::from_parts(parts, whole)),
-    })
+    Ok(response)
 }
 
-fn is_problem(list: &HeaderMap) -> bool {
-    list.get(header::CONTENT_TYPE).is_some_and(|value| value == "application/problem+json")
-}
-
-/// The items that the peer asks for (custody-wire §5.7), and the response with its body read.
-async fn read_missing(
-    broker: &Broker,
-    response: Response<Incoming>,
-) -> Result<(Response<Bytes>, Vec<String>), Refusal> {
-    let (parts, body) = response.into_parts();
-    let read = timeout(ms(broker.settings.timeouts_ms.body_read), Limited::new(body, MAX_PROBLEM_BYTES).collect());
-    let body = read.await.map_err(|_| Refusal::new("peer_timeout", "a refusal did not end in time"))?;
-    let body = body.map_err(|error| Refusal::new("peer_unreachable", error.to_string()))?.to_bytes();
-    let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    let missing = if problem["code"] == "custody_unresolved" { problem["missing"].as_array() } else { None };
-    let missing = missing.into_iter().flatten().filter_map(|item| item.as_str().map(ToOwned::to_owned)).collect();
-    Ok((Response::from_parts(parts, body), missing))
-}
-
-/// Those of our own certificates that the peer lacks; ancestors' were sent already.
-fn own_certificates(leaf: &Leaf, missing: &[String]) -> Vec<String> {
+/// Those of our own certificates that the peer asks for (custody-wire §5.7); ancestors' were sent already.
+fn wanted_certificates(leaf: &Leaf, refusal: &Refusal) -> Vec<String> {
+    if refusal.code != Code::Unresolved.as_str() {
+        return Vec::new();
+    }
     let own = std::iter::once(&leaf.certificate).chain(&leaf.intermediates);
-    own.filter(|certificate| missing.contains(&format!("cert:{}", certificate.thumbprint())))
+    own.filter(|certificate| refusal.missing.contains(&format!("cert:{}", certificate.thumbprint())))
         .map(|certificate| format!(":{}:", encode_base64(certificate.der())))
         .collect()
 }

@@ -1,7 +1,7 @@
 //! The final comment of an event stream that carries a receipt.
 //!
-//! Owns: writing it, and taking it off a stream that passes chunk by chunk. Only the very end of the
-//! stream counts: a comment like it that something follows is body.
+//! Owns: taking it off a stream that passes chunk by chunk. Only the very end of the stream counts: a
+//! comment like it that something follows is body. Does not own: writing it (crate `hopseal_custody`).
 //!
 //! Source: custody-wire §7.3 "SSE response".
 
@@ -18,11 +18,6 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("text/event-stream") && !headers.contains_key(header::CONTENT_ENCODING)
-}
-
-/// The comment that carries `sealed`; it must begin a line.
-pub fn comment(sealed: &str) -> Bytes {
-    [OPENING, sealed.as_bytes(), END].concat().into()
 }
 
 /// A stream without its final comment.
@@ -77,6 +72,8 @@ fn may_be_comment(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use hopseal_custody::fields::receipt_comment;
+
     use super::*;
 
     /// Body and receipt of `stream`, cut into chunks of `step` bytes.
@@ -95,7 +92,7 @@ mod tests {
     #[test]
     fn the_final_comment_is_taken_off_however_it_is_cut() {
         for body in ["", "data: 1\n\n", ": custody-receipt early\n\ndata: 2\n\n", ": custody-receipt x\n\n", "\n", "::\n"] {
-            let stream = [body.as_bytes(), &comment("a.b-c_d")].concat();
+            let stream = [body.as_bytes(), receipt_comment("a.b-c_d").as_bytes()].concat();
             for step in 1..=stream.len() {
                 assert_eq!(scan(&stream, step), (body.as_bytes().to_vec(), Some("a.b-c_d".to_owned())), "{body:?}");
             }

@@ -19,8 +19,9 @@ use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode, header};
 
 use crate::body::Buffered;
-use crate::broker::{Broker, Continues};
+use crate::broker::{Broker, Context, Continues};
 use crate::clock;
+use crate::gathered::Gathered;
 use crate::headers;
 use crate::outbound::Caller;
 use crate::problem::Refusal;
@@ -54,7 +55,7 @@ pub fn answer(
     let now = clock::now_s();
     let root = start(caller, now, task, &limits)?;
     let text = serde_json::json!({"task": root.task.id, "cid": root.cid.to_string(), "expires_at": root.auth.exp});
-    let handle = issue(broker, caller, root)?;
+    let handle = issue(broker, caller, root, Arc::default())?;
     let mut response = Response::new(Bytes::from(text.to_string()));
     *response.status_mut() = StatusCode::CREATED;
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
@@ -64,15 +65,15 @@ pub fn answer(
     Ok(response)
 }
 
-/// A handle for the siblings of `root`.
+/// A handle for the siblings of `root`, with the receipts obtained so far.
 ///
 /// # Errors
 /// `overloaded`: too many handles are in use.
-pub fn issue(broker: &Broker, caller: &Caller, root: Root) -> Result<String, Refusal> {
+pub fn issue(broker: &Broker, caller: &Caller, root: Root, receipts: Arc<Gathered>) -> Result<String, Refusal> {
     let until = root.auth.exp;
     broker
         .handles
-        .issue(&caller.instance, Arc::new(Continues::Task(root)), until)
+        .issue(&caller.instance, Arc::new(Context { continues: Continues::Task(root), receipts }), until)
         .ok_or_else(|| Refusal::new("overloaded", "too many handles"))
 }
 

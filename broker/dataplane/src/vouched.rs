@@ -10,19 +10,19 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use hopseal_custody::fields::RECEIPT;
+use hopseal_custody::binding::{BodySum, BodySummer};
+use hopseal_custody::fields::{RECEIPT, receipt_comment};
 use hopseal_custody::outcome::Fin;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::body::{BodyFailed, Payload, WHOLE_BYTES, is_whole};
-use crate::digest::BodyDigest;
+use crate::body::{BodyFailed, Reply, WHOLE_BYTES, is_whole};
 use crate::headers;
 use crate::problem::Refusal;
 use crate::sse;
-use crate::voucher::{HeadVoucher, Voucher, receipt_unavailable};
+use crate::voucher::{HeadVoucher, Voucher, bind_head, receipt_unavailable};
 
 /// What the answer to one request may look like.
 pub struct Peer {
@@ -46,22 +46,36 @@ impl Peer {
     }
 }
 
-/// The component's answer with a receipt.
+/// The component's answer with a receipt by `voucher`.
 ///
 /// # Errors
-/// There will be no receipt, or the component's answer broke off before anything of it left.
-pub async fn vouch(voucher: Voucher, peer: &Peer, response: Response<Incoming>) -> Result<Response<Payload>, Refusal> {
+/// The component's answer broke off before anything of it left, which the voucher is still good to tell; or there
+/// will be no receipt.
+pub async fn vouch(
+    voucher: &mut Option<Voucher>,
+    peer: &Peer,
+    response: Response<Incoming>,
+) -> Result<Response<Reply>, Refusal> {
     let (mut parts, body) = response.into_parts();
     let is_bodiless = peer.is_head || has_no_body(parts.status);
     let in_comment = !peer.is_h2() && sse::is_event_stream(&parts.headers);
-    let voucher = voucher.for_head(parts.status, &parts.headers)?;
+    let head = bind_head(parts.status, &parts.headers)?;
+    let unspent = voucher.take().ok_or_else(|| receipt_unavailable("the call was vouched for"))?;
+    let head = HeadVoucher::new(unspent, head);
     if is_bodiless || is_whole(&parts.headers, &body) || !(peer.takes_trailers || in_comment) {
         let limit = if peer.takes_trailers { WHOLE_BYTES } else { peer.limit_bytes };
-        let bytes = collect(body, limit).await?;
+        let mut unfinished = Unfinished { voucher: Some(head), bytes: BytesMut::new() };
+        let read = unfinished.read(body, limit).await;
+        let Some(head) = unfinished.voucher.take() else { return Err(receipt_unavailable("the call was vouched for")) };
+        if let Err(refusal) = read {
+            *voucher = Some(head.into_voucher());
+            return Err(refusal);
+        }
+        let bytes = std::mem::take(&mut unfinished.bytes).freeze();
         if !peer.is_head {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
-        let sealed = voucher.seal(BodyDigest::of(&bytes), Fin::Eof).await?;
+        let sealed = head.seal(BodySum::of(&bytes), Fin::Eof).await?;
         let place = if is_bodiless { Place::Header } else { peer.whole_place() };
         return Ok(place.put(sealed, Response::from_parts(parts, bytes)));
     }
@@ -71,22 +85,22 @@ pub async fn vouch(voucher: Voucher, peer: &Peer, response: Response<Incoming>) 
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.insert(header::TRAILER, HeaderValue::from_static(RECEIPT));
     }
-    let stream = VouchedBody::new(body, voucher, in_comment);
-    Ok(Response::from_parts(parts, Payload::Vouched(Box::new(stream))))
+    let stream = VouchedBody::new(body, head, in_comment);
+    Ok(Response::from_parts(parts, Reply::Vouched(Box::new(stream))))
 }
 
 /// A refusal of ours with a receipt; without one if none can be made, for it is an error anyway.
-pub async fn vouch_refusal(voucher: Voucher, peer: &Peer, refusal: &Refusal) -> Response<Payload> {
+pub async fn vouch_refusal(voucher: Voucher, peer: &Peer, refusal: &Refusal) -> Response<Reply> {
     let response = refusal.response();
-    let body = BodyDigest::of(response.body());
-    let sealed = match voucher.for_head(response.status(), response.headers()) {
-        Ok(voucher) => voucher.seal(body, Fin::Deny).await,
+    let body = BodySum::of(response.body());
+    let sealed = match bind_head(response.status(), response.headers()) {
+        Ok(head) => HeadVoucher::new(voucher, head).seal(body, Fin::Deny).await,
         Err(refusal) => Err(refusal),
     };
     match sealed {
         Ok(sealed) if peer.is_head => Place::Header.put(sealed, response),
         Ok(sealed) => peer.whole_place().put(sealed, response),
-        Err(_no_receipt) => response.map(Payload::whole),
+        Err(_no_receipt) => response.map(Reply::whole),
     }
 }
 
@@ -95,18 +109,39 @@ fn has_no_body(status: StatusCode) -> bool {
     matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// The body's bytes; trailers of a component are dropped, they could carry Custody fields.
-async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
-    let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Refusal::new("callee_unavailable", format!("the answer broke off: {error}")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > limit {
-            return Err(receipt_unavailable("the answer is too long for a caller that takes no trailers"));
+/// An answer that is being read whole; that nobody waits for it any more is logged.
+struct Unfinished {
+    voucher: Option<HeadVoucher>,
+    bytes: BytesMut,
+}
+
+impl Unfinished {
+    /// Takes in the whole body; trailers of a component are dropped, they could carry Custody fields.
+    async fn read(&mut self, mut body: Incoming, limit: usize) -> Result<(), Refusal> {
+        let memory = self.voucher.as_ref().map(HeadVoucher::memory);
+        let mut reserved = None;
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|error| Refusal::new("callee_unavailable", format!("the answer broke off: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if self.bytes.len() + data.len() > limit {
+                return Err(receipt_unavailable("the answer is too long for a caller that takes no trailers"));
+            }
+            if let Some(memory) = &memory {
+                memory.reserve(&mut reserved, self.bytes.len() + data.len())?;
+            }
+            self.bytes.extend_from_slice(&data);
         }
-        bytes.extend_from_slice(&data);
+        Ok(())
     }
-    Ok(bytes.freeze())
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(voucher) = self.voucher.take() {
+            voucher.abort(BodySum::of(&self.bytes));
+        }
+    }
 }
 
 /// Where the receipt of a whole answer stands.
@@ -123,15 +158,15 @@ impl Peer {
 }
 
 impl Place {
-    fn put(self, sealed: String, response: Response<Bytes>) -> Response<Payload> {
+    fn put(self, sealed: String, response: Response<Bytes>) -> Response<Reply> {
         let (mut parts, bytes) = response.into_parts();
         let fields = receipt_fields(&sealed);
         let body = match self {
             Self::Header => {
                 parts.headers.extend(fields);
-                Payload::whole(bytes)
+                Reply::whole(bytes)
             }
-            Self::Trailer => Payload::whole_with_trailers(bytes, fields),
+            Self::Trailer => Reply::whole_with_trailers(bytes, fields),
         };
         Response::from_parts(parts, body)
     }
@@ -145,7 +180,7 @@ fn receipt_fields(sealed: &str) -> HeaderMap {
 type Sealing = Pin<Box<dyn Future<Output = Result<String, Refusal>> + Send>>;
 
 enum State {
-    Streaming { voucher: HeadVoucher, digest: BodyDigest, at_line_start: bool },
+    Streaming { voucher: HeadVoucher, body: BodySummer, at_line_start: bool },
     Sealing(Sealing),
     Ended,
 }
@@ -159,26 +194,26 @@ pub struct VouchedBody {
 
 impl VouchedBody {
     fn new(inner: Incoming, voucher: HeadVoucher, in_comment: bool) -> Self {
-        let state = State::Streaming { voucher, digest: BodyDigest::default(), at_line_start: true };
+        let state = State::Streaming { voucher, body: BodySummer::default(), at_line_start: true };
         Self { inner, state, in_comment }
     }
 
     /// The component's answer is over: begins to seal. A comment must begin a line, which then counts as body.
     fn end(&mut self) -> Option<Frame<Bytes>> {
-        let State::Streaming { voucher, mut digest, at_line_start } = std::mem::replace(&mut self.state, State::Ended)
+        let State::Streaming { voucher, mut body, at_line_start } = std::mem::replace(&mut self.state, State::Ended)
         else {
             return None;
         };
         let feed = (self.in_comment && !at_line_start).then(|| Bytes::from_static(b"\n"));
         if let Some(feed) = &feed {
-            digest.update(feed);
+            body.update(feed);
         }
-        self.state = State::Sealing(Box::pin(voucher.seal(digest, Fin::Eof)));
+        self.state = State::Sealing(Box::pin(voucher.seal(body.finish(), Fin::Eof)));
         feed.map(Frame::data)
     }
 
     fn receipt(&self, sealed: &str) -> Frame<Bytes> {
-        if self.in_comment { Frame::data(sse::comment(sealed)) } else { Frame::trailers(receipt_fields(sealed)) }
+        if self.in_comment { Frame::data(receipt_comment(sealed).into()) } else { Frame::trailers(receipt_fields(sealed)) }
     }
 }
 
@@ -190,11 +225,11 @@ impl Body for VouchedBody {
         let this = self.get_mut();
         loop {
             match &mut this.state {
-                State::Streaming { digest, at_line_start, .. } => {
+                State::Streaming { body, at_line_start, .. } => {
                     match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
                         Some(Ok(frame)) => {
                             let Ok(data) = frame.into_data() else { continue };
-                            digest.update(&data);
+                            body.update(&data);
                             *at_line_start = data.last().map_or(*at_line_start, |last| *last == b'\n');
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
@@ -229,8 +264,8 @@ impl Body for VouchedBody {
 
 impl Drop for VouchedBody {
     fn drop(&mut self) {
-        if let State::Streaming { voucher, digest, .. } = std::mem::replace(&mut self.state, State::Ended) {
-            voucher.abort(digest);
+        if let State::Streaming { voucher, body, .. } = std::mem::replace(&mut self.state, State::Ended) {
+            voucher.abort(body.finish());
         }
     }
 }

@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 
-use hopseal_custody::binding::response_binding;
-use hopseal_custody::compose::Payload;
+use hopseal_custody::binding::{BodySum, response_binding};
+use hopseal_custody::compose::receipt_payload;
 use hopseal_custody::error::{Code, Rejection};
 use hopseal_custody::hash::{ClaimHash, RandomId, StatementHash};
 use hopseal_custody::ids::SpiffeId;
@@ -19,11 +19,11 @@ use hopseal_custody::receipt::Receipt;
 use http::{HeaderMap, StatusCode};
 use tokio::time::timeout;
 
+use crate::body::BodyMemory;
 use crate::broker::Broker;
 use crate::clock;
-use crate::digest::BodyDigest;
 use crate::gathered::Gathered;
-use crate::headers;
+use crate::headers::lines;
 use crate::instance::Leaf;
 use crate::log::{About, Kind, LogError, SealRequest, Sealed};
 use crate::problem::{Refusal, refusal_of};
@@ -44,11 +44,29 @@ pub struct Voucher {
     pub decision: String,
 }
 
+/// The head of an answer as a receipt binds it.
+pub struct Head {
+    status: StatusCode,
+    rsb: ClaimHash,
+}
+
 /// A voucher for an answer whose head is known.
 pub struct HeadVoucher {
     voucher: Voucher,
-    status: StatusCode,
-    rsb: ClaimHash,
+    head: Head,
+}
+
+/// Binds the head of an answer, which must not change any more.
+///
+/// # Errors
+/// `callee_unavailable`: the component answered with an interim status, or a header that cannot be bound.
+pub fn bind_head(status: StatusCode, headers: &HeaderMap) -> Result<Head, Refusal> {
+    if status.is_informational() {
+        return Err(Refusal::new("callee_unavailable", "no final status"));
+    }
+    let rsb = response_binding(status.as_u16(), &lines(headers));
+    let rsb = rsb.map_err(|rejection| Refusal::new("callee_unavailable", rejection.detail))?;
+    Ok(Head { status, rsb })
 }
 
 impl Voucher {
@@ -64,48 +82,54 @@ impl Voucher {
             self.decision.push_str(id);
         }
     }
-
-    /// Binds the head of the answer, which must not change any more.
-    ///
-    /// # Errors
-    /// `callee_unavailable`: the component answered with a header that cannot be bound.
-    pub fn for_head(self, status: StatusCode, head: &HeaderMap) -> Result<HeadVoucher, Refusal> {
-        let rsb = response_binding(status.as_u16(), &headers::lines(head));
-        let rsb = rsb.map_err(|rejection| Refusal::new("callee_unavailable", rejection.detail))?;
-        Ok(HeadVoucher { voucher: self, status, rsb })
-    }
 }
 
 impl HeadVoucher {
+    pub fn new(voucher: Voucher, head: Head) -> Self {
+        Self { voucher, head }
+    }
+
+    /// The voucher again, for another answer.
+    pub fn into_voucher(self) -> Voucher {
+        self.voucher
+    }
+
+    /// Where an answer that is held back counts.
+    pub fn memory(&self) -> BodyMemory {
+        self.voucher.broker.memory.clone()
+    }
+
     /// The receipt's sealed text, once it is durable in the log.
     ///
     /// # Errors
     /// `custody_receipt_unavailable` if the leaf may no longer seal, `custody_unavailable` if the log is away: the
     /// answer must not pass as complete.
-    pub async fn seal(self, body: BodyDigest, fin: Fin) -> Result<String, Refusal> {
+    pub async fn seal(self, body: BodySum, fin: Fin) -> Result<String, Refusal> {
         let unavailable = |why: String| refusal_of(Rejection::new(Code::Unavailable, format!("log: {why}")));
         let broker = Arc::clone(&self.voucher.broker);
         let started = broker.started.get().ok_or_else(|| unavailable("not started".into()))?;
         let sealing = started.log.seal(self.request(body, fin)?);
         match timeout(ms(broker.settings.timeouts_ms.log_write), sealing).await {
             Ok(Ok(sealed)) => Ok(sealed),
-            Ok(Err(LogError::Unsealable(code))) => Err(receipt_unavailable(code)),
+            Ok(Err(LogError::Unsealable(code))) => Err(receipt_unavailable(&format!("the server leaf may not seal: {code}"))),
             Ok(Err(LogError::Unavailable(why))) => Err(unavailable(why)),
+            Ok(Err(LogError::Unwitnessed)) => {
+                Err(unavailable("no witness confirmed the receipt in time (log_unwitnessed)".into()))
+            }
             Err(_elapsed) => Err(unavailable("too slow".into())),
         }
     }
 
     /// Logs that the answer was cut after `body`; nobody waits for it.
-    pub fn abort(self, body: BodyDigest) {
+    pub fn abort(self, body: BodySum) {
         let broker = Arc::clone(&self.voucher.broker);
         if let (Some(started), Ok(request)) = (broker.started.get(), self.request(body, Fin::Abort)) {
             let _the_call_is_lost_anyway = started.log.seal_nowait(request);
         }
     }
 
-    fn request(self, body: BodyDigest, fin: Fin) -> Result<SealRequest, Refusal> {
-        let Self { voucher, status, rsb } = self;
-        let (cd, len) = body.finish();
+    fn request(self, body: BodySum, fin: Fin) -> Result<SealRequest, Refusal> {
+        let Self { voucher, head: Head { status, rsb } } = self;
         let about = About {
             iss: voucher.leaf.id.to_string(),
             aud: voucher.caller.to_string(),
@@ -123,13 +147,13 @@ impl HeadVoucher {
             rec: voucher.rec,
             st: status.as_u16(),
             rsb,
-            len,
-            cd,
+            len: body.len,
+            cd: ClaimHash(body.sha256),
             fin,
             kids: voucher.receipts.kids(),
             dec: (!voucher.decision.is_empty()).then_some(voucher.decision),
         };
-        let payload = Payload::of(&Receipt { outcome }).map_err(refusal_of)?;
+        let payload = receipt_payload(&Receipt { outcome }).map_err(|rejection| receipt_unavailable(&rejection.detail))?;
         let claims = Sealed::Other(Kind::Receipt, about);
         Ok(SealRequest { leaf: voucher.leaf, payload, receiver_trust_domain, claims })
     }
@@ -137,5 +161,5 @@ impl HeadVoucher {
 
 /// The caller wants a receipt and there will be none.
 pub fn receipt_unavailable(why: &str) -> Refusal {
-    refusal_of(Rejection::new(Code::ReceiptUnavailable, format!("the server leaf may not seal: {why}")))
+    refusal_of(Rejection::new(Code::ReceiptUnavailable, why))
 }

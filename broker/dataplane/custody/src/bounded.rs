@@ -2,7 +2,7 @@
 //!
 //! Owns: bounding and eviction, oldest first. Does not own: what is stored (see `cache`).
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -14,14 +14,17 @@ struct Entry<V> {
 
 /// At most `capacity` entries, at most `quota` for each peer that caused them.
 ///
-/// A peer at its quota replaces its own oldest entry; in a full map the oldest of all goes,
-/// but the inserting peer's own first if it has any.
+/// A peer at its quota replaces its own oldest entry. In a full map the largest holder's oldest goes,
+/// or the inserting peer's own if nobody holds more: who has little is never pushed out by who has much,
+/// and a newcomer gets a share.
 pub(crate) struct BoundedMap<K, V> {
     capacity: usize,
     quota: usize,
     entries: HashMap<K, Entry<V>>,
     by_age: BTreeMap<u64, K>,
     by_peer: HashMap<Arc<str>, VecDeque<u64>>,
+    /// How much each peer holds.
+    by_share: BTreeSet<(usize, Arc<str>)>,
     next: u64,
 }
 
@@ -33,6 +36,7 @@ impl<K: Clone + Eq + Hash, V> BoundedMap<K, V> {
             entries: HashMap::new(),
             by_age: BTreeMap::new(),
             by_peer: HashMap::new(),
+            by_share: BTreeSet::new(),
             next: 0,
         }
     }
@@ -56,10 +60,10 @@ impl<K: Clone + Eq + Hash, V> BoundedMap<K, V> {
             return;
         }
         let held = self.by_peer.get(peer).map_or(0, VecDeque::len);
-        if held >= self.quota || (held > 0 && self.entries.len() >= self.capacity) {
+        if held >= self.quota {
             self.evict_oldest_of(peer);
         } else if self.entries.len() >= self.capacity {
-            self.evict_oldest();
+            self.make_room(peer, held);
         }
         let peer: Arc<str> = match self.by_peer.get_key_value(peer) {
             Some((known, _)) => Arc::clone(known),
@@ -68,14 +72,33 @@ impl<K: Clone + Eq + Hash, V> BoundedMap<K, V> {
         let order = self.next;
         self.next += 1;
         self.by_age.insert(order, key.clone());
-        self.by_peer.entry(Arc::clone(&peer)).or_default().push_back(order);
+        let orders = self.by_peer.entry(Arc::clone(&peer)).or_default();
+        self.by_share.remove(&(orders.len(), Arc::clone(&peer)));
+        orders.push_back(order);
+        self.by_share.insert((orders.len(), Arc::clone(&peer)));
         self.entries.insert(key, Entry { value, order, peer });
+    }
+
+    /// Removes every entry that `peer` caused.
+    pub(crate) fn remove_all_of(&mut self, peer: &str) {
+        while self.by_peer.contains_key(peer) {
+            self.evict_oldest_of(peer);
+        }
     }
 
     fn evict_oldest_of(&mut self, peer: &str) {
         let oldest = self.by_peer.get(peer).and_then(|orders| orders.front().copied());
         if let Some(order) = oldest {
             self.evict(order);
+        }
+    }
+
+    /// Evicts one entry for `peer`, which holds `held`.
+    fn make_room(&mut self, peer: &str, held: usize) {
+        match self.by_share.last().cloned() {
+            Some((most, largest)) if most > held && most > 1 => self.evict_oldest_of(&largest),
+            _ if held > 0 => self.evict_oldest_of(peer),
+            _ => self.evict_oldest(),
         }
     }
 
@@ -90,13 +113,62 @@ impl<K: Clone + Eq + Hash, V> BoundedMap<K, V> {
         let Some(entry) = self.by_age.remove(&order).and_then(|key| self.entries.remove(&key)) else { return };
         debug_assert_eq!(entry.order, order);
         if let Some(orders) = self.by_peer.get_mut(&entry.peer) {
+            self.by_share.remove(&(orders.len(), Arc::clone(&entry.peer)));
             // The oldest of all is also the oldest of its peer, so it stands at the front.
             if orders.front() == Some(&order) {
                 orders.pop_front();
             }
             if orders.is_empty() {
                 self.by_peer.remove(&entry.peer);
+            } else {
+                self.by_share.insert((orders.len(), Arc::clone(&entry.peer)));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(capacity: usize, quota: usize, insertions: &[(u32, &str)]) -> BoundedMap<u32, ()> {
+        let mut map = BoundedMap::new(capacity, quota);
+        for (key, peer) in insertions {
+            map.insert(*key, (), peer);
+            assert!(map.len() <= capacity);
+            assert_eq!(map.by_share.iter().map(|(held, _)| held).sum::<usize>(), map.len());
+        }
+        map
+    }
+
+    fn keys(map: &BoundedMap<u32, ()>) -> Vec<u32> {
+        map.by_age.values().copied().collect()
+    }
+
+    #[test]
+    fn in_a_full_map_the_largest_holder_makes_room() {
+        let map = filled(4, 4, &[(1, "a"), (2, "b"), (3, "b"), (4, "b"), (5, "c"), (6, "c")]);
+        assert_eq!(keys(&map), [1, 4, 5, 6]);
+    }
+
+    #[test]
+    fn who_holds_as_much_as_anybody_replaces_its_own() {
+        let map = filled(4, 4, &[(1, "a"), (2, "a"), (3, "b"), (4, "b"), (5, "b"), (6, "b")]);
+        assert_eq!(keys(&map), [1, 2, 5, 6]);
+    }
+
+    #[test]
+    fn among_many_small_holders_the_oldest_entry_goes() {
+        let map = filled(3, 3, &[(1, "z"), (2, "b"), (3, "c"), (4, "d")]);
+        assert_eq!(keys(&map), [2, 3, 4]);
+    }
+
+    #[test]
+    fn everything_of_one_peer_can_be_removed() {
+        let mut map = filled(9, 9, &[(1, "a"), (2, "b"), (3, "a")]);
+        map.remove_all_of("a");
+        map.remove_all_of("nobody");
+        assert_eq!(keys(&map), [2]);
+        assert_eq!(map.by_share.len(), 1);
     }
 }

@@ -1,8 +1,11 @@
 //! The Custody fields of an outgoing request.
 //!
-//! Owns: which ancestors and certificates go along, and their sizes. Does not own:
-//! omitting what a peer has acknowledged: everything is sent.
+//! Owns: which ancestors and certificates go along, and their sizes. Does not own: what a peer
+//! has acknowledged (see `acknowledged`).
 
+use crate::acknowledged::Acknowledged;
+use crate::cache::VerifiedStatement;
+use crate::cert::Certificate;
 use crate::chain::Chain;
 use crate::error::{Code, Rejection, Result};
 use crate::fields::{CERTS, CHAIN, RECORD};
@@ -26,17 +29,40 @@ impl ForwardedFields {
     /// # Errors
     /// `too_long` or `too_large` if the next hop would have to refuse them.
     pub fn build(parent: &Chain, hops: usize) -> Result<Self> {
+        Self::of(parent, hops, |_| false, |_| false)
+    }
+
+    /// As [`ForwardedFields::build`], without what the peer with the leaf `peer` has acknowledged.
+    ///
+    /// Of the ancestors only the oldest are left out (custody-wire §5.6): the receiver puts known ones in front.
+    ///
+    /// # Errors
+    /// As [`ForwardedFields::build`].
+    pub fn build_for(peer: &Thumbprint, acknowledged: &Acknowledged, parent: &Chain, hops: usize) -> Result<Self> {
+        let holds_statement = |statement: &VerifiedStatement| acknowledged.holds_statement(peer, statement);
+        let holds_certificate = |certificate: &Certificate| acknowledged.holds_certificate(peer, certificate);
+        Self::of(parent, hops, holds_statement, holds_certificate)
+    }
+
+    fn of(
+        parent: &Chain,
+        hops: usize,
+        holds_statement: impl Fn(&VerifiedStatement) -> bool,
+        holds_certificate: impl Fn(&Certificate) -> bool,
+    ) -> Result<Self> {
         let count = parent.ancestors().len() + 2;
         if count > hops.min(MAX_HOPS) {
             return Err(Rejection::new(Code::TooLong, "the chain would have too many records"));
         }
-        let sealed: Vec<&str> = parent.statements().map(|statement| statement.sealed()).collect();
-        let chain = sealed.join(", ");
-        let certs = certificate_list(parent)?;
+        let statements: Vec<&VerifiedStatement> =
+            parent.statements().map(AsRef::as_ref).skip_while(|statement| holds_statement(statement)).collect();
+        let chain = statements.iter().map(|statement| statement.sealed()).collect::<Vec<_>>().join(", ");
+        let certs = certificate_list(&statements, holds_certificate)?;
         if chain.len() > MAX_CHAIN_BYTES || certs.len() > MAX_CERTS_BYTES {
             return Err(Rejection::new(Code::TooLarge, "the chain would be too large"));
         }
-        Ok(Self { chain: Some(chain), certs: Some(certs) })
+        let present = |value: String| (!value.is_empty()).then_some(value);
+        Ok(Self { chain: present(chain), certs: present(certs) })
     }
 
     /// Nothing if these fields and the sealed record fit into one request.
@@ -53,11 +79,11 @@ impl ForwardedFields {
     }
 }
 
-fn certificate_list(parent: &Chain) -> Result<String> {
+fn certificate_list(statements: &[&VerifiedStatement], is_held: impl Fn(&Certificate) -> bool) -> Result<String> {
     let mut listed: Vec<Thumbprint> = Vec::new();
     let mut elements: Vec<String> = Vec::new();
-    for certificate in parent.statements().flat_map(|statement| statement.certificates()) {
-        if listed.contains(&certificate.thumbprint()) {
+    for certificate in statements.iter().flat_map(|statement| statement.certificates()) {
+        if listed.contains(&certificate.thumbprint()) || is_held(certificate) {
             continue;
         }
         if certificate.der().len() > MAX_CERT_DER_BYTES || listed.len() >= MAX_CERTS {

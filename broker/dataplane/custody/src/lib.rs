@@ -4,6 +4,7 @@
 //! Every function is pure computation; time and randomness arrive as arguments.
 #![forbid(unsafe_code)]
 
+pub mod acknowledged;
 pub mod authority;
 pub mod binding;
 mod bounded;

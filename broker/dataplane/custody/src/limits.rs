@@ -72,3 +72,7 @@ pub const PEER_SHARE: usize = 4;
 pub const AUTHORITY_CACHE_ENTRIES: usize = 256;
 /// Authorities tried for one path.
 pub const MAX_PATH_CANDIDATES: usize = 8;
+/// Elements that peers are remembered to hold.
+pub const ACKNOWLEDGED_ENTRIES: usize = 32_768;
+/// Elements that one peer is remembered to hold: no more than its prefix cache keeps of one caller.
+pub const ACKNOWLEDGED_PER_PEER: usize = PREFIX_CACHE_ENTRIES / PEER_SHARE;

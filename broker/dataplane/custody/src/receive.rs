@@ -169,6 +169,14 @@ pub struct Examined {
     peer: Arc<str>,
 }
 
+impl Examined {
+    /// Statement hash and claims of the newest record, for a receipt: nothing in them is proven.
+    #[must_use]
+    pub fn newest(&self) -> (StatementHash, &Record) {
+        (self.newest.statement.hash(), &self.newest.claims)
+    }
+}
+
 /// A chain that was proven, before the broker's own policy and the replay check.
 #[derive(Debug)]
 pub struct Verified {

@@ -1,0 +1,215 @@
+//! Whether a peer's request is accepted: verified, decided, logged.
+//!
+//! Owns: the order in which the codec's stages, policy, replay store and log stand (custody-wire
+//! §6), and from which step on a refusal carries a receipt (§7.1).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hopseal_custody::binding::Body;
+use hopseal_custody::cert::Certificate;
+use hopseal_custody::chain::Chain;
+use hopseal_custody::error::{Code, Rejection};
+use hopseal_custody::fields::RECORD;
+use hopseal_custody::receive::{Examined, Request as CustodyRequest, Verified, peek_unverified};
+use hopseal_custody::record::Record;
+use http::{HeaderMap, HeaderValue};
+use tokio::time::timeout;
+
+use crate::body::Buffered;
+use crate::broker::Broker;
+use crate::call::CallRecord;
+use crate::clock;
+use crate::directory::Component;
+use crate::headers;
+use crate::inbound::PeerConnection;
+use crate::instance::log_certificate;
+use crate::log::{Claims, Direction, Entry, LogError};
+use crate::operation::Operation;
+use crate::policy::{Question, Side};
+use crate::problem::{Refusal, refusal_of};
+use crate::settings::ms;
+use crate::voucher::{Voucher, receipt_unavailable};
+
+/// A request as it came, beside what it was read as.
+pub struct Received<'a> {
+    pub callee: &'a Component,
+    pub method: &'a str,
+    pub path: &'a str,
+    pub target_uri: String,
+    pub headers: &'a HeaderMap,
+    pub body: &'a Buffered,
+    pub operation: &'a Operation,
+}
+
+/// Steps 1 to 16 of custody-wire §6; leaves a voucher as soon as a refusal, too, has a receipt.
+///
+/// # Errors
+/// The code of the first check that fails.
+pub async fn accept(
+    broker: &Arc<Broker>,
+    connection: &PeerConnection,
+    received: &Received<'_>,
+    record: &mut CallRecord,
+    voucher: &mut Option<Voucher>,
+) -> Result<Chain, Refusal> {
+    let policy = broker.receive_policy();
+    let now = clock::now_s();
+    let lines = headers::lines(received.headers);
+    let mut own_leaves = broker.instances.thumbprints(&connection.component, now);
+    own_leaves.push(connection.leaf.thumbprint());
+    let request = CustodyRequest {
+        method: received.method,
+        target_uri: &received.target_uri,
+        headers: &lines,
+        body: Body::of(&received.body.bytes),
+        peer: Some(&connection.peer),
+        own_id: &received.callee.id,
+        own_leaves: &own_leaves,
+    };
+    let operations = [received.operation.name.as_str(), received.operation.http.as_str()];
+    let examined = broker.receiver.examine(&request, &policy, now).map_err(refusal_of)?;
+    let vouch_for = voucher_of(broker, connection, &examined);
+    let bundles = broker.trust.current();
+    let authenticated = broker.receiver.authenticate(examined, &bundles, &policy, &operations, clock::now_s());
+    if authenticated.as_ref().map_or_else(|rejection| is_after_proof(rejection.code), |_| true) {
+        *voucher = Some(vouch_for);
+    }
+    let verified = authenticated.map_err(refusal_of)?;
+    record.cid = Some(verified.chain().cid().to_string());
+    record.hop = Some(verified.chain().hop());
+    verify_root(broker, &verified)?;
+    let decided = decide(broker, received, &verified, record);
+    voucher.iter_mut().for_each(|voucher| voucher.decided_by(&record.policy));
+    decided?;
+    verify_age(broker, &verified)?;
+    if !connection.leaf.may_sign(clock::now_s()) {
+        return Err(receipt_unavailable("the server leaf may not seal: svid_expired"));
+    }
+    let chain = broker.receiver.commit(verified, clock::now_s()).map_err(refusal_of)?;
+    log_accepted(broker, &chain).await?;
+    Ok(chain)
+}
+
+fn voucher_of(broker: &Arc<Broker>, connection: &PeerConnection, examined: &Examined) -> Voucher {
+    let (rec, record) = examined.newest();
+    Voucher {
+        broker: Arc::clone(broker),
+        leaf: Arc::clone(&connection.leaf),
+        caller: record.iss.clone(),
+        cid: record.cid,
+        rec,
+        receipts: Arc::default(),
+        decision: String::new(),
+    }
+}
+
+/// Whether authentication got beyond custody-wire §6.5, the last step whose failure has no receipt.
+fn is_after_proof(code: Code) -> bool {
+    matches!(code, Code::Authority | Code::Chain | Code::Forbidden)
+}
+
+/// A documented component starts chains only if its document says so; for any other the documents'
+/// `acceptFrom`, compiled to Cedar, decides (custody-wire §6.12).
+fn verify_root(broker: &Broker, verified: &Verified) -> Result<(), Refusal> {
+    let root = verified.chain().path().next();
+    let documented = root.and_then(|root| broker.directory.by_id(root));
+    if documented.is_some_and(|component| !component.may_start) {
+        let rejection = Rejection::new(Code::Authority, "the root's component may not start chains");
+        return Err(refusal_of(rejection));
+    }
+    Ok(())
+}
+
+fn decide(
+    broker: &Broker,
+    received: &Received<'_>,
+    verified: &Verified,
+    record: &mut CallRecord,
+) -> Result<(), Refusal> {
+    let forbidden = |why: String| refusal_of(Rejection::new(Code::Forbidden, why));
+    let policy = broker.policy().ok_or_else(|| forbidden("no policy is loaded".to_owned()))?;
+    let caller = &verified.chain().newest().record().iss;
+    let decision = policy.decide(&Question {
+        caller: caller.as_str(),
+        callee: received.callee.id.as_str(),
+        caller_documented: broker.directory.by_id(caller).is_some(),
+        side: Side::Callee,
+        operation: received.operation,
+        method: received.method,
+        path: received.path,
+        hop: u32::try_from(verified.chain().hop()).unwrap_or(u32::MAX),
+    });
+    record.policy.clone_from(&decision.policies);
+    if decision.allowed { Ok(()) } else { Err(forbidden(decision.errors.join("; "))) }
+}
+
+/// After a start from a log that could not be read, older records may be replays.
+fn verify_age(broker: &Broker, verified: &Verified) -> Result<(), Refusal> {
+    let trusted_from = broker.started.get().map_or(i64::MAX, |started| started.trusted_from);
+    if verified.chain().newest().record().iat <= trusted_from {
+        return Err(refusal_of(Rejection::new(Code::Unavailable, "the log cannot tell whether this is a replay")));
+    }
+    Ok(())
+}
+
+async fn log_accepted(broker: &Broker, chain: &Chain) -> Result<(), Refusal> {
+    let mut certificates: Vec<(String, String)> = Vec::new();
+    for statement in chain.statements() {
+        certificates
+            .extend(statement.certificates().map(|certificate: &Arc<Certificate>| log_certificate(certificate)));
+    }
+    let entry = Entry::Record {
+        direction: Direction::Received,
+        refused: None,
+        detail: None,
+        sealed: Some(chain.newest().sealed().to_owned()),
+        ancestors: chain.ancestors().iter().map(|statement| statement.sealed().to_owned()).collect(),
+        claims: Some(claims_of(chain.newest().record())),
+    };
+    append(broker, entry, certificates).await.map_err(|error| {
+        let why = match error {
+            LogError::Unavailable(why) => why,
+            LogError::Unsealable(code) => code.to_owned(),
+            LogError::Unwitnessed => "no witness confirmed the entry in time (log_unwitnessed)".to_owned(),
+        };
+        refusal_of(Rejection::new(Code::Unavailable, format!("log: {why}")))
+    })
+}
+
+/// A refused message is logged before it is answered; if the log is away the refusal stands anyway.
+pub async fn log_refused(broker: &Broker, refusal: &Refusal, claimed: Option<HeaderValue>, is_proven: bool) {
+    if !is_proven && !broker.unproven.admits(Instant::now()) {
+        return;
+    }
+    let readable = claimed.and_then(|claimed| peek_unverified(&[(RECORD, claimed.as_bytes())]));
+    let (sealed, claims) = readable.map(|(sealed, record)| (sealed, claims_of(&record))).unzip();
+    let entry = Entry::Record {
+        direction: Direction::Received,
+        refused: Some(refusal.code.clone().into_owned()),
+        detail: Some(refusal.detail.clone()),
+        sealed,
+        ancestors: Vec::new(),
+        claims,
+    };
+    let _counted_by_the_writer = append(broker, entry, Vec::new()).await;
+}
+
+async fn append(broker: &Broker, entry: Entry, certificates: Vec<(String, String)>) -> Result<(), LogError> {
+    let unavailable = |why: &str| LogError::Unavailable(why.to_owned());
+    let started = broker.started.get().ok_or_else(|| unavailable("not started"))?;
+    let deadline = ms(broker.settings.timeouts_ms.log_write);
+    timeout(deadline, started.log.append(entry, certificates)).await.unwrap_or_else(|_| Err(unavailable("too slow")))
+}
+
+fn claims_of(record: &Record) -> Claims {
+    Claims {
+        iss: record.iss.to_string(),
+        aud: record.aud.clone(),
+        jti: record.jti.to_string(),
+        exp: record.exp,
+        cid: record.cid.to_string(),
+        hop: u32::try_from(record.hop).unwrap_or(u32::MAX),
+        op: record.op.clone(),
+    }
+}
