@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +14,10 @@ from custody_answers import answer, unbase64
 from custody_mutations import Json, changed_bytes, changed_exchanges, changed_text, load_requests
 from custody_strategies import hashes, statements
 from hopseal.custody.errors import Code, CustodyError
+from hopseal.custody.event_stream import EventStreamScanner, format_event_comment, split_event_stream
 from hopseal.custody.kids import kids_of, kids_to_json, parse_kids
 from hopseal.custody.merkle import build_root, build_tree, hash_leaf
 from hopseal.custody.statement import TYPES, encode_statement, parse_sealed_statement, parse_statement, type_of
-from hopseal.custody.trailing_fields import format_event_comment, split_event_stream
 from hopseal.limits import MAX_KIDS_LISTED
 from vectors.scene import b64, dumps
 
@@ -104,6 +106,12 @@ def test_the_root_without_paths_is_that_of_the_tree(size: int) -> None:
     assert build_root(leaves) == build_tree(leaves)[0]
 
 
+def split_whole(body: bytes) -> tuple[bytes, str | None]:
+    """The definition, by a pattern over the whole body."""
+    match = re.fullmatch(rb"(|.*\n): custody-receipt ([A-Za-z0-9._-]{1,4096})\n\n", body, re.DOTALL)
+    return (match[1], match[2].decode()) if match else (body, None)
+
+
 @given(st.binary(max_size=40) | st.text(alphabet=": custody-receipt\n.a", max_size=60).map(str.encode), tokens)
 def test_a_comment_put_at_the_end_of_a_stream_is_taken_off_again(body: bytes, token: str) -> None:
     stream = body + b"\n" + format_event_comment(token)
@@ -115,6 +123,21 @@ def test_a_comment_put_at_the_end_of_a_stream_is_taken_off_again(body: bytes, to
 def test_what_is_taken_off_a_stream_is_a_comment_and_nothing_else(body: bytes) -> None:
     left, comment = split_event_stream(body)
     assert body == left + (format_event_comment(comment) if comment is not None else b"")
+
+
+@given(
+    st.text(alphabet=": custody-receipt\n.a", max_size=60).map(str.encode)
+    | st.lists(st.sampled_from([b": custody-receipt ", b"a.b", b"\n", b"\n\n", b"data: x", b":"]), max_size=8).map(
+        b"".join
+    ),
+    st.lists(st.integers(0, 200), max_size=8),
+)
+def test_a_stream_in_parts_ends_as_the_whole(body: bytes, cuts: list[int]) -> None:
+    places = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
+    scanner = EventStreamScanner()
+    certain = b"".join(scanner.push(body[start:end]) for start, end in itertools.pairwise(places))
+    rest, comment = scanner.finish()
+    assert (certain + rest, comment) == split_event_stream(body) == split_whole(body)
 
 
 def test_the_payloads_that_are_changed_hold_every_type() -> None:
