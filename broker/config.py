@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from broker.audit.config import AuditConfig, read_audit
+from broker.user_config import Boundary, IssuerConfig, read_boundaries, read_issuers
 from hopseal.errors import InvalidError
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.settings import Section, load_settings
@@ -101,6 +103,8 @@ class BrokerConfig:
     default_component: str | None
     limits: Limits
     log: LogConfig
+    issuers: tuple[IssuerConfig, ...]
+    boundaries: Mapping[str, Boundary]
     audit: AuditConfig
 
     @property
@@ -138,8 +142,14 @@ def load_config(path: Path) -> BrokerConfig:
         default_component=_read_component(top, "default_component"),
         limits=_read_limits(top.section("limits")),
         log=_read_log(top.section("log")),
+        issuers=read_issuers(top),
+        boundaries=read_boundaries(top),
         audit=_read_audit(top.section("audit")),
     )
+    if config.trust_domain.name in config.boundaries:
+        top.mistake(
+            "boundaries", f"{config.trust_domain.name} is our own trust domain", "list other trust domains only"
+        )
     if sockets.is_present and config.out_socket == config.admin_socket:
         sockets.mistake("admin", "is the same path as sockets.out", "give each socket its own path")
     settings.finish()

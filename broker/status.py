@@ -20,6 +20,7 @@ from broker.dataplane_api import DataPlane
 from broker.events import DataPlaneEvents
 from broker.identities.registry import Identities
 from broker.identities.tracked import Tracked, TrackedState
+from broker.issuers import IssuerKeys
 from broker.own_identity import OwnIdentityClient
 from broker.policy.follow import PolicyFollower
 from broker.references import CallerRef
@@ -44,6 +45,7 @@ class Status:
     identities: list[dict[str, Any]]
     callees: list[dict[str, Any]]
     routes: dict[str, Any]
+    issuers: list[dict[str, Any]]
     stats: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +67,7 @@ class StatusReader:
         link: AttestorLink,
         identities: Identities,
         callees: Callees,
+        issuers: IssuerKeys,
         events: DataPlaneEvents,
         data_plane: DataPlane,
         attestor_admin: AttestorAdmin | None,
@@ -78,6 +81,7 @@ class StatusReader:
         self._link = link
         self._identities = identities
         self._callees = callees
+        self._issuers = issuers
         self._events = events
         self._data_plane = data_plane
         self._attestor_admin = attestor_admin
@@ -104,6 +108,7 @@ class StatusReader:
                 ],
                 "problems": list(self._routes.current.value.problems),
             },
+            issuers=[state.to_json() for state in self._issuers.current.value],
             stats=json.loads(self._data_plane.stats()),
         )
 
@@ -124,6 +129,7 @@ class StatusReader:
             found.append("no policies are in force: every call is denied")
         found += [f"policies: {problem}" for problem in policies.problems]
         found += [f"routes: {problem}" for problem in self._routes.current.value.problems]
+        found += [f"user tokens: {problem}" for problem in self._issuers.problems()]
         if not self._events.log_health.healthy:
             found.append(f"the custody log cannot be written: {self._events.log_health.detail}")
         if not self._admin_socket.is_in_place():

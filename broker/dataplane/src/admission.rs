@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use hopseal_custody::behalf::Behalf;
 use hopseal_custody::binding::Body;
 use hopseal_custody::cert::Certificate;
 use hopseal_custody::chain::Chain;
@@ -28,6 +29,7 @@ use crate::operation::Operation;
 use crate::policy::{Question, Side};
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
+use crate::users;
 use crate::voucher::{Voucher, receipt_unavailable};
 
 /// A request as it came, beside what it was read as.
@@ -80,6 +82,7 @@ pub async fn accept(
     if authenticated.as_ref().map_or_else(|rejection| is_after_proof(rejection.code), |_| true) {
         *voucher = Some(vouch_for);
     }
+    users::report_unknown_keys(broker, &policy.issuers);
     let verified = authenticated.map_err(refusal_of)?;
     record.cid = Some(verified.chain().cid().to_string());
     record.hop = Some(verified.chain().hop());
@@ -92,6 +95,9 @@ pub async fn accept(
         return Err(receipt_unavailable("the server leaf may not seal: svid_expired"));
     }
     let chain = broker.receiver.commit(verified, clock::now_s()).map_err(refusal_of)?;
+    if let Some(token) = chain.behalf().and_then(Behalf::token) {
+        users::log_token(broker, token);
+    }
     log_accepted(broker, &chain).await?;
     Ok(chain)
 }
@@ -145,6 +151,7 @@ fn decide(
         method: received.method,
         path: received.path,
         hop: u32::try_from(verified.chain().hop()).unwrap_or(u32::MAX),
+        user: verified.chain().behalf().map(users::on_behalf),
     });
     record.policy.clone_from(&decision.policies);
     if decision.allowed { Ok(()) } else { Err(forbidden(decision.errors.join("; "))) }

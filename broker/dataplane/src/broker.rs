@@ -20,6 +20,7 @@ use hopseal_custody::limits::PEER_SHARE;
 use hopseal_custody::receive::{Policy as ReceivePolicy, Receiver};
 use hopseal_custody::replay::ReplayStore;
 use hopseal_custody::trust::Bundles;
+use hopseal_custody::usertoken::Issuers;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -37,11 +38,13 @@ use crate::listeners::Listeners;
 use crate::log::{Entry, Log};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
-use crate::settings::{Settings, Streams, ms};
+use crate::settings::{Settings, ms};
 use crate::stats::Stats;
+use crate::terms::Terms;
 use crate::throttle::Throttle;
 use crate::tls::Tls;
 use crate::trust::Trust;
+use crate::users::LoggedTokens;
 
 /// Refused messages without a proven record that are logged; the others are only counted.
 const UNPROVEN_PER_SECOND: f64 = 20.0;
@@ -60,6 +63,8 @@ pub struct Context {
     pub continues: Continues,
     /// Receipts obtained under it.
     pub receipts: Arc<Gathered>,
+    /// What it adds to every call.
+    pub terms: Terms,
 }
 
 /// What exists only once the sockets are bound and the log is open.
@@ -93,6 +98,8 @@ pub struct Broker {
     pub started: OnceLock<Started>,
     /// Refused messages without a proven record: any peer can send those, and the disk is finite.
     pub unproven: Throttle,
+    /// Users' tokens whose line is in the log.
+    pub logged_tokens: LoggedTokens,
     policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
     bundles: Mutex<BundleNews>,
@@ -145,9 +152,10 @@ impl Broker {
             calls: Arc::new(Semaphore::new(limits.calls)),
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
+            logged_tokens: LoggedTokens::default(),
             policy: RwLock::default(),
             acknowledged: Acknowledged::default(),
-            receive_policy: RwLock::default(),
+            receive_policy: RwLock::new(Arc::new(settings.receive_policy())),
             bundles: Mutex::default(),
             listeners,
             sockets,
@@ -202,13 +210,28 @@ impl Broker {
         }
         let built = Bundles::build(&parsed).map_err(|error| error.to_string())?;
         // Every trust domain passes here; documents and Cedar decide about each root (see `receive`).
-        let accept_streams = self.settings.streams == Streams::Accept;
-        let policy = ReceivePolicy { autonomous_roots, accept_streams, ..ReceivePolicy::default() };
-        *self.receive_policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.change_receive_policy(|policy| policy.autonomous_roots = autonomous_roots);
         self.trust.publish(built);
         self.bundles.lock().unwrap_or_else(PoisonError::into_inner).current = current;
         self.log_bundles();
         Ok(())
+    }
+
+    /// Takes the issuers of users' tokens with their keys; tokens that the keys before verified are forgotten.
+    ///
+    /// # Errors
+    /// They are malformed; those in force stay.
+    pub fn set_issuers(&self, json: &str) -> Result<(), String> {
+        let issuers = Issuers::parse(json)?;
+        self.change_receive_policy(|policy| policy.issuers = Arc::new(issuers));
+        Ok(())
+    }
+
+    fn change_receive_policy(&self, change: impl FnOnce(&mut ReceivePolicy)) {
+        let mut guard = self.receive_policy.write().unwrap_or_else(PoisonError::into_inner);
+        let mut policy = ReceivePolicy::clone(&guard);
+        change(&mut policy);
+        *guard = Arc::new(policy);
     }
 
     /// Puts bundles into the log that differ from what it has; before start nothing is logged yet.

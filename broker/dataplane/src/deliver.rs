@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use hopseal_custody::chain::Chain;
 use hopseal_custody::fields::HANDLE;
-use hopseal_custody::limits::MAX_CHAIN_AGE_S;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::Full;
@@ -16,7 +15,6 @@ use tokio::time::timeout;
 
 use crate::body::Buffered;
 use crate::broker::{Broker, Context, Continues};
-use crate::clock;
 use crate::component::Reached;
 use crate::directory::Component;
 use crate::gathered::Gathered;
@@ -24,6 +22,7 @@ use crate::headers;
 use crate::opened::OpenedBody;
 use crate::problem::Refusal;
 use crate::settings::ms;
+use crate::terms::{Terms, expires_at};
 use crate::upload::RequestBody;
 
 /// An accepted request, but for its body.
@@ -119,11 +118,9 @@ fn build(
     }
     let host = HeaderValue::from_str(&delivery.callee.listen_host);
     list.insert(header::HOST, host.map_err(|error| Refusal::new("callee_unavailable", error.to_string()))?);
-    let now = clock::now_s();
-    let chain = &delivery.chain;
-    let root_iat = chain.statements().next().map_or(now, |root| root.record().iat);
-    let until = chain.authority().exp.min(root_iat + MAX_CHAIN_AGE_S);
-    let context = Context { continues: Continues::Call(chain.clone()), receipts: Arc::clone(&delivery.receipts) };
+    let (continues, terms) = (Continues::Call(delivery.chain.clone()), Terms::default());
+    let until = expires_at(&continues, &terms);
+    let context = Context { continues, receipts: Arc::clone(&delivery.receipts), terms };
     let handle = broker.handles.issue(&reached.instance, Arc::new(context), until);
     let handle = handle.ok_or_else(|| Refusal::new("overloaded", "too many handles"))?;
     list.extend(headers::custody_value(&handle).map(|value| (HeaderName::from_static(HANDLE), value)));

@@ -1,7 +1,7 @@
-//! Receipts obtained under one handle: what the next call is based on, and what the own receipt
-//! commits to.
+//! What happened under one handle: the receipts obtained, which the next call is based on and the own receipt
+//! commits to, and the newest record, which a root that resumes the chain names.
 //!
-//! Source: custody-wire §7.1 `kids`, §7.2 `in`.
+//! Source: custody-wire §7.1 `kids`, §7.2 `in`, §8.4 `cont`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,11 +14,21 @@ const MAX_RECEIPTS: usize = 4_096;
 
 /// Statement hashes in the order in which the receipts were verified.
 #[derive(Default)]
-pub struct Gathered(Mutex<Vec<StatementHash>>);
+pub struct Gathered(Mutex<Vec<StatementHash>>, Mutex<Option<StatementHash>>);
 
 impl Gathered {
     pub fn add(&self, receipt: StatementHash) {
         self.lock().push(receipt);
+    }
+
+    /// Notes that a record was sent.
+    pub fn sent(&self, record: StatementHash) {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(record);
+    }
+
+    /// The record that was sent last.
+    pub fn newest_record(&self) -> Option<StatementHash> {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether no further call may be made under this handle.

@@ -15,12 +15,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 
 use crate::body::{Intake, drain};
-use crate::broker::{Broker, Continues};
+use crate::boundary;
+use crate::broker::{Broker, Context, Continues};
 use crate::call::CallRecord;
 use crate::callers::Connected;
 use crate::clock;
 use crate::directory::Component;
-use crate::gathered::Gathered;
 use crate::headers;
 use crate::instance::{InstanceKey, Leaf};
 use crate::operation::Operation;
@@ -29,9 +29,11 @@ use crate::path::verify_target;
 use crate::policy::{Question, Side};
 use crate::problem::Refusal;
 use crate::reply::{AnswerBody, Reply};
+use crate::requests;
 use crate::send::send;
 use crate::settings::Streams;
 use crate::task;
+use crate::users;
 
 /// The host under which the broker itself answers.
 const BROKER_HOST: &str = "hopseal.local";
@@ -44,6 +46,21 @@ pub enum Parent {
         root: Root,
         is_new: bool,
     },
+    /// A root that hides what it continues; `hop` is the call's place in that.
+    Sealed {
+        root: Root,
+        hop: i64,
+    },
+}
+
+impl Parent {
+    /// The root that the call makes, if it makes one.
+    pub fn root(&self) -> Option<&Root> {
+        match self {
+            Self::Call(_) => None,
+            Self::Root { root, .. } | Self::Sealed { root, .. } => Some(root),
+        }
+    }
 }
 
 /// A component that calls, with the leaf that it calls with.
@@ -93,29 +110,34 @@ async fn call(
     let body = take_in(broker, &parts.headers, body, host == BROKER_HOST).await?;
     if host == BROKER_HOST {
         let Content::Whole(body) = body else { return Err(Refusal::new("body_too_large", "a request to the broker")) };
-        return task::answer(broker, &caller, &parts.method, &target, &body).map(|made| made.map(Reply::whole));
+        return requests::answer(broker, &caller, (&parts.method, &target), &parts.headers, &body)
+            .map(|made| made.map(Reply::whole));
     }
     let callee = broker
         .directory
         .resolve(&host, &caller.component.agent)
         .ok_or_else(|| Refusal::new("unknown_peer", host.clone()))?;
     record.callee = Some(callee.id.to_string());
-    if parts.headers.get_all(HANDLE).iter().count() > 1 {
-        return Err(Refusal::new("handle_unknown", "several handles"));
-    }
-    let handle = parts.headers.remove(HANDLE);
-    let (parent, receipts) = parent_of(broker, &caller, handle.as_ref())?;
+    let (mut parent, context) = parent_of(broker, &caller, &parts.headers)?;
+    let (receipts, terms) =
+        context.map_or_else(Default::default, |found| (Arc::clone(&found.receipts), found.terms.clone()));
     prepare(&mut parts.headers, &body);
     let operation = match &body {
         Content::Whole(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
         Content::Stream(_) => Operation::of_stream(&parts.method, target.path()),
     };
     record.operation = Some(operation.name.clone());
+    if boundary::is_sealed(broker, &callee, &parent) {
+        parent = boundary::seal(broker, (&caller, &callee), (parent, &terms), &operation, &mut parts.headers)?;
+    } else {
+        users::carry(broker, &parent, &mut parts.headers)?;
+    }
     let outgoing = Outgoing {
         caller,
         callee,
         parent,
         receipts,
+        terms,
         method: parts.method,
         version: parts.version,
         target,
@@ -164,17 +186,13 @@ fn identify(broker: &Broker, instance: InstanceKey) -> Result<Caller, Refusal> {
 }
 
 /// No handle: a new root, if the component may start one. A handle: what it continues, never else.
-fn parent_of(
-    broker: &Broker,
-    caller: &Caller,
-    handle: Option<&HeaderValue>,
-) -> Result<(Parent, Arc<Gathered>), Refusal> {
-    let now = clock::now_s();
-    let Some(handle) = handle else {
-        return task::new_root(caller, now).map(|root| (Parent::Root { root, is_new: true }, Arc::default()));
-    };
-    let found = handle.to_str().ok().and_then(|handle| broker.handles.find(handle, &caller.instance, now));
-    let context = found.ok_or_else(|| Refusal::new("handle_unknown", "unknown, expired or another instance's"))?;
+fn parent_of(broker: &Broker, caller: &Caller, list: &HeaderMap) -> Result<(Parent, Option<Arc<Context>>), Refusal> {
+    if !list.contains_key(HANDLE) {
+        let user = users::opening(broker, caller, list)?;
+        let root = task::new_root(caller, clock::now_s(), user)?;
+        return Ok((Parent::Root { root, is_new: true }, None));
+    }
+    let context = context_of(broker, caller, list)?;
     if context.receipts.is_full() {
         return Err(Refusal::new("overloaded", "too many calls under one handle"));
     }
@@ -182,7 +200,20 @@ fn parent_of(
         Continues::Call(chain) => Parent::Call(chain.clone()),
         Continues::Task(root) => Parent::Root { root: root.clone(), is_new: false },
     };
-    Ok((parent, Arc::clone(&context.receipts)))
+    Ok((parent, Some(context)))
+}
+
+/// What the request's one handle stands for.
+///
+/// # Errors
+/// `handle_unknown`.
+pub fn context_of(broker: &Broker, caller: &Caller, list: &HeaderMap) -> Result<Arc<Context>, Refusal> {
+    let mut handles = list.get_all(HANDLE).iter();
+    let (Some(handle), None) = (handles.next(), handles.next()) else {
+        return Err(Refusal::new("handle_unknown", "not exactly one handle"));
+    };
+    let found = handle.to_str().ok().and_then(|handle| broker.handles.find(handle, &caller.instance, clock::now_s()));
+    found.ok_or_else(|| Refusal::new("handle_unknown", "unknown, expired or another instance's"))
 }
 
 async fn take_in(
@@ -220,6 +251,7 @@ fn prepare(list: &mut HeaderMap, body: &Content) {
 fn decide(broker: &Broker, outgoing: &Outgoing, record: &mut CallRecord) -> Result<(), Refusal> {
     let hop = match &outgoing.parent {
         Parent::Root { .. } => 0,
+        Parent::Sealed { hop, .. } => *hop,
         Parent::Call(chain) => chain.hop() + 1,
     };
     record.hop = Some(hop);
@@ -233,6 +265,7 @@ fn decide(broker: &Broker, outgoing: &Outgoing, record: &mut CallRecord) -> Resu
         method: outgoing.method.as_str(),
         path: outgoing.target.path(),
         hop: u32::try_from(hop).unwrap_or(u32::MAX),
+        user: users::user_of(&outgoing.parent),
     });
     record.policy.clone_from(&decision.policies);
     if decision.allowed { Ok(()) } else { Err(Refusal::new("policy_denied", decision.errors.join("; "))) }

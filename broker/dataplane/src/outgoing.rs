@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use hopseal_custody::binding;
-use hopseal_custody::compose::{self, Call, Payload};
+use hopseal_custody::compose::{self, Call, Payload, Root};
 use hopseal_custody::fields::{CERTS, CHAIN, RECORD};
 use hopseal_custody::forward::ForwardedFields;
 use hopseal_custody::hash::RandomId;
@@ -31,7 +31,9 @@ use crate::outbound::{Caller, Parent};
 use crate::pool::{Lease, Sender};
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
+use crate::terms::Terms;
 use crate::upload::{Closer, ClosingBody, RequestBody};
+use crate::users;
 
 /// A call that policy has allowed.
 pub struct Outgoing {
@@ -40,6 +42,8 @@ pub struct Outgoing {
     pub parent: Parent,
     /// Receipts obtained under the same handle.
     pub receipts: Arc<Gathered>,
+    /// What the handle adds to the record.
+    pub terms: Terms,
     pub method: Method,
     /// That of the component's request.
     pub version: Version,
@@ -91,7 +95,11 @@ pub async fn compose_request(
         receiver_trust_domain: outgoing.callee.id.trust_domain().to_owned(),
         claims: Sealed::Record(claims),
     };
+    if let Some(Root { user: Some(token), .. }) = outgoing.parent.root() {
+        users::log_token(broker, token);
+    }
     let sealed = seal(broker, request).await?;
+    outgoing.receipts.sent(sent.rec);
     fields.check_with_record(&sealed).map_err(refusal_of)?;
     let certs = join(fields.certs, again.unwrap_or_default());
     let mut list = outgoing.headers.clone();
@@ -170,6 +178,8 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
     let operation = &outgoing.operation;
     let jti = RandomId::generate().map_err(|_| Refusal::new("internal", "no randomness"))?;
     let op = (operation.name.len() <= MAX_OP_BYTES && operation.name.is_ascii()).then_some(operation.name.as_str());
+    let is_sealed = matches!(outgoing.parent, Parent::Sealed { .. });
+    let inputs = outgoing.receipts.newest();
     let call = Call {
         iss: &lease.leaf.id,
         aud: outgoing.callee.id.as_str(),
@@ -182,13 +192,17 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
         srv: Some(lease.peer.leaf().thumbprint()),
         by: None,
         op,
-        inputs: &outgoing.receipts.newest(),
+        // A partner behind a sealed boundary learns nothing of other calls and of approvals.
+        inputs: if is_sealed { &[] } else { &inputs },
+        approvals: if is_sealed { &[] } else { &outgoing.terms.approvals },
         rr: true,
         tid: None,
     };
     let (payload, cid, hop) = match &outgoing.parent {
-        Parent::Root { root, .. } => (compose::root_payload(&call, root), root.cid, 0),
-        Parent::Call(chain) => (compose::child_payload(&call, chain, None), chain.cid(), chain.hop() + 1),
+        Parent::Root { root, .. } | Parent::Sealed { root, .. } => (compose::root_payload(&call, root), root.cid, 0),
+        Parent::Call(chain) => {
+            (compose::child_payload(&call, chain, outgoing.terms.narrowing.as_ref()), chain.cid(), chain.hop() + 1)
+        }
     };
     let claims = Claims {
         iss: call.iss.to_string(),

@@ -188,7 +188,7 @@ fn acknowledge(broker: &Broker, outgoing: &Outgoing, peer: &Thumbprint, status: 
 fn lacks_what_we_have(outgoing: &Outgoing, refusal: &Refusal) -> bool {
     let in_chain = |item: &String| match &outgoing.parent {
         Parent::Call(chain) => can_supply(chain, item),
-        Parent::Root { .. } => false,
+        Parent::Root { .. } | Parent::Sealed { .. } => false,
     };
     refusal.code == Code::Unresolved.as_str()
         && (refusal.missing.iter().any(in_chain) || !wanted_certificates(&outgoing.caller.leaf, refusal).is_empty())

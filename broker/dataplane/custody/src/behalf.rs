@@ -20,12 +20,19 @@ pub const TXN_TOKEN: &str = "txn-token";
 pub const AUTHORIZATION: &str = "authorization";
 
 /// The user that a chain acts for.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Behalf {
     user: User,
     token: Option<Arc<UserToken>>,
     /// What the message brought for the root's `th`, verified or not: what the next hop gets.
     carried: Option<Arc<str>>,
+}
+
+impl std::fmt::Debug for Behalf {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // What is carried is a credential.
+        write!(out, "Behalf({:?}, verified: {})", self.user, self.token.is_some())
+    }
 }
 
 impl Behalf {
@@ -41,11 +48,16 @@ impl Behalf {
         self.token.as_ref()
     }
 
-    /// The field line that brings the token to the next hop.
+    /// The token's type; None for types that no message brings.
     #[must_use]
-    pub fn field(&self) -> Option<(&'static str, String)> {
-        let typ = TokenType::parse(&self.user.typ)?;
-        self.carried.as_deref().map(|text| token_field(typ, text))
+    pub fn typ(&self) -> Option<TokenType> {
+        TokenType::parse(&self.user.typ)
+    }
+
+    /// The token as the message brought it, for the next hop; None if it did not.
+    #[must_use]
+    pub fn carried(&self) -> Option<&str> {
+        self.carried.as_deref()
     }
 }
 

@@ -88,6 +88,12 @@ pub enum Entry {
         sequence: u64,
         x509: Vec<String>,
     },
+    /// What a user's token says, once for each; never its signature.
+    Token {
+        th: String,
+        kid: Option<String>,
+        claims: serde_json::Map<String, serde_json::Value>,
+    },
     Start {
         node: String,
     },
@@ -196,6 +202,9 @@ impl Entry {
             }
             Self::Bundle { trust_domain, sequence, x509 } => serde_json::to_vec(&serde_json::json!(
                 {"n": n, "at_ms": at_ms, "type": "bundle", "td": trust_domain, "sequence": sequence, "x509": x509}
+            )),
+            Self::Token { th, kid, claims } => serde_json::to_vec(&serde_json::json!(
+                {"n": n, "at_ms": at_ms, "type": "token", "th": th, "kid": kid, "claims": claims}
             )),
             Self::Start { node } => serde_json::to_vec(&serde_json::json!(
                 {"n": n, "at_ms": at_ms, "type": "start", "node": node, "version": env!("CARGO_PKG_VERSION")}
