@@ -64,6 +64,7 @@ class SealedStatement:
         path: sibling hashes from leaf to root.
         seal: the seal over that tree.
         hash: the statement hash, base64url.
+        root: where the path leads from the hash; only ``verify_inclusion`` says whether it is the seal's.
     """
 
     text: str
@@ -73,6 +74,7 @@ class SealedStatement:
     path: tuple[bytes, ...]
     seal: Seal
     hash: str
+    root: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +118,8 @@ def parse_sealed(text: str) -> SealedStatement:
     seal = parse_seal(header, body, signature)
     index, path = _parse_path(decode_b64url(path_text), seal.n)
     statement_hash = hash_statement(seal.x5t, payload)
-    compute_root(statement_hash, index, seal.n, path)
-    return SealedStatement(text, payload, claims, index, path, seal, encode_b64url(statement_hash))
+    root = compute_root(statement_hash, index, seal.n, path)
+    return SealedStatement(text, payload, claims, index, path, seal, encode_b64url(statement_hash), root)
 
 
 def parse_seal(header: str, body: str, signature: str) -> Seal:
@@ -146,8 +148,7 @@ def verify_inclusion(statement: SealedStatement) -> None:
     Raises:
         CustodyError: [signature].
     """
-    leaf = decode_b64url(statement.hash)
-    if compute_root(leaf, statement.index, statement.seal.n, statement.path) != statement.seal.root:
+    if statement.root != statement.seal.root:
         raise refusal(Code.SIGNATURE, "the inclusion path leads to another root")
 
 
