@@ -34,11 +34,22 @@ MIN_STATUS, MAX_STATUS = 100, 999  # st: three digits; §7.1
 MAX_HOST_BYTES = 256  # host of an observation
 MAX_LOG_ORIGIN_BYTES = 256
 MAX_VKEY_BYTES = 2_048  # holds an ML-DSA-44 key behind a long name
+MAX_PROBLEM_BYTES = 16_384  # problem document of a peer; §13
+MAX_MISSING = 32  # items that it may name; §13
+MAX_FORWARDED_BYTES = 16_384  # x-forwarded-client-cert of a proxy; §9.7
+MAX_MESSAGE_JSON_DEPTH = 32  # nested containers of an MCP message; §9.6
 MAX_TASK_ID_BYTES = 128
 MAX_PURPOSE_BYTES = 64  # task.pc; §8.2
 MAX_PATTERNS = 32  # entries of aud or ops
 MAX_PATTERN_BYTES = 256
 MAX_AUDIENCE_BYTES = 256
+
+MAX_TOKEN_BYTES = 8_192  # one user token, ASCII
+MAX_TOKEN_JSON_DEPTH = 16  # nested containers in a token's header or claims
+MAX_TOKEN_TEXT_BYTES = 256  # iss, sub, txn and the workload of a token: they go into records
+MAX_TOKEN_AUDIENCES = 16
+MAX_ISSUER_KEYS = 64  # keys of one issuer
+MAX_KEY_ID_BYTES = 256
 
 CERTIFICATE_CACHE_ENTRIES = 4_096  # §12
 CERTIFICATES_PER_PEER = 64  # of them that one peer may bring in; §12

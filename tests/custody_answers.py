@@ -12,13 +12,16 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from hopseal.bundle import Bundle
 from hopseal.custody.authority import Authority, fold, parse_authority, parse_narrowing
+from hopseal.custody.behalf import Behalf
 from hopseal.custody.binding import BodySum, bind_request, bind_response, binding_base, response_base
 from hopseal.custody.cache import ReplayStore, RootIssuers
 from hopseal.custody.certs import CertificateCache
 from hopseal.custody.encoding import decode_b64url, encode_b64url
 from hopseal.custody.errors import RULES, Code, CustodyError, refusal
+from hopseal.custody.event_stream import split_event_stream
 from hopseal.custody.evidence_statement import EvidenceStatement, is_accepted
 from hopseal.custody.exchange import CallerState, Response, StreamEnd, verify_closing, verify_receipt
+from hopseal.custody.jwks import parse_key_set
 from hopseal.custody.kids import kids_of, kids_to_json
 from hopseal.custody.merkle import build_tree
 from hopseal.custody.patterns import id_matches
@@ -35,7 +38,7 @@ from hopseal.custody.seal import (
     verify_signature,
 )
 from hopseal.custody.statement import encode_statement, parse_statement, type_of
-from hopseal.custody.trailing_fields import split_event_stream
+from hopseal.custody.usertoken import Issuer, Issuers, TokenType
 from hopseal.custody.verification import Verified
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.verify import parse_certificate
@@ -125,7 +128,8 @@ def _folding(given: Json) -> Json:
 def _receive(given: Json) -> Json:
     accepted = verify_request(read_request(given), read_receiver(given), read_state(given["state"]), given["now"])
     assert accepted.task is not None
-    return {
+    user = {} if accepted.behalf is None else {"user": user_json(accepted.behalf)}
+    return user | {
         "cid": accepted.newest.record.cid,
         "hop": accepted.newest.record.hop,
         "path": [str(each) for each in accepted.path],
@@ -133,6 +137,32 @@ def _receive(given: Json) -> Json:
         "record": accepted.newest.hash,
         "task": accepted.task.to_json(),
     }
+
+
+def user_json(behalf: Behalf) -> Json:
+    obo = behalf.obo
+    return {
+        "iss": obo.iss,
+        "sub": obo.sub,
+        "typ": obo.typ,
+        "txn": obo.txn,
+        "exp": obo.exp,
+        "verified": behalf.verified,
+    }
+
+
+def read_issuers(given: list[Json]) -> Issuers:
+    found = [
+        Issuer(
+            each["issuer"],
+            TokenType(each["type"]),
+            frozenset(each["audience"]),
+            None if each["jwks"] is None else parse_key_set(each["jwks"]),
+            each.get("clients", {}),
+        )
+        for each in given
+    ]
+    return {(issuer.name, issuer.typ.value): issuer for issuer in found}
 
 
 def _statement(given: Json) -> Json:
@@ -215,14 +245,22 @@ def read_request(given: Json) -> Request:
 
 
 def read_receiver(given: Json) -> Receiver:
-    allowed, forbidden = given["policy"]["autonomous_roots"], set(given["policy"]["forbidden_on_path"])
+    policy = given["policy"]
+    forbidden = set(policy["forbidden_on_path"])
+
+    def among(patterns: list[str]) -> Callable[[SpiffeId], bool]:
+        return lambda component: any(id_matches(pattern, str(component)) for pattern in patterns)
+
     return Receiver(
         own_id=SpiffeId.parse(given["own_id"]),
         own_leaves=frozenset(thumbprint(unbase64(der)) for der in given["own_leaves"]),
         bundles=read_bundles(given["bundles"]),
-        accept_autonomous=lambda root: any(id_matches(pattern, str(root)) for pattern in allowed),
+        accept_autonomous=among(policy["autonomous_roots"]),
         accept_path=lambda path: not any(str(each) in forbidden for each in path),
-        accept_streams=given["policy"].get("streams", False),
+        issuers=read_issuers(given.get("issuers", [])),
+        accept_unverified=among(policy.get("unverified_users", [])),
+        accept_sealing=among(policy.get("sealing_gateways", [])),
+        accept_streams=policy.get("streams", False),
         unsafe_allow_no_peer=given["allow_no_peer"],
     )
 

@@ -113,22 +113,8 @@ def check_link(parent: SealedRecord, child: SealedRecord) -> None:
         raise _broken("a record beyond the root has a claim of roots only")
 
 
-def root_authority(root: Record) -> Authority:
-    """What the root grants: the part of step 12 that needs no policy.
-
-    User tokens are not verified by this version, so only roots on nobody's behalf can pass.
-
-    Raises:
-        CustodyError: [authority].
-    """
-    authority = root_grant(root)
-    if root.obo is not None:
-        raise refusal(Code.AUTHORITY, "user tokens cannot be verified here")
-    return authority
-
-
 def root_grant(root: Record) -> Authority:
-    """What the root says it grants, whether or not it may.
+    """What the root grants: the part of step 12 that needs neither policy nor the user's token (``behalf``).
 
     Raises:
         CustodyError: [authority] if it lacks a claim of roots, or lasts too long.

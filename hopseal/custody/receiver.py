@@ -13,15 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hopseal.custody.authority import Authority, fold
+from hopseal.custody.behalf import Behalf, verify_behalf
 from hopseal.custody.binding import Header, bind_request, bind_stream
 from hopseal.custody.cache import BoundedCache, ReplayStore, RootIssuers
 from hopseal.custody.certs import CertificateCache, KnownCertificates
-from hopseal.custody.chain import Records, assemble, check_links, check_times, root_authority
+from hopseal.custody.chain import Records, assemble, check_links, check_times, root_grant
 from hopseal.custody.delegation import Task
 from hopseal.custody.errors import Code, refusal
 from hopseal.custody.headers import parse_certificate_element, read_custody_fields
 from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
 from hopseal.custody.seal import thumbprint
+from hopseal.custody.usertoken import NO_ISSUERS, Issuers
 from hopseal.custody.verification import Bundles, StatementVerifier, VerifiedRecord
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.limits import CLOCK_SKEW_S, PREFIX_CACHE_ENTRIES, PREFIXES_PER_PEER
@@ -38,6 +40,8 @@ class Request:
         target_uri: absolute URI that the receiver built from its configuration.
         operations: names that the receiver derived from the message; authority holds if one matches.
         peer_chain: DER certificates of the connection, leaf first; empty if none is visible.
+        peer_x5t: thumbprint of its leaf where only that is known (``mappings.forwarded_peer``).
+        rqb: request binding of a message that is not HTTP (``mappings.mcp_stdio``).
     """
 
     headers: Sequence[Header]
@@ -46,6 +50,17 @@ class Request:
     target_uri: str
     operations: tuple[str, ...]
     peer_chain: tuple[bytes, ...]
+    peer_x5t: str | None = None
+    rqb: str | None = None
+
+    @property
+    def peer_leaf(self) -> str | None:
+        """Thumbprint of the connection's leaf; None if none is visible."""
+        return thumbprint(self.peer_chain[0]) if self.peer_chain else self.peer_x5t
+
+
+def _nobody(_component: SpiffeId) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +73,11 @@ class Receiver:
         bundles: by trust domain, never merged.
         accept_autonomous: whether a root by this component may act on nobody's behalf.
         accept_path: local policy on the issuers of the chain, oldest first.
+        issuers: of user tokens, with their keys.
+        accept_unverified: whether a root of another trust domain, by this component, may assert a user whose issuer is
+            not among ``issuers``; nobody may by default.
+        accept_sealing: whether this component may seal a boundary: begin a chain that hides the one it continues;
+            nobody may by default.
         accept_streams: accept a body that is bound only by the closing statement at its end; the caller of
             :func:`verify_request` then has to demand it (``exchange.verify_closing``).
         unsafe_allow_no_peer: accept connections whose client certificate is not visible.
@@ -68,6 +88,9 @@ class Receiver:
     bundles: Bundles
     accept_autonomous: Callable[[SpiffeId], bool]
     accept_path: Callable[[tuple[SpiffeId, ...]], bool]
+    issuers: Issuers = field(default_factory=lambda: NO_ISSUERS)
+    accept_unverified: Callable[[SpiffeId], bool] = _nobody
+    accept_sealing: Callable[[SpiffeId], bool] = _nobody
     accept_streams: bool = False
     unsafe_allow_no_peer: bool = False
 
@@ -120,10 +143,12 @@ class Accepted:
     Args:
         chain: verified records, oldest first; their texts are what may be forwarded and logged.
         authority: what the chain still allows.
+        behalf: the user it acts for, verified or only asserted; None if it acts on nobody's behalf.
     """
 
     chain: tuple[VerifiedRecord, ...]
     authority: Authority
+    behalf: Behalf | None = None
 
     @property
     def newest(self) -> SealedRecord:
@@ -159,7 +184,7 @@ def authenticate_request(request: Request, receiver: Receiver, state: ReceiverSt
     fields = read_custody_fields(request.headers)  # 1, 2
     inline = tuple(parse_sealed_record(text) for text in (*fields.chain, fields.record))  # 3
     ders = tuple(parse_certificate_element(element) for element in fields.certs)
-    known = _know_certificates(inline, ders, request.peer_chain, state)  # 4
+    known = _know_certificates(inline, ders, request, state)  # 4
     newest = inline[-1].record
     _check_peer(inline[-1], request, receiver)  # 6
     if newest.aud != str(receiver.own_id):  # 7
@@ -181,7 +206,7 @@ def authorise_request(authenticated: Authenticated, receiver: Receiver, state: R
     chain = tuple(each.sealed for each in verified)
     newest = chain[-1].record
     state.roots.check(chain[0].record.cid, chain[0].record.iss, now)
-    authority = _root_authority(chain[0].record, receiver)  # 12
+    authority, behalf = _check_root(chain[0], request, receiver, now)  # 12
     authority = fold(authority, [each.record.att for each in chain])  # 13
     authority.check_call(hop=newest.hop, now=now, callee=str(receiver.own_id), operations=request.operations)
     if not receiver.accept_path(tuple(each.record.iss for each in chain)):  # 14
@@ -190,16 +215,15 @@ def authorise_request(authenticated: Authenticated, receiver: Receiver, state: R
     state.replay.use(newest.iss, newest.jti, newest.exp + CLOCK_SKEW_S, now)  # 15
     for each in verified:  # 16
         state.prefixes.put(each.sealed.hash, each, owner=str(newest.iss))
-    return Accepted(verified, authority)  # 17
+    return Accepted(verified, authority, behalf)  # 17
 
 
 def _know_certificates(
-    inline: Records, ders: tuple[bytes, ...], peer_chain: tuple[bytes, ...], state: ReceiverState
+    inline: Records, ders: tuple[bytes, ...], request: Request, state: ReceiverState
 ) -> KnownCertificates:
-    peer = thumbprint(peer_chain[0]) if peer_chain else ""
     for der in ders:
-        state.certificates.add(der, peer)
-    known = KnownCertificates((*ders, *peer_chain), state.certificates)
+        state.certificates.add(der, request.peer_leaf or "")
+    known = KnownCertificates((*ders, *request.peer_chain), state.certificates)
     wanted = dict.fromkeys(each.statement.seal.x5t for each in inline)
     missing = tuple(f"cert:{x5t}" for x5t in wanted if known.get(x5t) is None)
     if missing:
@@ -208,8 +232,8 @@ def _know_certificates(
 
 
 def _check_peer(newest: SealedRecord, request: Request, receiver: Receiver) -> None:
-    if request.peer_chain:
-        if newest.statement.seal.x5t != thumbprint(request.peer_chain[0]):
+    if request.peer_leaf is not None:
+        if newest.statement.seal.x5t != request.peer_leaf:
             raise refusal(Code.IDENTITY, "the connection's leaf is not the one that sealed the record")
     elif not receiver.unsafe_allow_no_peer:
         raise refusal(Code.IDENTITY, "the connection shows no client certificate")
@@ -218,7 +242,9 @@ def _check_peer(newest: SealedRecord, request: Request, receiver: Receiver) -> N
 
 
 def _check_binding(newest: Record, request: Request, receiver: Receiver) -> None:
-    if newest.bm is None:
+    if newest.bm is None and request.rqb is not None:
+        rqb = request.rqb
+    elif newest.bm is None:
         rqb = bind_request(request.method, request.target_uri, request.headers, request.body)
     elif receiver.accept_streams:
         rqb = bind_stream(request.method, request.target_uri, request.headers)
@@ -247,9 +273,16 @@ def _verify_records(
     return tuple(verified)
 
 
-def _root_authority(root: Record, receiver: Receiver) -> Authority:
+def _check_root(root: SealedRecord, request: Request, receiver: Receiver, now: int) -> tuple[Authority, Behalf | None]:
     """Step 12."""
-    authority = root_authority(root)
-    if not receiver.accept_autonomous(root.iss):
+    record = root.record
+    authority = root_grant(record)
+    behalf = verify_behalf(root, authority, request.headers, receiver.issuers, receiver.own_id.trust_domain, now)
+    if behalf is None and not receiver.accept_autonomous(record.iss):
         raise refusal(Code.AUTHORITY, "this component may not begin a chain on nobody's behalf")
-    return authority
+    if behalf is not None and not behalf.verified and not receiver.accept_unverified(record.iss):
+        raise refusal(Code.AUTHORITY, "this component may not assert a user whose token cannot be verified here")
+    is_sealing = record.cont is not None and record.cont.why == "boundary"
+    if is_sealing and not receiver.accept_sealing(record.iss):
+        raise refusal(Code.AUTHORITY, "this component may not seal a boundary")
+    return authority, behalf

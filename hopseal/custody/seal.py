@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -122,8 +123,9 @@ def parse_sealed(text: str) -> SealedStatement:
     return SealedStatement(text, payload, claims, index, path, seal, encode_b64url(statement_hash), root)
 
 
+@lru_cache(maxsize=256)
 def parse_seal(header: str, body: str, signature: str) -> Seal:
-    """The seal whose compact JWS has these three parts.
+    """The seal whose compact JWS has these three parts; remembered, since the statements under a seal come together.
 
     Raises:
         CustodyError: [malformed] unless header and body are byte for byte of the one form.

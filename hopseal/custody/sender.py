@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hopseal.custody.authority import Authority, Narrowing
-from hopseal.custody.delegation import Approval, Task
+from hopseal.custody.behalf import check_scope
+from hopseal.custody.delegation import Approval, Continuation, Task
 from hopseal.custody.encoding import encode_b64url
 from hopseal.custody.errors import Code, refusal
 from hopseal.custody.members import ID_BYTES
@@ -20,6 +21,7 @@ from hopseal.custody.receiver import Accepted
 from hopseal.custody.record import Record
 from hopseal.custody.seal import Signer
 from hopseal.custody.sealing import seal_each
+from hopseal.custody.usertoken import UserToken
 from hopseal.errors import BugError
 from hopseal.ids import SpiffeId
 from hopseal.limits import (
@@ -75,16 +77,38 @@ def random_id(randomness: bytes) -> str:
     return encode_b64url(randomness)
 
 
-def build_root(call: Call, *, cid: str, task: Task, auth: Authority) -> Record:
-    """The first record of a new chain, on nobody's behalf (``obo`` is null).
+def build_root(
+    call: Call,
+    *,
+    cid: str,
+    task: Task,
+    auth: Authority,
+    token: UserToken | None = None,
+    cont: Continuation | None = None,
+) -> Record:
+    """The first record of a new chain.
+
+    Args:
+        call: what it says about itself.
+        cid: random ID of the chain.
+        task: what it works on.
+        auth: the most that it allows.
+        token: of the user that it acts for; None acts on nobody's behalf (``obo`` is null).
+        cont: the earlier chain that it continues.
 
     Raises:
-        CustodyError: [authority] if ``auth`` lasts too long or does not cover ``call``.
+        CustodyError: [authority] if ``auth`` lasts too long, does not cover ``call`` or has not a scope within the
+            token's, or if the token was issued to another workload.
     """
     if auth.exp - call.iat > AUTHORITY_LIFETIME_S:
         raise refusal(Code.AUTHORITY, "the authority lasts too long")
-    root_claims = frozenset({"obo", "task", "auth"})
-    root = replace(_base(call, cid, hop=0), root_claims=root_claims, task=task, auth=auth)
+    if token is not None:
+        if token.holder.x5t is None and not token.holder.is_for(call.iss, ""):
+            raise refusal(Code.AUTHORITY, "the token was issued to another workload")
+        check_scope(auth, token)
+    root_claims = frozenset({"obo", "task", "auth"} | ({"cont"} if cont else set()))
+    obo = token.obo if token else None
+    root = replace(_base(call, cid, hop=0), root_claims=root_claims, obo=obo, task=task, auth=auth, cont=cont)
     _check_authority(auth, call, hop=0)
     return root
 

@@ -19,7 +19,19 @@ from custody_mutations import Json, changed_requests, changed_text, load_request
 from hopseal.custody.seal import parse_sealed
 from vectors import pki
 from vectors.pki import NOW, Party, spiffe
-from vectors.scene import DEFAULTS, Scene, b64, b64u, digest, hop_claims, random_id, root_claims, some_hash
+from vectors.scene import (
+    DEFAULTS,
+    Scene,
+    b64,
+    b64u,
+    digest,
+    hop_claims,
+    plain_headers,
+    random_id,
+    root_claims,
+    some_hash,
+)
+from vectors.tokens import AUDIENCE, ISSUERS, obo, rsa_key, token, txn_claims
 
 Sign = Callable[[Json], Json]
 
@@ -140,6 +152,73 @@ def test_both_fold_alike(root_limits: Json, atts: list[Json | None], hop: int) -
         "operations": ["tools/call crm.lookup", "POST /mcp"],
     }
     request = {"kind": "folding", "input": given_input}
+    assert rust_answer(request) == answer(request)
+
+
+token_claims = st.fixed_dictionaries(
+    {},
+    optional={
+        "scope": st.sampled_from(["", "read", "read write", "read  write", 7]),
+        "exp": st.integers(NOW - 12, NOW + 700),
+        "nbf": st.integers(NOW + 8, NOW + 12),
+        "iat": st.integers(NOW + 8, NOW + 12),
+        "aud": st.sampled_from([AUDIENCE, [AUDIENCE], ["x", AUDIENCE], "x", [], None]),
+        "req_wl": st.sampled_from([spiffe("orchestrator"), spiffe("reasoner"), "", None]),
+        "cnf": st.sampled_from([{"x5t#S256": b64u(pki.ORCHESTRATOR.x5t_raw)}, {}, "x"]),
+        "sub": texts,
+        "x": st.recursive(st.none() | st.floats(allow_nan=False) | st.integers() | texts, st.lists, max_leaves=4),
+    },
+)
+signatures = st.sampled_from([("ES256", "es"), ("RS256", "rs"), ("PS256", "rs"), ("EdDSA", "ed"), ("RS256", "es")])
+
+
+@settings(max_examples=300)
+@given(
+    claims=token_claims,
+    signed=signatures,
+    scope=st.sampled_from([None, "", "read", "read write"]),
+    atts=st.lists(st.none() | limits, min_size=2, max_size=2),
+    said=st.sampled_from([{}, {"sub": "u-2"}, {"typ": "at"}, {"iss": "https://other.example"}]),
+)
+def test_both_judge_whole_trees_on_a_users_behalf_alike(
+    claims: Json, signed: tuple[str, str], scope: str | None, atts: list[Json | None], said: Json
+) -> None:
+    alg, kid = signed
+    whole = {name: value for name, value in txn_claims(**claims).items() if value is not None}
+    text = token(whole, alg=alg, kid=kid, key=None if alg != "RS256" or kid == "rs" else rsa_key())
+    root_auth = {"exp": NOW + 600, "hops": 5} | ({} if scope is None else {"scope": scope})
+    about = {"sub": "u-4711"} | {name: whole[name] for name in ("sub", "exp") if name in whole}
+    root = root_claims(obo=obo(text, txn_claims(**about)) | said, auth=root_auth)
+    ancestor = sealed_by(rust_sign, [root], pki.ORCHESTRATOR)[0]
+    scene = Scene(headers=[*plain_headers(), ["Txn-Token", text]])
+    middle = hop_claims(
+        prev=parse_sealed(ancestor).hash,
+        rqb=some_hash("r"),
+        aud=spiffe("reasoner"),
+        jti=random_id("middle"),
+        **({"att": atts[0]} if atts[0] is not None else {}),
+    )
+    before = sealed_by(sign, [middle], pki.REASONER)[0]
+    newest = hop_claims(
+        hop=2,
+        prev=parse_sealed(before).hash,
+        rqb=scene.bind(),
+        **({"att": atts[1]} if atts[1] is not None else {}),
+    )
+    record = sealed_by(sign, [newest], pki.REASONER)[0]
+    given_input = DEFAULTS | {"issuers": ISSUERS} | scene.input(scene.custody(record=record, chain=[ancestor, before]))
+    outcome = answer({"kind": "receive", "input": given_input})
+    assert rust_answer({"kind": "receive", "input": given_input}) == outcome
+    assert outcome["result"] == "ok" or outcome["code"] in {"custody_authority", "custody_malformed"}
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_both_answer_alike_to_a_changed_token(data: st.DataObject) -> None:
+    good = token(txn_claims())
+    text = data.draw(changed_text(good))
+    scene = Scene(root=root_claims(obo=obo(text, txn_claims())), headers=[*plain_headers(), ["Txn-Token", text]])
+    request = {"kind": "receive", "input": DEFAULTS | {"issuers": ISSUERS} | scene.input()}
     assert rust_answer(request) == answer(request)
 
 

@@ -48,7 +48,7 @@ def _roots() -> Iterator[Json]:
         Scene(root=root_claims(auth={"exp": NOW - 4 + 3601, "hops": 7})),
     )
     obo = {"iss": "https://tts.prod.example.org", "sub": "u-1", "typ": "txn", "th": some_hash("token"), "exp": NOW + 60}
-    yield _denied("root on somebody's behalf", "user tokens are not verified yet", Scene(root=root_claims(obo=obo)))
+    yield _denied("root on somebody's behalf", "no issuer is configured", Scene(root=root_claims(obo=obo)))
     yield _denied(
         "autonomous root not allowed", "policy by issuer", Scene(), policy=policy(autonomous_roots=[spiffe("shell")])
     )

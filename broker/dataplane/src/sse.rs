@@ -59,7 +59,9 @@ impl Scanner {
 fn comment_at(bytes: &[u8], starts_line: bool) -> Option<usize> {
     let from = bytes.len().saturating_sub(MAX_COMMENT_BYTES);
     let after_feed = |at: usize| if at == 0 { starts_line } else { bytes[at - 1] == b'\n' };
-    (from..bytes.len()).filter(|at| bytes[*at] == OPENING[0] && after_feed(*at)).find(|at| may_be_comment(&bytes[*at..]))
+    (from..bytes.len())
+        .filter(|at| bytes[*at] == OPENING[0] && after_feed(*at))
+        .find(|at| may_be_comment(&bytes[*at..]))
 }
 
 /// Whether `bytes` are the beginning of a comment with a receipt, or all of it, and nothing else.
@@ -91,7 +93,9 @@ mod tests {
 
     #[test]
     fn the_final_comment_is_taken_off_however_it_is_cut() {
-        for body in ["", "data: 1\n\n", ": custody-receipt early\n\ndata: 2\n\n", ": custody-receipt x\n\n", "\n", "::\n"] {
+        for body in
+            ["", "data: 1\n\n", ": custody-receipt early\n\ndata: 2\n\n", ": custody-receipt x\n\n", "\n", "::\n"]
+        {
             let stream = [body.as_bytes(), receipt_comment("a.b-c_d").as_bytes()].concat();
             for step in 1..=stream.len() {
                 assert_eq!(scan(&stream, step), (body.as_bytes().to_vec(), Some("a.b-c_d".to_owned())), "{body:?}");

@@ -98,7 +98,7 @@ fn start(caller: &Caller, now: i64, task: Option<Task>, limits: &Narrowing) -> R
         ops: None,
     };
     let auth = ceiling.narrow(limits).map_err(|rejection| Refusal::new("request_invalid", rejection.detail))?;
-    Ok(Root { cid: RandomId::generate().map_err(no_randomness)?, task, auth, cont: None })
+    Ok(Root { cid: RandomId::generate().map_err(no_randomness)?, task, auth, cont: None, user: None })
 }
 
 /// `{"task"?: {…}, "authority"?: {…}}`, both as in a root's claims; an empty body asks for nothing.

@@ -213,7 +213,11 @@ impl VouchedBody {
     }
 
     fn receipt(&self, sealed: &str) -> Frame<Bytes> {
-        if self.in_comment { Frame::data(receipt_comment(sealed).into()) } else { Frame::trailers(receipt_fields(sealed)) }
+        if self.in_comment {
+            Frame::data(receipt_comment(sealed).into())
+        } else {
+            Frame::trailers(receipt_fields(sealed))
+        }
     }
 }
 

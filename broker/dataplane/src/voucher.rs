@@ -111,7 +111,9 @@ impl HeadVoucher {
         let sealing = started.log.seal(self.request(body, fin)?);
         match timeout(ms(broker.settings.timeouts_ms.log_write), sealing).await {
             Ok(Ok(sealed)) => Ok(sealed),
-            Ok(Err(LogError::Unsealable(code))) => Err(receipt_unavailable(&format!("the server leaf may not seal: {code}"))),
+            Ok(Err(LogError::Unsealable(code))) => {
+                Err(receipt_unavailable(&format!("the server leaf may not seal: {code}")))
+            }
             Ok(Err(LogError::Unavailable(why))) => Err(unavailable(why)),
             Ok(Err(LogError::Unwitnessed)) => {
                 Err(unavailable("no witness confirmed the receipt in time (log_unwitnessed)".into()))
@@ -153,7 +155,8 @@ impl HeadVoucher {
             kids: voucher.receipts.kids(),
             dec: (!voucher.decision.is_empty()).then_some(voucher.decision),
         };
-        let payload = receipt_payload(&Receipt { outcome }).map_err(|rejection| receipt_unavailable(&rejection.detail))?;
+        let payload =
+            receipt_payload(&Receipt { outcome }).map_err(|rejection| receipt_unavailable(&rejection.detail))?;
         let claims = Sealed::Other(Kind::Receipt, about);
         Ok(SealRequest { leaf: voucher.leaf, payload, receiver_trust_domain, claims })
     }

@@ -231,6 +231,15 @@ fn parse_number(value: &Value) -> Result<i64> {
 fn parse_scope(value: &Value) -> Result<BTreeSet<String>> {
     let refuse = || malformed("a scope is not a list of distinct tokens parted by single spaces");
     let Value::Text(text) = value else { return Err(refuse()) };
+    parse_scope_text(text)
+}
+
+/// As [`parse_scope`], for a scope that is no claim of ours.
+///
+/// # Errors
+/// `malformed`.
+pub(crate) fn parse_scope_text(text: &str) -> Result<BTreeSet<String>> {
+    let refuse = || malformed("a scope is not a list of distinct tokens parted by single spaces");
     let mut scope = BTreeSet::new();
     if text.is_empty() {
         return Ok(scope);

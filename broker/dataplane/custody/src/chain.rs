@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::authority::Authority;
+use crate::behalf::Behalf;
 use crate::cache::VerifiedStatement;
 use crate::hash::{RandomId, StatementHash};
 use crate::ids::SpiffeId;
@@ -17,6 +18,7 @@ pub struct Chain {
     ancestors: Vec<Arc<VerifiedStatement>>,
     task: Task,
     authority: Authority,
+    behalf: Option<Behalf>,
 }
 
 impl Chain {
@@ -25,8 +27,9 @@ impl Chain {
         newest: Arc<VerifiedStatement>,
         task: Task,
         authority: Authority,
+        behalf: Option<Behalf>,
     ) -> Self {
-        Self { newest, ancestors, task, authority }
+        Self { newest, ancestors, task, authority, behalf }
     }
 
     /// The statement that this request brought.
@@ -71,6 +74,12 @@ impl Chain {
     #[must_use]
     pub fn task(&self) -> &Task {
         &self.task
+    }
+
+    /// The user that the chain acts for; None if it acts on nobody's behalf.
+    #[must_use]
+    pub fn behalf(&self) -> Option<&Behalf> {
+        self.behalf.as_ref()
     }
 
     /// What may still be done: the root's authority, narrowed by every hop.

@@ -3,7 +3,10 @@
 //! Owns: the claims and their order as custody-wire lists them. Does not own:
 //! randomness and time, which are arguments; sealing (see `sealer`).
 
+use std::sync::Arc;
+
 use crate::authority::{Authority, Narrowing};
+use crate::behalf::check_scope;
 use crate::chain::Chain;
 use crate::claims::Claims;
 use crate::closing::Closing;
@@ -18,6 +21,7 @@ use crate::observation::Observation;
 use crate::receipt::Receipt;
 use crate::record::{Continuation, Obo, Record, Task};
 use crate::statement::{Statement, StatementClaims as _};
+use crate::usertoken::{Holder, UserToken};
 
 /// Claims of a record in the order of custody-wire §4.3.
 const RECORD_ORDER: &[&str] = &[
@@ -118,12 +122,16 @@ pub struct Root {
     pub task: Task,
     pub auth: Authority,
     pub cont: Option<Continuation>,
+    /// The token of the user that it acts for; None acts on nobody's behalf.
+    pub user: Option<Arc<UserToken>>,
 }
 
-/// The payload of a root on nobody's behalf; with the same `root` and a new `jti`, a sibling root.
+/// The payload of a root; with the same `root` and a new `jti`, a sibling root.
 ///
 /// # Errors
-/// `authority` if the authority does not cover the call or lasts over an hour; `malformed` or `too_large` if a
+/// `authority` if the authority does not cover the call, lasts over an hour or has not a scope within the token's, or
+/// if the token was issued to another workload (a token that is bound to a certificate is checked by the receiver, who
+/// sees which leaf sealed); `malformed` or `too_large` if a
 /// value does not fit the wire format.
 pub fn root_payload(call: &Call<'_>, root: &Root) -> Result<Payload> {
     if root.auth.exp - call.iat > DEFAULT_AUTHORITY_S {
@@ -131,11 +139,20 @@ pub fn root_payload(call: &Call<'_>, root: &Root) -> Result<Payload> {
     }
     root.auth.allow(0, call.iat, call.aud, call.operations)?;
     let mut record = record_of(call, root.cid, 0);
-    record.obo = Some(Obo::Autonomous);
+    record.obo = Some(obo_of(call.iss, root)?);
     record.task = Some(root.task.clone());
     record.auth = Some(root.auth.clone());
     record.cont.clone_from(&root.cont);
     Payload::from_claims(record.to_members())
+}
+
+fn obo_of(iss: &SpiffeId, root: &Root) -> Result<Obo> {
+    let Some(token) = &root.user else { return Ok(Obo::Autonomous) };
+    if matches!(token.holder(), Holder::Named(name) if name != iss.as_str()) {
+        return Err(Rejection::new(Code::Authority, "the token was issued to another workload"));
+    }
+    check_scope(&root.auth, token)?;
+    Ok(Obo::User(token.user().clone()))
 }
 
 /// The payload of the record that continues `parent`, with less authority if `att` says so.

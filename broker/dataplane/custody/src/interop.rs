@@ -238,6 +238,11 @@ impl<'a> Input<'a> {
         self.array(name)?.iter().map(text).collect()
     }
 
+    /// As [`Input::texts`]; empty if absent.
+    fn optional_texts(&self, name: &str) -> Result<Vec<&'a str>, Failure> {
+        if self.0.get(name).is_none() { Ok(Vec::new()) } else { self.texts(name) }
+    }
+
     fn many_bytes(&self, name: &str) -> Result<Vec<Vec<u8>>, Failure> {
         let decode = |text: &str| decode_base64(text).ok_or_else(|| Failure::Shape(format!("{name} is not base64")));
         self.texts(name)?.into_iter().map(decode).collect()

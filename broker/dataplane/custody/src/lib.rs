@@ -6,6 +6,7 @@
 
 pub mod acknowledged;
 pub mod authority;
+pub mod behalf;
 pub mod binding;
 mod bounded;
 pub mod cache;
@@ -22,6 +23,7 @@ pub mod hash;
 pub mod ids;
 pub mod interop;
 pub mod json;
+pub mod jwks;
 pub mod limits;
 pub mod merkle;
 pub mod observation;
@@ -33,4 +35,6 @@ pub mod replay;
 pub mod seal;
 pub mod sealer;
 pub mod statement;
+mod tokenjson;
 pub mod trust;
+pub mod usertoken;

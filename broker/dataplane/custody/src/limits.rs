@@ -58,6 +58,20 @@ pub const MAX_CHAIN_AGE_S: i64 = 900;
 pub const DEFAULT_AUTHORITY_S: i64 = 3_600;
 /// Seconds between a root's `iat` and its authority's `exp` that any configuration may allow.
 pub const MAX_AUTHORITY_S: i64 = 86_400;
+/// Bytes of one user token.
+pub const MAX_TOKEN_BYTES: usize = 8_192;
+/// Levels of nesting in a token's header or claims; the top object is the first.
+pub const MAX_TOKEN_JSON_DEPTH: usize = 16;
+/// Bytes of a token's `iss`, `sub`, `txn` and workload: they go into records.
+pub const MAX_TOKEN_TEXT_BYTES: usize = 256;
+/// Entries of a token's `aud`.
+pub const MAX_TOKEN_AUDIENCES: usize = 16;
+/// Keys of one issuer.
+pub const MAX_ISSUER_KEYS: usize = 64;
+/// Bytes of a key's name.
+pub const MAX_KEY_ID_BYTES: usize = 256;
+/// Verified user tokens that are remembered.
+pub const TOKEN_CACHE_ENTRIES: usize = 4_096;
 /// Entries of the certificate cache.
 pub const CERT_CACHE_ENTRIES: usize = 4_096;
 /// Entries of the prefix cache.

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use crate::authority::AudiencePattern;
+use crate::behalf::Presented;
 use crate::binding::{Body, HeaderLine};
 use crate::cache::{CacheSizes, Caches, VerifiedStatement};
 use crate::cert::Certificate;
@@ -27,6 +28,7 @@ use crate::replay::ReplayStore;
 use crate::seal::UnverifiedStatement;
 use crate::statement::StatementClaims as _;
 use crate::trust::Bundles;
+use crate::usertoken::Issuers;
 
 mod authenticate;
 mod closing;
@@ -97,6 +99,12 @@ pub struct Policy {
     pub hops: usize,
     /// Seconds between a root's `iat` and its authority's `exp`, at most 86,400.
     pub authority_s: i64,
+    /// Who issues user tokens, with their keys.
+    pub issuers: Arc<Issuers>,
+    /// Roots of other trust domains that may assert a user whose issuer is not among `issuers`; empty allows none.
+    pub unverified_users: Vec<AudiencePattern>,
+    /// Who may begin a chain that seals a boundary and hides the one it continues; empty allows none.
+    pub sealing_gateways: Vec<AudiencePattern>,
     /// Accept requests whose body the record does not bind; a closing statement must end them (§7.3).
     pub accept_streams: bool,
     /// Accept requests without visible TLS peer.
@@ -110,6 +118,9 @@ impl Default for Policy {
             forbidden_on_path: Vec::new(),
             hops: DEFAULT_HOPS,
             authority_s: DEFAULT_AUTHORITY_S,
+            issuers: Arc::default(),
+            unverified_users: Vec::new(),
+            sealing_gateways: Vec::new(),
             accept_streams: false,
             unsafe_allow_no_peer: false,
         }
@@ -167,6 +178,8 @@ pub struct Examined {
     certificates: Vec<Arc<Certificate>>,
     own_id: SpiffeId,
     peer: Arc<str>,
+    /// User tokens that came with the message.
+    presented: Presented,
 }
 
 impl Examined {

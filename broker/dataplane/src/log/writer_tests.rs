@@ -142,7 +142,7 @@ fn payload_named(name: &str) -> Payload {
     };
     let auth = Authority { scope: None, exp: 9, hops: 1, aud: None, ops: None };
     let task = Task::named("t").unwrap();
-    root_payload(&call, &Root { cid: RandomId::generate().unwrap(), task, auth, cont: None }).unwrap()
+    root_payload(&call, &Root { cid: RandomId::generate().unwrap(), task, auth, cont: None, user: None }).unwrap()
 }
 
 fn op_of(payload: &Payload) -> String {

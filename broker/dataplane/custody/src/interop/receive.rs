@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 use super::{Answer, Failure, Input, authority_json, facts, lines};
 use crate::authority::AudiencePattern;
+use crate::behalf::Behalf;
 use crate::binding::Body;
 use crate::cache::CacheSizes;
 use crate::cert::Certificate;
@@ -17,6 +18,7 @@ use crate::receive::{Peer, Policy, Receiver, Request};
 use crate::record::Task;
 use crate::replay::ReplayStore;
 use crate::trust::Bundles;
+use crate::usertoken::Issuers;
 
 pub(super) fn verify(input: &Input<'_>) -> Answer {
     let owned = input.headers()?;
@@ -26,7 +28,8 @@ pub(super) fn verify(input: &Input<'_>) -> Answer {
     let own_leaves: Vec<Thumbprint> = input.many_bytes("own_leaves")?.iter().map(|der| Thumbprint::of(der)).collect();
     let own_id = spiffe_id(input.text("own_id")?)?;
     let bundles = parse_bundles(input.object("bundles")?)?;
-    let policy = parse_policy(input)?;
+    let mut policy = parse_policy(input)?;
+    policy.issuers = parse_issuers(input)?.into();
     let now = input.integer("now")?;
     let receiver = parse_state(&Input(input.get("state")?), &bundles, now)?;
     let request = Request {
@@ -45,6 +48,29 @@ pub(super) fn verify(input: &Input<'_>) -> Answer {
 }
 
 fn describe(chain: &Chain) -> Map<String, Json> {
+    let mut described = describe_chain(chain);
+    described.extend(chain.behalf().map(|behalf| ("user".to_owned(), user_json(behalf))));
+    described
+}
+
+fn user_json(behalf: &Behalf) -> Json {
+    let user = behalf.user();
+    json!({
+        "iss": user.iss,
+        "sub": user.sub,
+        "typ": user.typ,
+        "txn": user.txn,
+        "exp": user.exp,
+        "verified": behalf.token().is_some(),
+    })
+}
+
+fn parse_issuers(input: &Input<'_>) -> Result<Issuers, Failure> {
+    let issuers = input.get("issuers").map_or_else(|_| "[]".to_owned(), Json::to_string);
+    Issuers::parse(&issuers).map_err(Failure::Shape)
+}
+
+fn describe_chain(chain: &Chain) -> Map<String, Json> {
     let path: Vec<&str> = chain.path().map(SpiffeId::as_str).collect();
     facts([
         ("cid", chain.cid().to_string().into()),
@@ -93,6 +119,16 @@ fn parse_policy(input: &Input<'_>) -> Result<Policy, Failure> {
     Ok(Policy {
         autonomous_roots: policy.texts("autonomous_roots")?.into_iter().map(pattern).collect::<Result<_, _>>()?,
         forbidden_on_path: policy.texts("forbidden_on_path")?.into_iter().map(spiffe_id).collect::<Result<_, _>>()?,
+        unverified_users: policy
+            .optional_texts("unverified_users")?
+            .into_iter()
+            .map(pattern)
+            .collect::<Result<_, _>>()?,
+        sealing_gateways: policy
+            .optional_texts("sealing_gateways")?
+            .into_iter()
+            .map(pattern)
+            .collect::<Result<_, _>>()?,
         accept_streams: policy.0.get("streams").and_then(Json::as_bool).unwrap_or(false),
         unsafe_allow_no_peer: input.boolean("allow_no_peer")?,
         ..Policy::default()

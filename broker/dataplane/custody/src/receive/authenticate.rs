@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::prove::Prover;
 use super::{Examined, Inline, Policy, Verified};
-use crate::authority::{Authority, Narrowing};
+use crate::authority::{AudiencePattern, Authority, Narrowing};
+use crate::behalf::{Behalf, verify_behalf};
 use crate::cache::{Caches, VerifiedStatement};
 use crate::cert::Certificate;
 use crate::chain::Chain;
 use crate::error::{Code, Missing, Rejection, Result};
-use crate::record::{Obo, Record, Task};
+use crate::record::{Record, Task};
 use crate::seal::UnverifiedStatement;
 use crate::statement::StatementClaims as _;
 use crate::trust::Bundles;
@@ -22,7 +23,7 @@ pub(super) fn authenticate(
     operations: &[&str],
     now: i64,
 ) -> Result<Verified> {
-    let Examined { ancestors, newest, certificates, own_id, peer } = examined;
+    let Examined { ancestors, newest, certificates, own_id, peer, presented } = examined;
     if bundles.is_empty() {
         return Err(Rejection::new(Code::Unavailable, "no bundle is known"));
     }
@@ -33,12 +34,14 @@ pub(super) fn authenticate(
     let root = Arc::clone(ancestors.first().unwrap_or(&newest));
     // 12
     let (task, ceiling) = check_root(caches, root.record(), policy, now)?;
+    let behalf = verify_behalf(&root, &ceiling, &presented, &policy.issuers, &own_id, (&peer, now))?;
+    check_starter(root.record(), behalf.as_ref(), policy)?;
     // 13
     let atts = ancestors.iter().chain([&newest]).map(|statement| statement.record().att.as_ref());
     let authority = fold(&ceiling, atts)?;
     authority.allow(newest.record().hop, now, own_id.as_str(), operations)?;
     // 14, the part that is the same for every broker
-    let chain = Chain::new(ancestors, newest, task, authority);
+    let chain = Chain::new(ancestors, newest, task, authority, behalf);
     if chain.path().any(|id| policy.forbidden_on_path.contains(id)) {
         return Err(Rejection::new(Code::Forbidden, "a component on the path is not wanted"));
     }
@@ -82,17 +85,29 @@ pub(crate) fn fold<'a>(ceiling: &Authority, atts: impl Iterator<Item = Option<&'
 fn check_root(caches: &Caches, root: &Record, policy: &Policy, now: i64) -> Result<(Task, Authority)> {
     caches.check_root(&root.cid, &root.iss, now)?;
     let refuse = |detail: &str| Err(Rejection::new(Code::Authority, detail));
-    let (Some(obo), Some(auth), Some(task)) = (&root.obo, &root.auth, &root.task) else {
+    let (Some(_), Some(auth), Some(task)) = (&root.obo, &root.auth, &root.task) else {
         return refuse("the root does not say for whom, for what or how far");
     };
     if auth.exp - root.iat > policy.authority_s() {
         return refuse("the root's authority lasts too long");
     }
-    if *obo != Obo::Autonomous {
-        return refuse("user tokens are not verified here");
-    }
-    if !policy.autonomous_roots.iter().any(|pattern| pattern.matches(root.iss.as_str())) {
-        return refuse("the root may not act on nobody's behalf");
-    }
     Ok((task.clone(), auth.clone()))
+}
+
+/// Who may begin what: chains on nobody's behalf, for a user that only they vouch for, and sealed ones.
+fn check_starter(root: &Record, behalf: Option<&Behalf>, policy: &Policy) -> Result<()> {
+    let refuse = |detail: &str| Err(Rejection::new(Code::Authority, detail));
+    let is_among = |patterns: &[AudiencePattern]| patterns.iter().any(|pattern| pattern.matches(root.iss.as_str()));
+    match behalf {
+        None if !is_among(&policy.autonomous_roots) => return refuse("the root may not act on nobody's behalf"),
+        Some(behalf) if behalf.token().is_none() && !is_among(&policy.unverified_users) => {
+            return refuse("the root may not assert a user whose token cannot be verified here");
+        }
+        _ => {}
+    }
+    let is_sealing = root.cont.as_ref().is_some_and(|cont| cont.why == "boundary");
+    if is_sealing && !is_among(&policy.sealing_gateways) {
+        return refuse("the root may not seal a boundary");
+    }
+    Ok(())
 }

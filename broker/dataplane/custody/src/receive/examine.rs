@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Ancestor, Examined, Inline, Peer, Policy, Request};
+use crate::behalf::Presented;
 use crate::binding::{Body, request_binding, verify_content_digest};
 use crate::cache::Caches;
 use crate::cert::Certificate;
@@ -40,7 +41,8 @@ pub(super) fn examine(caches: &Caches, request: &Request<'_>, policy: &Policy, n
     // 11
     check_sequence(&ancestors, &newest)?;
     let certificates = known.into_values().collect();
-    Ok(Examined { ancestors, newest, certificates, own_id: request.own_id.clone(), peer: peer_name })
+    let presented = Presented::read(request.headers);
+    Ok(Examined { ancestors, newest, certificates, own_id: request.own_id.clone(), peer: peer_name, presented })
 }
 
 type Parsed = (UnverifiedStatement, Record);

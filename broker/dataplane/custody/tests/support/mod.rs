@@ -254,6 +254,7 @@ pub fn root() -> Root {
         cid: RandomId::generate().expect("randomness"),
         task: Task::named("task-1").expect("a task"),
         auth: authority(),
+        user: None,
         cont: None,
     }
 }

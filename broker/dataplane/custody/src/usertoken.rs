@@ -1,0 +1,401 @@
+//! User tokens of configured issuers: Transaction Tokens and RFC 9068 access tokens, verified strictly.
+//!
+//! Owns: what a token must show before anybody acts on its user's behalf; the tokens verified with the keys in force.
+//! Does not own: key sets (see `jwks`), how a chain binds a token (see `behalf`).
+//!
+//! A token is accepted only if all of this holds, in this order:
+//! 1. its text is a compact JWS of bounded size with strict base64url and JSON without duplicate members,
+//! 2. its issuer is configured for this type of token,
+//! 3. its header has the right `typ`, no `crit`, and names a key of that issuer (or the issuer has only one),
+//! 4. the signature holds with an algorithm that the key allows,
+//! 5. `exp`, `nbf` and `iat` hold now, `aud` names us,
+//! 6. it says who the user is and which workload it was issued to.
+//!
+//! Source: custody-wire §6.12, §8.1 and §9.1; RFC 7515, RFC 7519, RFC 8725 §3, RFC 9068 §4;
+//! draft-ietf-oauth-transaction-tokens-08.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Deserialize;
+use serde_json::{Map, Value as Json};
+
+use crate::authority::parse_scope_text;
+use crate::bounded::BoundedMap;
+use crate::error::{Code, Rejection, Result};
+use crate::hash::{ClaimHash, Thumbprint, decode_base64url, sha256};
+use crate::ids::SpiffeId;
+use crate::jwks::{IssuerKey, choose_key, parse_key_set};
+use crate::limits::{
+    MAX_KEY_ID_BYTES, MAX_SKEW_S, MAX_TOKEN_AUDIENCES, MAX_TOKEN_BYTES, MAX_TOKEN_TEXT_BYTES, PEER_SHARE,
+    TOKEN_CACHE_ENTRIES,
+};
+use crate::record::User;
+use crate::tokenjson::{exact_integer, flat, parse_token_object};
+
+/// Types of token that can be verified, as `obo.typ` names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum TokenType {
+    #[serde(rename = "txn")]
+    Transaction,
+    #[serde(rename = "at")]
+    Access,
+}
+
+impl TokenType {
+    /// The type as `obo.typ` names it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Transaction => "txn",
+            Self::Access => "at",
+        }
+    }
+
+    /// The type that `obo.typ` names; None for types that cannot be presented here.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Transaction, Self::Access].into_iter().find(|known| known.as_str() == text)
+    }
+
+    const fn jwt_type(self) -> &'static str {
+        match self {
+            Self::Transaction => "txntoken+jwt",
+            Self::Access => "at+jwt",
+        }
+    }
+}
+
+/// Who issues tokens that count here.
+#[derive(Debug)]
+struct Issuer {
+    name: String,
+    typ: TokenType,
+    audiences: Vec<String>,
+    /// None while none are known: then nothing of it can be verified.
+    keys: Option<Vec<IssuerKey>>,
+    /// SPIFFE ID by client ID, for an issuer that names workloads otherwise.
+    clients: HashMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IssuerText {
+    issuer: String,
+    r#type: TokenType,
+    audience: Vec<String>,
+    jwks: Option<Json>,
+    #[serde(default)]
+    clients: HashMap<String, String>,
+}
+
+/// The configured issuers with the keys in force, and the tokens that these verified.
+///
+/// A change of any key is a new value: nothing that an older key vouched for is remembered.
+pub struct Issuers {
+    list: Vec<Issuer>,
+    verified: Mutex<BoundedMap<ClaimHash, Arc<UserToken>>>,
+}
+
+impl Default for Issuers {
+    fn default() -> Self {
+        Self::of(Vec::new())
+    }
+}
+
+impl fmt::Debug for Issuers {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_list().entries(&self.list).finish()
+    }
+}
+
+/// The workload that a token was issued to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// By name; usually a SPIFFE ID.
+    Named(String),
+    /// By the thumbprint of its certificate.
+    Certificate(Thumbprint),
+}
+
+/// A token that was verified.
+pub struct UserToken {
+    user: User,
+    not_before: i64,
+    scope: BTreeSet<String>,
+    holder: Holder,
+    kid: Option<String>,
+    claims: Map<String, Json>,
+    text: String,
+}
+
+impl fmt::Debug for UserToken {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The text is a credential.
+        write!(out, "UserToken({}, {})", self.user.th, self.user.iss)
+    }
+}
+
+impl PartialEq for UserToken {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for UserToken {}
+
+impl UserToken {
+    /// What a root says about it.
+    #[must_use]
+    pub fn user(&self) -> &User {
+        &self.user
+    }
+
+    /// Empty if it grants none.
+    #[must_use]
+    pub fn scope(&self) -> &BTreeSet<String> {
+        &self.scope
+    }
+
+    /// The workload that it was issued to.
+    #[must_use]
+    pub fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    /// The key that signed it; None if the issuer's only key has no name.
+    #[must_use]
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// The decoded payload as a log line can hold it; never the signature.
+    #[must_use]
+    pub fn claims_for_log(&self) -> Map<String, Json> {
+        flat(&self.claims)
+    }
+
+    /// The token itself, a credential: it goes into its header field and nowhere else.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// True if it was issued to `workload`, whose certificate has thumbprint `x5t`.
+    #[must_use]
+    pub fn is_for(&self, workload: &SpiffeId, x5t: &Thumbprint) -> bool {
+        match &self.holder {
+            Holder::Named(name) => name == workload.as_str(),
+            Holder::Certificate(bound) => bound == x5t,
+        }
+    }
+
+    fn is_valid_at(&self, now: i64) -> bool {
+        self.not_before - MAX_SKEW_S <= now && now < self.user.exp + MAX_SKEW_S
+    }
+}
+
+impl Issuers {
+    /// The issuers in a JSON array of `{"issuer", "type", "audience", "jwks": {…} or null, "clients"?}`.
+    ///
+    /// # Errors
+    /// One sentence: not of this form, a key set that cannot be used, or one issuer twice for one type.
+    pub fn parse(json: &str) -> std::result::Result<Self, String> {
+        let texts: Vec<IssuerText> = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let mut list: Vec<Issuer> = Vec::with_capacity(texts.len());
+        for text in texts {
+            let keys = text.jwks.as_ref().map(parse_key_set).transpose();
+            let keys = keys.map_err(|why| format!("{}: {why}", text.issuer))?;
+            if list.iter().any(|known| known.name == text.issuer && known.typ == text.r#type) {
+                return Err(format!("{} is listed twice", text.issuer));
+            }
+            let (name, typ, audiences) = (text.issuer, text.r#type, text.audience);
+            list.push(Issuer { name, typ, audiences, keys, clients: text.clients });
+        }
+        Ok(Self::of(list))
+    }
+
+    fn of(list: Vec<Issuer>) -> Self {
+        let verified = BoundedMap::new(TOKEN_CACHE_ENTRIES, TOKEN_CACHE_ENTRIES / PEER_SHARE);
+        Self { list, verified: Mutex::new(verified) }
+    }
+
+    /// True if tokens of `issuer` with this `obo.typ` can be verified, now or once its keys are known.
+    #[must_use]
+    pub fn contains(&self, issuer: &str, typ: &str) -> bool {
+        self.find(issuer, typ).is_some()
+    }
+
+    /// True if `text` looks like a token of a configured issuer; nothing about it is verified.
+    #[must_use]
+    pub fn claims_unverified(&self, text: &str, typ: TokenType) -> bool {
+        let payload = text.split('.').nth(1).filter(|_| text.len() <= MAX_TOKEN_BYTES);
+        let claims = payload.and_then(decode_base64url).and_then(|bytes| parse_token_object(&bytes).ok());
+        let issuer = claims.as_ref().and_then(|claims| claims.get("iss")).and_then(Json::as_str);
+        issuer.is_some_and(|issuer| self.contains(issuer, typ.as_str()))
+    }
+
+    /// The token in `text`; what `peer` brings may fill a share of what is remembered.
+    ///
+    /// # Errors
+    /// `authority` for the first rule that does not hold; `unavailable` while the issuer has no known keys.
+    pub fn verify(&self, text: &str, typ: TokenType, peer: &str, now: i64) -> Result<Arc<UserToken>> {
+        let th = token_hash(text);
+        let known = self.verified.lock().unwrap_or_else(PoisonError::into_inner).get(&th).cloned();
+        if let Some(known) = known.filter(|known| known.user.typ == typ.as_str()) {
+            return if known.is_valid_at(now) { Ok(known) } else { Err(refused("it is not valid now")) };
+        }
+        let token = Arc::new(self.verify_new(text, th, typ, now)?);
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(th, Arc::clone(&token), peer);
+        Ok(token)
+    }
+
+    fn find(&self, issuer: &str, typ: &str) -> Option<&Issuer> {
+        self.list.iter().find(|known| known.name == issuer && known.typ.as_str() == typ)
+    }
+
+    fn verify_new(&self, text: &str, th: ClaimHash, typ: TokenType, now: i64) -> Result<UserToken> {
+        // 1
+        if text.len() > MAX_TOKEN_BYTES {
+            return Err(refused("it is not a compact JWS of bounded size"));
+        }
+        let (header, claims, signature) = split(text).ok_or_else(|| refused("it is not a strict compact JWS"))?;
+        let header = Claims(&header);
+        // 2
+        let issuer = self.find(Claims(&claims).name("iss")?, typ.as_str());
+        let issuer = issuer.ok_or_else(|| refused("its issuer is not configured"))?;
+        // 3
+        let kid = header.optional("kid").map(|value| text_of(value, MAX_KEY_ID_BYTES)).transpose()?;
+        let jwt_type = header.name("typ")?.to_ascii_lowercase();
+        let jwt_type = jwt_type.strip_prefix("application/").unwrap_or(&jwt_type);
+        if header.optional("crit").is_some() || jwt_type != typ.jwt_type() {
+            return Err(refused("its header is that of another kind of token"));
+        }
+        let algorithm = header.name("alg")?;
+        let Some(keys) = &issuer.keys else {
+            return Err(Rejection::new(Code::Unavailable, "the keys of the token's issuer are not known"));
+        };
+        let key = choose_key(keys, kid).ok_or_else(|| refused(UNKNOWN_KEY))?;
+        // 4
+        let (signing_input, _) = text.rsplit_once('.').unwrap_or_default();
+        if !key.verifies(algorithm, signing_input.as_bytes(), &signature) {
+            return Err(refused("its signature does not hold"));
+        }
+        // 5, 6
+        let token = read_token(text, th, issuer, kid.map(str::to_owned), claims)?;
+        if token.is_valid_at(now) { Ok(token) } else { Err(refused("it is not valid now")) }
+    }
+}
+
+/// What the log says of a token whose key the issuer does not have: a reason to look for newer keys.
+pub const UNKNOWN_KEY: &str = "its key is not one of the issuer's";
+
+/// `th`: the hash that a root names a token by (custody-wire §8.1).
+#[must_use]
+pub fn token_hash(text: &str) -> ClaimHash {
+    ClaimHash(sha256(text.as_bytes()))
+}
+
+type Parts = (Map<String, Json>, Map<String, Json>, Vec<u8>);
+
+fn split(text: &str) -> Option<Parts> {
+    let mut parts = text.split('.');
+    let (header, claims, signature) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let object = |part: &str| parse_token_object(&decode_base64url(part)?).ok();
+    Some((object(header)?, object(claims)?, decode_base64url(signature)?))
+}
+
+fn read_token(
+    text: &str,
+    th: ClaimHash,
+    issuer: &Issuer,
+    kid: Option<String>,
+    members: Map<String, Json>,
+) -> Result<UserToken> {
+    let claims = Claims(&members);
+    let (exp, iat) = (claims.integer("exp")?, claims.integer("iat")?);
+    let nbf = if claims.optional("nbf").is_some() { claims.integer("nbf")? } else { 0 };
+    check_audience(&claims, issuer)?;
+    let is_transaction = issuer.typ == TokenType::Transaction;
+    let is_present = |name: &str| members.contains_key(name);
+    let txn = if is_transaction || is_present("txn") { Some(claims.name("txn")?.to_owned()) } else { None };
+    let scope = if is_transaction || is_present("scope") { claims.scope()? } else { BTreeSet::new() };
+    let user = User {
+        iss: issuer.name.clone(),
+        sub: claims.name("sub")?.to_owned(),
+        typ: issuer.typ.as_str().to_owned(),
+        th,
+        txn,
+        exp,
+    };
+    let holder = read_holder(&claims, issuer)?;
+    Ok(UserToken { user, not_before: iat.max(nbf), scope, holder, kid, claims: members, text: text.to_owned() })
+}
+
+fn check_audience(claims: &Claims<'_>, issuer: &Issuer) -> Result<()> {
+    let aud = claims.optional("aud").ok_or_else(|| refused("aud is absent"))?;
+    let names: Vec<&Json> = match aud {
+        Json::Array(names) if names.len() <= MAX_TOKEN_AUDIENCES => names.iter().collect(),
+        single => vec![single],
+    };
+    let names = names.into_iter().map(|name| text_of(name, MAX_TOKEN_TEXT_BYTES)).collect::<Result<Vec<_>>>()?;
+    if names.iter().any(|name| issuer.audiences.iter().any(|ours| ours == name)) {
+        return Ok(());
+    }
+    Err(refused("it is meant for somebody else"))
+}
+
+/// `req_wl`, else `cnf.x5t#S256`, else `client_id`, else the outermost `act.sub`.
+fn read_holder(claims: &Claims<'_>, issuer: &Issuer) -> Result<Holder> {
+    if claims.optional("req_wl").is_some() {
+        return Ok(Holder::Named(claims.name("req_wl")?.to_owned()));
+    }
+    if let Some(bound) = claims.optional("cnf") {
+        let thumbprint = bound.get("x5t#S256").and_then(Json::as_str).and_then(Thumbprint::parse);
+        return thumbprint.map(Holder::Certificate).ok_or_else(|| refused("it is bound to a key that is not ours"));
+    }
+    let client = if claims.optional("client_id").is_some() {
+        claims.name("client_id")?
+    } else {
+        let actor = claims.optional("act").and_then(|actor| actor.get("sub"));
+        text_of(actor.ok_or_else(|| refused("it names no workload"))?, MAX_TOKEN_TEXT_BYTES)?
+    };
+    Ok(Holder::Named(issuer.clients.get(client).map_or(client, String::as_str).to_owned()))
+}
+
+/// Members of a token's header or payload, read by name and type.
+struct Claims<'a>(&'a Map<String, Json>);
+
+impl<'a> Claims<'a> {
+    fn optional(&self, name: &str) -> Option<&'a Json> {
+        self.0.get(name)
+    }
+
+    fn name(&self, name: &str) -> Result<&'a str> {
+        let value = self.0.get(name).ok_or_else(|| refused(&format!("{name} is absent")))?;
+        text_of(value, MAX_TOKEN_TEXT_BYTES)
+    }
+
+    fn integer(&self, name: &str) -> Result<i64> {
+        let value = self.0.get(name).and_then(exact_integer);
+        value.ok_or_else(|| refused(&format!("{name} is not a whole number from 0")))
+    }
+
+    fn scope(&self) -> Result<BTreeSet<String>> {
+        let text = self.0.get("scope").and_then(Json::as_str).ok_or_else(|| refused("scope is absent or no text"))?;
+        parse_scope_text(text).map_err(|rejection| refused(&rejection.detail))
+    }
+}
+
+fn text_of(value: &Json, most: usize) -> Result<&str> {
+    let text = value.as_str().filter(|text| (1..=most).contains(&text.len()));
+    text.ok_or_else(|| refused("a claim is not text of its bounds"))
+}
+
+fn refused(detail: &str) -> Rejection {
+    Rejection::new(Code::Authority, format!("user token: {detail}"))
+}
