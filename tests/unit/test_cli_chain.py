@@ -287,6 +287,7 @@ def test_what_a_call_is_based_on_is_shown_below_it(tmp_path: Path) -> None:
     cited = [each["based_on"] for each in root["children"] if each["based_on"]]
     assert cited == [[{"receipt": hash_of(story.told), "record": hash_of(story.ask)}]]
     story.scene.left.statement(story.found, "received", NOW, sealed="a.b")
+    story.scene.left.statement(story.found, "received", NOW, cid="another chain")
     story.scene.call("orchestrator", "reasoner", story.first, based_on=(some_hash("gone"),))
     left, right = story.scene.save(tmp_path / "more")
     result = run("chain", "show", "--last", "--log", left / "log", "--log", right / "log")
