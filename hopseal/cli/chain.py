@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ def show(
 
     Everything is verified again from the log alone: signatures, certificates against the bundle of that time,
     the links between records, and the authority that each hop was left. Exits 1 if anything does not hold.
+    What a call says it is based on is shown below it; `hopseal audit show` draws that as a graph, and `hopseal
+    audit verify` proves the times too.
 
     \b
     Example:
@@ -117,13 +119,13 @@ def _as_json(report: ChainReport, damage: list[str]) -> dict[str, Any]:
         "cid": report.cid,
         "verified": report.verified,
         "damage": damage,
-        "hops": [_hop_json(hop) for hop in report.roots],
+        "hops": [_hop_json(hop, report.answers) for hop in report.roots],
         "rejected": [_rejected_json(each) for each in report.rejected],
         "contradictions": [_rejected_json(each) for each in report.contradictions],
     }
 
 
-def _hop_json(hop: HopReport) -> dict[str, Any]:
+def _hop_json(hop: HopReport, answers: Mapping[str, str]) -> dict[str, Any]:
     record = hop.record
     return {
         "hash": hop.hash,
@@ -139,7 +141,8 @@ def _hop_json(hop: HopReport) -> dict[str, Any]:
         "code": hop.code,
         "detail": hop.detail,
         "seen": [{"node": each.node, "direction": str(each.direction), "at_ms": each.at_ms} for each in hop.sightings],
-        "children": [_hop_json(child) for child in hop.children],
+        "based_on": [{"receipt": each, "record": answers.get(each)} for each in record.based_on or ()],
+        "children": [_hop_json(child, answers) for child in hop.children],
     }
 
 
@@ -165,9 +168,11 @@ def _print(report: ChainReport, damage: list[str]) -> None:
     for hop, lead, text in _lines(report.roots, ""):
         mark = click.style("✓", fg="green") if hop.verified else click.style("✗", fg="red")
         click.echo(f"{lead}{mark} {text}")
+        blank = " " * len(lead)
         if hop.code:
-            blank = " " * len(lead)
             click.secho(f"{blank}  {hop.code}: {hop.detail}", fg="red")
+        for cited in hop.record.based_on or ():
+            click.echo(f"{blank}  based on {_answerer(report, cited)}")
     for each in report.rejected:
         claimed = f"{short_id(each.unverified_iss)} → {short_id(each.unverified_aud)}"
         click.secho(f"refused on {each.node}: {each.code} ({claimed}) {each.detail}", fg="yellow")
@@ -175,6 +180,17 @@ def _print(report: ChainReport, damage: list[str]) -> None:
         click.secho(f"the log contradicts itself on {each.node}: {each.detail}", fg="red")
     for line in damage:
         click.secho(f"the log is damaged: {line}", fg="red")
+
+
+def _answerer(report: ChainReport, cited: str) -> str:
+    """Who gave the answer that a call cites (``in``)."""
+    waiting = list(report.roots)
+    while waiting:
+        hop = waiting.pop()
+        if hop.hash == report.answers.get(cited):
+            return f"the answer of {short_id(hop.record.aud)}"
+        waiting += hop.children
+    return f"an answer that no log here holds, {cited}"
 
 
 def _lines(hops: Sequence[HopReport], indent: str) -> Iterator[tuple[HopReport, str, str]]:

@@ -9,7 +9,7 @@ Source: custody-wire §11 (steps 1, 4, 6, 7 and 8, without witnessed time).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hopseal.custody.authority import Authority
@@ -64,12 +64,14 @@ class ChainReport:
         rejected: messages that claimed to belong to the chain and were refused.
         contradictions: entries about accepted records that cannot be read or do not say what the record says: somebody
             changed the log.
+        answers: hash of the record by that of its receipt or observation, which ``in`` cites; unverified.
     """
 
     cid: str
     roots: tuple[HopReport, ...]
     rejected: tuple[Rejected, ...]
     contradictions: tuple[Rejected, ...]
+    answers: Mapping[str, str]
 
     @property
     def verified(self) -> bool:
@@ -83,7 +85,7 @@ def verify_chain_offline(entries: Iterable[LogEntry], cid: str) -> ChainReport:
     check = _Check(evidence)
     judge = ChainJudge(evidence.records, check.record, _own_time, check.root)
     roots = tuple(map(check.report, judge.judge()))
-    return ChainReport(cid, roots, evidence.rejected, evidence.contradictions)
+    return ChainReport(cid, roots, evidence.rejected, evidence.contradictions, evidence.answers)
 
 
 @dataclass(frozen=True, slots=True)
