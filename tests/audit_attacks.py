@@ -181,6 +181,27 @@ def a_certificate_that_is_left_out() -> Tampered:
     return evidence(story.scene, story.told, replace(bundle, certificates=ders))
 
 
+@refused(1, "custody_untrusted")
+def a_seal_by_the_key_of_an_authority() -> Tampered:
+    scene = Scene()
+    scene.parties["orchestrator"] = pki.svid(spiffe("orchestrator"), ca=True)
+    story = witnessed(scene)
+    return evidence(scene, story.ask)
+
+
+@refused(1, "custody_identity")
+def a_glued_record_that_is_answered_as_if_it_were_right() -> Tampered:
+    """The first thing that is wrong is what is told, whatever the cross-checks find later."""
+    story = tell()
+    scene = story.scene
+    jti = parse_sealed_record(story.ask).record.jti
+    forged = seal(scene.record("orchestrator", "crm-connector", story.first, jti=jti), pki.REASONER)
+    scene.log_call(forged, "orchestrator", "crm-connector")
+    scene.call("orchestrator", "crm-connector", story.first, jti=jti)
+    scene.witness()
+    return evidence(scene, forged)
+
+
 # --- step 2: that logs held it
 
 
@@ -206,6 +227,14 @@ def a_seal_that_no_log_holds() -> Tampered:
     story = witnessed()
     bundle = story.scene.bundle()
     forged = LoggedStatement(twin(story.lookup), ())
+    return evidence(story.scene, story.lookup, replace(bundle, statements=(*bundle.statements, forged)))
+
+
+@incomplete("proof")
+def a_seal_that_is_said_to_be_logged_and_is_not() -> Tampered:
+    story = witnessed()
+    bundle = story.scene.bundle()
+    forged = LoggedStatement(twin(story.lookup), (Seen("custody.zzz/n", 7, Direction.SENT),))
     return evidence(story.scene, story.lookup, replace(bundle, statements=(*bundle.statements, forged)))
 
 
@@ -477,6 +506,24 @@ def an_identity_that_its_attestor_withdrew() -> Tampered:
     return replace(evidence(story.scene, story.ask), trust=TRUST_ATTESTOR)
 
 
+@refused(2, "custody_malformed")
+def a_revocation_of_nothing() -> Tampered:
+    story = tell()
+    story.scene.left.write(NOW, type="revoke", id=None, x5t=None, since=NOW, why="?")
+    story.scene.witness()
+    return evidence(story.scene)
+
+
+@refused(2, "custody_malformed")
+def an_announcement_that_is_no_evidence_statement() -> Tampered:
+    story = tell()
+    story.scene.left.lines[3] = json.dumps(
+        {"n": 3, "at_ms": NOW * 1000, "type": "attest", "sealed": story.first}
+    ).encode()
+    story.scene.witness()
+    return evidence(story.scene)
+
+
 # --- step 6: the chain
 
 
@@ -487,6 +534,16 @@ def a_hop_that_was_removed() -> Tampered:
     story.scene.answer(deep)
     story.scene.witness()
     return evidence(story.scene, deep, without(story.scene.bundle(), story.ask))
+
+
+@incomplete("ancestor")
+def a_hop_behind_one_that_was_removed() -> Tampered:
+    story = tell()
+    scene = story.scene
+    deep = scene.call("reasoner", "crm-connector", story.ask)
+    deeper = scene.call("crm-connector", "reasoner", deep)
+    scene.witness()
+    return evidence(scene, deeper, without(scene.bundle(), story.ask))
 
 
 @refused(6, "custody_chain")

@@ -26,32 +26,32 @@ _auditor: Auditor | None = None
 def run_audit(auditor: Auditor, jobs: int | None = None) -> AuditReport:
     """The report of ``auditor``; ``jobs`` processes, all cores unless given."""
     workers = jobs or len(os.sched_getaffinity(0))
-    with _progress(auditor.count) as advance:
-        if workers == 1 or auditor.count <= FEW:
-            reports = _serial(auditor, advance)
-        else:
-            reports = _parallel(auditor, workers, advance)
-    return auditor.conclude(reports)
+    if workers == 1 or auditor.count <= FEW:
+        return auditor.conclude(_serial(auditor))
+    return auditor.conclude(_parallel(auditor, workers))
 
 
-def _serial(auditor: Auditor, advance: Callable[[int], None]) -> list[StatementReport]:
+def _serial(auditor: Auditor) -> list[StatementReport]:
     reports: list[StatementReport] = []
-    for start, stop in _ranges(auditor.count):
-        reports += auditor.check(start, stop)
-        advance(stop - start)
+    with _progress(auditor.count) as advance:
+        for start, stop in _ranges(auditor.count):
+            reports += auditor.check(start, stop)
+            advance(stop - start)
     return reports
 
 
-def _parallel(auditor: Auditor, workers: int, advance: Callable[[int], None]) -> list[StatementReport]:
+def _parallel(auditor: Auditor, workers: int) -> list[StatementReport]:
     global _auditor  # noqa: PLW0603 - what a fork inherits has to be reachable without an argument
     _auditor = auditor
     context = multiprocessing.get_context("fork")
     try:
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            # Submitting forks; the bar's thread is started afterwards, since a fork has no thread but its own.
             futures = [pool.submit(_check, start, stop) for start, stop in _ranges(auditor.count)]
-            for future in futures:
-                future.add_done_callback(_count(advance))
-            return [report for future in futures for report in future.result()]
+            with _progress(auditor.count) as advance:
+                for future in futures:
+                    future.add_done_callback(_count(advance))
+                return [report for future in futures for report in future.result()]
     finally:
         _auditor = None
 

@@ -99,6 +99,8 @@ class _Table:
             traces = self.traces.setdefault(claims.outcome.rec, _Traces())
             traces.answered[statement.hash] = claims.outcome
             (traces.receipt_sent if is_sent else traces.receipt_received).append(origin)
+            home = claims.outcome.iss if is_sent else claims.outcome.aud
+            self.homes.setdefault(str(home), set()).add(origin)
 
 
 def compare_logs(logs: Sequence[SourceLog]) -> tuple[Disagreement, ...]:

@@ -13,11 +13,13 @@ from hopseal.custody.authority import Narrowing
 from hopseal.custody.delegation import Approval, Continuation
 from hopseal.custody.evidence_statement import Verdict as AttestorVerdict
 from hopseal.custody.outcome import Fin
-from hopseal.custody.seal import thumbprint
+from hopseal.custody.seal import Signer, seal_statements, thumbprint
+from hopseal.custody.statement import encode_statement
+from hopseal.log.audit.codes import message_of
 from hopseal.log.audit.report import Verdict, verdict_of, worst
 from hopseal.log.audit.run import Auditor
 from hopseal.log.audit.trust import TrustPolicy, parse_trust
-from hopseal.log.bundle import EvidenceBundle
+from hopseal.log.bundle import Artifact, EvidenceBundle
 from hopseal.log.entries import Direction
 from hopseal.log.judge import Finding
 from vectors import pki
@@ -269,6 +271,60 @@ def test_a_revocation_counts_even_against_a_record_without_a_proven_time() -> No
     found = hops(report)[hash_of(story.first)].finding
     assert found is not None
     assert (found.step, found.code) == (5, "audit_revoked")
+
+
+def test_a_token_without_a_proof_counts_for_nothing() -> None:
+    scene = Scene(obo=OBO).begin()
+    text = scene.call("shell", "orchestrator")
+    scene.answer(text)
+    scene.left.write(NOW, type="token", th=TH, kid="k1", claims=TOKEN | {"req_wl": spiffe("shell")})
+    scene.witness()
+    bundle = scene.bundle()
+    proofs = {key: texts for key, texts in bundle.proofs.items() if not key.startswith("token.")}
+    report = scene.audit(replace(bundle, proofs=proofs))
+    assert hops(report)[hash_of(text)].token is False
+    assert f"token:{TH}" in hops(report)[hash_of(text)].missing
+
+
+def test_statements_under_one_seal_are_each_verified() -> None:
+    story = tell()
+    scene = story.scene
+    records = [scene.record("orchestrator", "reasoner", story.first) for _ in range(3)]
+    signer = Signer(pki.ORCHESTRATOR.der, pki.ORCHESTRATOR.key, deterministic=True)
+    for text in seal_statements([encode_statement(each) for each in records], signer):
+        scene.log_call(text, "orchestrator", "reasoner")
+        scene.answer(text)
+    assert scene.witness().audit().verdict is Verdict.VERIFIED
+
+
+def test_other_entries_beside_statements_are_read_and_left_alone() -> None:
+    story = witnessed()
+    bundle = story.scene.bundle()
+    start = Artifact(story.scene.left.origin, 0, story.scene.left.lines[0].decode())
+    report = story.scene.audit(replace(bundle, artifacts=(*bundle.artifacts, start)))
+    assert report.missing == (f"proof:{story.scene.left.origin}/0",)
+    assert report.problems == ()
+
+
+def test_a_refused_evidence_statement_is_no_refusal_of_a_call() -> None:
+    story = tell()
+    said = seal(attestor_says(story.scene, AttestorVerdict.ATTESTED), ATTESTOR)
+    index = story.scene.left.statement(said, "received", NOW, verdict="refused")
+    story.scene.witness()
+    bundle = story.scene.bundle()
+    line = Artifact(story.scene.left.origin, index, story.scene.left.lines[index].decode())
+    report = story.scene.audit(replace(bundle, artifacts=(*bundle.artifacts, line)))
+    assert [each.finding.code for each in report.problems] == ["custody_malformed"]
+
+
+def test_only_the_auditors_own_codes_have_a_sentence() -> None:
+    assert message_of("audit_fork") == "a log shows two histories"
+    assert message_of("custody_chain") == ""
+
+
+def test_an_answer_that_is_cited_twice_is_missing_once() -> None:
+    story = witnessed(based_on=(some_hash("gone"),) * 2)
+    assert hops(story.scene.audit())[hash_of(story.lookup)].missing == (f"in:{some_hash('gone')}",)
 
 
 def test_an_empty_bundle_is_not_verified() -> None:

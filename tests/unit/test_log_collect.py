@@ -152,7 +152,7 @@ def test_intermediates_are_taken_and_leaves_of_others_are_not() -> None:
     story = tell()
     intermediate = pki.authority("intermediate CA", "prod CA")
     stranger = pki.svid(spiffe("stranger"))
-    for der in (intermediate.der, stranger.der):
+    for der in (intermediate.der, stranger.der, b"no certificate"):
         story.scene.left.certificate(der, NOW)
     certificates = ask(story.scene).bundle.certificates
     assert intermediate.der in certificates
