@@ -12,7 +12,15 @@ import click
 from hopseal.cli.admin import AdminClient
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.options import attestor_socket_option, broker_socket_option
-from hopseal.cli.output import format_since, format_until, json_option, paint_state, print_json, print_table
+from hopseal.cli.output import (
+    format_count,
+    format_since,
+    format_until,
+    json_option,
+    paint_state,
+    print_json,
+    print_table,
+)
 from hopseal.errors import HopsealError
 
 
