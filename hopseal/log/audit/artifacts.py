@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from hopseal.custody.encoding import parse_json_object
+from hopseal.custody.encoding import parse_token_object
 from hopseal.custody.errors import malformed
 from hopseal.custody.members import Members, read_integer, read_text
 from hopseal.errors import HopsealError
@@ -19,7 +19,7 @@ from hopseal.log.audit.steps import Revocation
 from hopseal.log.audit.trust import LoggedBundle
 from hopseal.log.audit.witnessed import Proofs, WitnessedEntry, Witnesses, key_of
 from hopseal.log.bundle import Artifact, LoggedStatement, Seen
-from hopseal.log.entries import MAX_DEPTH, BundleEntry, Direction, RecordEntry, StatementEntry, TokenEntry, parse_entry
+from hopseal.log.entries import BundleEntry, Direction, RecordEntry, StatementEntry, TokenEntry, parse_entry
 from hopseal.log.judge import Finding
 from hopseal.log.leaf import REFUSED, numbered_leaf_of_line
 
@@ -170,7 +170,7 @@ def _read_refusal(artifact: Artifact, text: bytes) -> Refusal:
 
 
 def _members(text: bytes) -> Members:
-    return Members(parse_json_object(text, max_depth=MAX_DEPTH, fractions=True), "entry")
+    return Members(parse_token_object(text), "entry")
 
 
 def _nullable(members: Members, name: str) -> str | None:
