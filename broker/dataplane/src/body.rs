@@ -12,6 +12,7 @@ use http::{HeaderMap, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::problem::Refusal;
@@ -41,7 +42,8 @@ pub struct Buffered {
 /// A request body that is too long to be buffered, or does not end: what was read of it, and the rest.
 pub struct Streamed {
     first: Bytes,
-    rest: Incoming,
+    /// None once it was given up.
+    rest: Option<Incoming>,
     memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -52,7 +54,8 @@ impl Streamed {
             return Poll::Ready(Some(Ok(self.first.split_to(self.first.len().min(PIECE_BYTES)))));
         }
         self.memory = None;
-        let frame = ready!(Pin::new(&mut self.rest).poll_frame(context));
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(rest).poll_frame(context));
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default())))
     }
 }
@@ -61,6 +64,17 @@ impl Streamed {
 pub enum Intake {
     Whole(Buffered),
     Stream(Streamed),
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        // As in a refusal: who still writes would lose the answer.
+        if let (Some(mut rest), Ok(runtime)) = (self.rest.take(), Handle::try_current())
+            && !rest.is_end_stream()
+        {
+            runtime.spawn(async move { drain(&mut rest).await });
+        }
+    }
 }
 
 #[derive(Default)]
@@ -112,7 +126,7 @@ impl BodyMemory {
         let Reading { bytes, memory } = reading;
         if is_over {
             let rest = body.take().ok_or_else(gone)?;
-            return Ok(Intake::Stream(Streamed { first: bytes.freeze(), rest, memory }));
+            return Ok(Intake::Stream(Streamed { first: bytes.freeze(), rest: Some(rest), memory }));
         }
         Ok(Intake::Whole(Buffered { bytes: bytes.freeze(), _memory: memory }))
     }
