@@ -150,6 +150,12 @@ fn verdict(refused: Option<&String>) -> &'static str {
 }
 
 impl Entry {
+    /// Whether this is a receipt that came in. In one write those stand after the receipts made here: one that came
+    /// later must not look as if its receiver had left it out of its own (`kids`).
+    pub fn is_receipt_of_peer(&self) -> bool {
+        matches!(self, Self::Statement { kind: Kind::Receipt, direction: Direction::Received, .. })
+    }
+
     /// Appends the line of this entry, numbered `n` and dated `at_ms`, to `lines`.
     ///
     /// # Errors
