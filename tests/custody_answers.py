@@ -18,6 +18,7 @@ from hopseal.custody.cache import ReplayStore, RootIssuers
 from hopseal.custody.certs import CertificateCache
 from hopseal.custody.encoding import decode_b64url, encode_b64url
 from hopseal.custody.errors import RULES, Code, CustodyError, refusal
+from hopseal.custody.event_stream import split_event_stream
 from hopseal.custody.evidence_statement import EvidenceStatement, is_accepted
 from hopseal.custody.exchange import CallerState, Response, StreamEnd, verify_closing, verify_receipt
 from hopseal.custody.jwks import parse_key_set
@@ -37,7 +38,6 @@ from hopseal.custody.seal import (
     verify_signature,
 )
 from hopseal.custody.statement import encode_statement, parse_statement, type_of
-from hopseal.custody.trailing_fields import split_event_stream
 from hopseal.custody.usertoken import Issuer, Issuers, TokenType
 from hopseal.custody.verification import Verified
 from hopseal.ids import SpiffeId, TrustDomain

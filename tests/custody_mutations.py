@@ -16,6 +16,14 @@ FOLDER = Path(__file__).parent / "vectors"
 CHARACTERS = st.sampled_from('Aa0_-.:,= \t\x00\n\xe9"{}1~')
 
 
+def changed_bytes(data: bytes) -> st.SearchStrategy[bytes]:
+    """``data`` with up to two bytes exchanged for up to two others, or a word of JSON."""
+    words = st.binary(max_size=2) | st.sampled_from([b'"', b"[", b"{", b",", b"\\", b"0", b"-", b".", b" ", b"null"])
+    return st.builds(
+        lambda at, new, gone: data[:at] + new + data[at + gone :], st.integers(0, len(data)), words, st.integers(0, 2)
+    )
+
+
 def load_requests(kind: str) -> list[Json]:
     """Every request of a kind, good and bad."""
     requests = []
@@ -56,6 +64,35 @@ def changed_headers(draw: st.DrawFn, headers: list[list[str]]) -> list[list[str]
         case _:
             lines.insert(draw(st.integers(0, len(lines) - 1)), lines.pop(at))
     return lines
+
+
+@st.composite
+def changed_exchanges(draw: st.DrawFn, requests: list[Json]) -> Json:
+    """One of ``requests`` of kind ``receipt_verify`` or ``closing_verify``, with up to two changes."""
+    request = copy.deepcopy(draw(st.sampled_from(requests)))
+    given = request["input"]
+    places = [name for name in ("headers", "trailers") if given.get(name)]
+    peer = "tls_server" if "tls_server" in given else "tls_peer"
+    for _ in range(draw(st.integers(1, 2))):
+        match draw(st.sampled_from([*places * 3, "comment", "now", "body", "status", "peer", "bundles", "record"])):
+            case "headers" | "trailers" as name if given[name]:
+                given[name] = draw(changed_headers(given[name]))
+            case "comment" if given.get("comment"):
+                given["comment"] = draw(changed_text(given["comment"]).filter(str.isascii))
+            case "now":
+                given["now"] += draw(st.sampled_from([-61, -11, -10, -1, 1, 9, 10, 11, 60, 900, 3600]))
+            case "body":
+                given["body"] = draw(st.sampled_from(["", "AA==", given["body"]]))
+            case "status" if "status" in given:
+                given["status"] = draw(st.sampled_from([100, 200, 201, 999]))
+            case "peer":
+                given[peer] = draw(st.sampled_from([[], ["AA=="], given[peer]]))
+            case "bundles":
+                given["bundles"] = draw(st.sampled_from([{}, dict(list(given["bundles"].items())[:1])]))
+            case _:
+                other = draw(st.sampled_from(requests))["input"]
+                given["record"] = other["record"]
+    return request
 
 
 @st.composite

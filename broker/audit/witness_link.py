@@ -209,23 +209,25 @@ class WitnessLink:
             return answer.status, bytes(body)
 
     def _verify(self, body: bytes, checkpoint: LogCheckpoint) -> tuple[Cosignature, ...]:
+        """One cosignature for each key at most: however many a witness sends, a checkpoint carries few."""
+        found: dict[VerifierKey, Cosignature] = {}
         try:
             signatures = parse_signatures(body.decode("utf-8"))
-            found = tuple(
-                verify_cosignature(key, signature, checkpoint.checkpoint)
-                for key in self._keys
-                for signature in signatures
-                if key.made(signature)
-            )
+            for key in self._keys:
+                for signature in filter(key.made, signatures):
+                    cosignature = verify_cosignature(key, signature, checkpoint.checkpoint)
+                    self._check_time(cosignature.time)
+                    found.setdefault(key, cosignature)
         except (TransparencyError, UnicodeDecodeError) as error:
             raise WitnessFailedError(WitnessState.WRONG_ANSWER, str(error)) from error
         if not found:
             raise WitnessFailedError(WitnessState.WRONG_ANSWER, "no cosignature is by the key that is configured")
-        for each in found:
-            if abs(each.time - self._now()) > CLOCK_TOLERANCE_S:
-                detail = f"it says that it is {each.time} (seconds since 1970): one of the two clocks is wrong"
-                raise WitnessFailedError(WitnessState.WRONG_ANSWER, detail)
-        return found
+        return tuple(found.values())
+
+    def _check_time(self, time_s: int) -> None:
+        if abs(time_s - self._now()) > CLOCK_TOLERANCE_S:
+            detail = f"it says that it is {time_s} (seconds since 1970): one of the two clocks is wrong"
+            raise WitnessFailedError(WitnessState.WRONG_ANSWER, detail)
 
     def _succeed(self, size: int) -> None:
         if self._state is not WitnessState.COSIGNED:

@@ -5,7 +5,7 @@ Everything that comes out of evidence is printed without control characters: a c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import click
@@ -16,7 +16,7 @@ from hopseal.custody.authority import Authority
 from hopseal.custody.closing import Closing
 from hopseal.custody.outcome import Outcome
 from hopseal.log.audit.codes import is_missing, message_of
-from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, ClosingReport, HopAudit, Verdict
+from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, Citation, ClosingReport, HopAudit, Verdict
 from hopseal.log.judge import Finding
 
 _MARKS = {Verdict.VERIFIED: ("✓", "green"), Verdict.INCOMPLETE: ("?", "yellow"), Verdict.REFUSED: ("✗", "red")}
@@ -48,15 +48,14 @@ def print_tree(report: AuditReport) -> None:
             parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
             click.echo(f"{lead}{parties}  {click.style(escape_unprintable(record.op or '?'), bold=True)}  {status}")
             for cited in hop.based_on:
-                source = by_hash.get(cited.record or "")
-                who = short_id(source.sealed.record.aud) if source else "somebody whose answer is not here"
-                click.echo(f"{indent}based on the answer of {who}")
+                click.echo(f"{indent}based on {_answerer(cited, by_hash)}")
     click.secho("not judged: give --policy to verify", dim=True)
 
 
 def print_chain(chain: ChainAudit, *, brief: bool) -> None:
     """One chain as a tree."""
     click.echo(f"chain {click.style(chain.cid, bold=True)}  {paint(chain.verdict)}")
+    by_hash = {hop.sealed.hash: hop for hop in chain.hops()}
     for hop, lead, indent in _lines(chain.roots, ""):
         record = hop.sealed.record
         parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
@@ -66,7 +65,7 @@ def print_chain(chain: ChainAudit, *, brief: bool) -> None:
         if hop.finding is not None:
             _print_finding(indent, "", hop.finding)
         _print_missing(indent, hop.missing)
-        for line in () if brief else _facts(hop):
+        for line in () if brief else _facts(hop, by_hash):
             click.echo(f"{indent}{line}")
         for closing in hop.closings:
             _print_part(indent, closing, f"streamed {_body(closing.claims, brief=brief)}")
@@ -113,7 +112,7 @@ def describe_authority(authority: Authority | None) -> str:
     return escape_unprintable(", ".join(limits))
 
 
-def _facts(hop: HopAudit) -> Iterator[str]:
+def _facts(hop: HopAudit, by_hash: Mapping[str, HopAudit]) -> Iterator[str]:
     record = hop.sealed.record
     if record.obo is not None:
         token = "the token's claims match" if hop.token else "the token's claims are not here"
@@ -126,14 +125,23 @@ def _facts(hop: HopAudit) -> Iterator[str]:
     for approval in record.apv or ():
         yield escape_unprintable(f"approved {approval.typ} {approval.id} by {approval.by} at {moment(approval.at)}")
     before, after = describe_authority(hop.authority_before), describe_authority(hop.authority_after)
-    yield f"may      {before}" if before == after else f"may      {before}\n{' ' * 9}then {after}"
+    yield f"may      {before}"
+    if after != before:
+        yield f"  then   {after}"
     yield f"proven   {moment(record.iat)} to {moment(hop.at)}, logged {_times(len(hop.entries))}"
     if hop.evidence is not None:
         yield f"attested by {short_id(str(hop.evidence.iss))} at {moment(hop.evidence.iat)}"
     if record.cont is not None:
         yield f"continues {record.cont.cid} ({record.cont.why})"
     for cited in hop.based_on:
-        yield f"based on {cited.hash}, " + (f"the answer to {cited.record}" if cited.record else "which is not here")
+        yield f"based on {_answerer(cited, by_hash)}"
+
+
+def _answerer(cited: Citation, by_hash: Mapping[str, HopAudit]) -> str:
+    source = by_hash.get(cited.record or "")
+    return (
+        f"the answer of {short_id(source.sealed.record.aud)}" if source else f"an answer that is not here, {cited.hash}"
+    )
 
 
 def _times(count: int) -> str:

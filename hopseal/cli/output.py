@@ -61,8 +61,9 @@ def paint_state(state: str) -> str:
 
 
 def format_count(number: int, noun: str) -> str:
-    """``1 agent``, ``2 agents``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """``1 agent``, ``2 agents``, ``2 entries``."""
+    plural = noun.removesuffix("y") + "ies" if noun.endswith("ry") else noun + "s"
+    return f"{number} {noun if number == 1 else plural}"
 
 
 def format_age(seconds: float) -> str:

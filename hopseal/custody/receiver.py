@@ -40,6 +40,8 @@ class Request:
         target_uri: absolute URI that the receiver built from its configuration.
         operations: names that the receiver derived from the message; authority holds if one matches.
         peer_chain: DER certificates of the connection, leaf first; empty if none is visible.
+        peer_x5t: thumbprint of its leaf where only that is known (``mappings.forwarded_peer``).
+        rqb: request binding of a message that is not HTTP (``mappings.mcp_stdio``).
     """
 
     headers: Sequence[Header]
@@ -48,6 +50,13 @@ class Request:
     target_uri: str
     operations: tuple[str, ...]
     peer_chain: tuple[bytes, ...]
+    peer_x5t: str | None = None
+    rqb: str | None = None
+
+    @property
+    def peer_leaf(self) -> str | None:
+        """Thumbprint of the connection's leaf; None if none is visible."""
+        return thumbprint(self.peer_chain[0]) if self.peer_chain else self.peer_x5t
 
 
 def _nobody(_component: SpiffeId) -> bool:
@@ -175,7 +184,7 @@ def authenticate_request(request: Request, receiver: Receiver, state: ReceiverSt
     fields = read_custody_fields(request.headers)  # 1, 2
     inline = tuple(parse_sealed_record(text) for text in (*fields.chain, fields.record))  # 3
     ders = tuple(parse_certificate_element(element) for element in fields.certs)
-    known = _know_certificates(inline, ders, request.peer_chain, state)  # 4
+    known = _know_certificates(inline, ders, request, state)  # 4
     newest = inline[-1].record
     _check_peer(inline[-1], request, receiver)  # 6
     if newest.aud != str(receiver.own_id):  # 7
@@ -210,12 +219,11 @@ def authorise_request(authenticated: Authenticated, receiver: Receiver, state: R
 
 
 def _know_certificates(
-    inline: Records, ders: tuple[bytes, ...], peer_chain: tuple[bytes, ...], state: ReceiverState
+    inline: Records, ders: tuple[bytes, ...], request: Request, state: ReceiverState
 ) -> KnownCertificates:
-    peer = thumbprint(peer_chain[0]) if peer_chain else ""
     for der in ders:
-        state.certificates.add(der, peer)
-    known = KnownCertificates((*ders, *peer_chain), state.certificates)
+        state.certificates.add(der, request.peer_leaf or "")
+    known = KnownCertificates((*ders, *request.peer_chain), state.certificates)
     wanted = dict.fromkeys(each.statement.seal.x5t for each in inline)
     missing = tuple(f"cert:{x5t}" for x5t in wanted if known.get(x5t) is None)
     if missing:
@@ -224,8 +232,8 @@ def _know_certificates(
 
 
 def _check_peer(newest: SealedRecord, request: Request, receiver: Receiver) -> None:
-    if request.peer_chain:
-        if newest.statement.seal.x5t != thumbprint(request.peer_chain[0]):
+    if request.peer_leaf is not None:
+        if newest.statement.seal.x5t != request.peer_leaf:
             raise refusal(Code.IDENTITY, "the connection's leaf is not the one that sealed the record")
     elif not receiver.unsafe_allow_no_peer:
         raise refusal(Code.IDENTITY, "the connection shows no client certificate")
@@ -234,7 +242,9 @@ def _check_peer(newest: SealedRecord, request: Request, receiver: Receiver) -> N
 
 
 def _check_binding(newest: Record, request: Request, receiver: Receiver) -> None:
-    if newest.bm is None:
+    if newest.bm is None and request.rqb is not None:
+        rqb = request.rqb
+    elif newest.bm is None:
         rqb = bind_request(request.method, request.target_uri, request.headers, request.body)
     elif receiver.accept_streams:
         rqb = bind_stream(request.method, request.target_uri, request.headers)

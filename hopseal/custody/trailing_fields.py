@@ -1,12 +1,11 @@
 """Custody fields that come with or after a body: the receipt of a response, the closing statement of a stream.
 
-Owns: their places, sizes and certificates, and the final comment of an event stream.
-Does not own: what the values mean. Source: custody-wire §4.1, §4.2, §7.1 and §7.3.
+Owns: their places, sizes and certificates. Does not own: what the values mean, comments of event streams
+(``event_stream``). Source: custody-wire §4.1, §4.2, §7.1 and §7.3.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,10 +21,6 @@ from hopseal.custody.headers import (
     split_elements,
 )
 from hopseal.limits import MAX_CERTS_BYTES, MAX_RECORD_BYTES
-
-_COMMENT = b": custody-receipt "
-_END = b"\n\n"
-_SEALED = re.compile(rb"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +44,7 @@ def read_receipt_fields(
     Args:
         headers: raw list of the response.
         trailers: raw list after its body.
-        comment: sealed text of the final comment of an event stream, see :func:`split_event_stream`.
+        comment: sealed text of the final comment of an event stream, see ``event_stream``.
 
     Raises:
         CustodyError: [malformed], [duplicate], [too_large].
@@ -94,21 +89,6 @@ def format_closing_fields(closing: str, certs: Sequence[bytes] = ()) -> list[Hea
     lines = [(CLOSE, closing), *format_certificates(certs)]
     read_closing_fields(lines)
     return lines
-
-
-def format_event_comment(receipt: str) -> bytes:
-    """The final comment of an event stream, to follow a line feed or nothing."""
-    return _COMMENT + receipt.encode("ascii") + _END
-
-
-def split_event_stream(body: bytes) -> tuple[bytes, str | None]:
-    """The bytes of an event stream before its final receipt comment, and the sealed text in that, if there is one."""
-    start = body.rfind(_COMMENT)
-    sealed = body[start + len(_COMMENT) : -len(_END)]
-    at_line_start = start == 0 or body[start - 1 : start] == b"\n"
-    if start < 0 or not at_line_start or not body.endswith(_END) or _SEALED.fullmatch(sealed) is None:
-        return body, None
-    return body[:start], sealed.decode("ascii")
 
 
 def _read(fields: dict[str, str], name: str) -> TrailingFields:

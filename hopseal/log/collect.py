@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 
-from hopseal.custody.encoding import parse_json_object
+from hopseal.custody.encoding import parse_token_object
 from hopseal.custody.errors import CustodyError
 from hopseal.custody.evidence_statement import EvidenceStatement
 from hopseal.custody.record import Record
@@ -23,7 +23,6 @@ from hopseal.ids import TrustDomain
 from hopseal.log.audit.witnessed import key_of
 from hopseal.log.bundle import Artifact, EvidenceBundle, LoggedStatement, LogKey, Seen, merge_statements
 from hopseal.log.entries import (
-    MAX_DEPTH,
     ArtifactEntry,
     BundleEntry,
     CertificateEntry,
@@ -279,7 +278,7 @@ def _parse(text: bytes) -> LogEntry | None:
 
 def _members(text: bytes) -> dict[str, object]:
     """The members of a line that was read as an entry."""
-    return parse_json_object(text, max_depth=MAX_DEPTH, fractions=True)
+    return parse_token_object(text)
 
 
 def _is_issuer(der: bytes) -> bool:

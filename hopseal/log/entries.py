@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from hopseal.bundle import Bundle
-from hopseal.custody.encoding import decode_base64, parse_json_object
+from hopseal.custody.encoding import decode_base64, parse_token_object
 from hopseal.custody.errors import CustodyError
 from hopseal.custody.members import Members, list_of, one_of, read_hash, read_integer, read_text
 from hopseal.custody.seal import thumbprint
@@ -22,7 +22,6 @@ from hopseal.limits import MAX_RECORDS
 
 _CRC_CHARACTERS = 8
 _MAX_AUTHORITIES = 1_024
-MAX_DEPTH = 32  # of a user token's claims
 _read_texts = list_of(read_text, MAX_RECORDS)
 _read_ders = list_of(read_text, _MAX_AUTHORITIES)
 
@@ -150,12 +149,21 @@ class ArtifactEntry:
 
 @dataclass(frozen=True, slots=True)
 class TokenEntry:
-    """A user token: its hash and its claims, never its signature."""
+    """A user token: its hash and its claims, never its signature.
+
+    Args:
+        n: position in the log.
+        at_ms: when it was written, milliseconds since 1970.
+        th: hash of the token.
+        claims: its decoded payload.
+        workload: SPIFFE ID that the writer's configuration gives to the client ID in ``claims``; None if it gives none.
+    """
 
     n: int
     at_ms: int
     th: str
     claims: dict[str, object]
+    workload: str | None = None
 
 
 LogEntry = RecordEntry | StatementEntry | CertificateEntry | BundleEntry | StartEntry | ArtifactEntry | TokenEntry
@@ -177,7 +185,7 @@ def parse_entry(payload: bytes) -> LogEntry:
         LogError: it is no entry.
     """
     try:
-        members = Members(parse_json_object(payload, max_depth=MAX_DEPTH, fractions=True), "entry")
+        members = Members(parse_token_object(payload), "entry")
         kind = members.required("type", one_of(*_PARSERS))
         return _PARSERS[kind](members, members.required("n", read_integer), members.required("at_ms", read_integer))
     except (CustodyError, IdentityError) as error:
@@ -260,7 +268,7 @@ def _start(members: Members, n: int, at_ms: int) -> StartEntry:
 
 def _token(members: Members, n: int, at_ms: int) -> TokenEntry:
     claims = Members.read(members.values.get("claims"), "entry.claims").values
-    return TokenEntry(n, at_ms, members.required("th", read_hash), dict(claims))
+    return TokenEntry(n, at_ms, members.required("th", read_hash), dict(claims), _nullable_text(members, "workload"))
 
 
 def _artifact(members: Members, n: int, at_ms: int) -> ArtifactEntry:

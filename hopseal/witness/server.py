@@ -131,9 +131,12 @@ class WitnessHttp:
             ms=round((time.monotonic() - begun) * 1_000, 1),
             **reply.told,
         )
-        return web.Response(
+        response = web.Response(
             status=reply.status, body=reply.body, headers={"Content-Type": reply.content_type, **reply.headers}
         )
+        if reply.headers == _CLOSE:
+            response.force_close()
+        return response
 
     async def _answer(self, request: web.BaseRequest) -> _Reply:
         asked = _CHECKPOINT_PATH.fullmatch(request.path)
@@ -158,7 +161,7 @@ class WitnessHttp:
         try:
             checkpoint, lines = await self._decide(body)
         except HopsealError as error:
-            return _refuse(error, body)
+            return _refuse(error)
         finally:
             self._waiting -= 1
         return _Reply(200, lines, told={"origin": checkpoint.origin, "size": checkpoint.size})
@@ -185,14 +188,14 @@ class WitnessHttp:
         return await asyncio.get_running_loop().run_in_executor(self._workers, self._cosigner.add_checkpoint, body)
 
 
-def _refuse(error: HopsealError, body: bytes) -> _Reply:
+def _refuse(error: HopsealError) -> _Reply:
     told: dict[str, object] = {"code": error.code, "detail": error.detail}
     if not isinstance(error, WitnessRefusalError):
         # The witness itself is not well.
         return _refused(503, error.code, error.message, told={**told, "alarm": True})
-    if error.answer is Answer.INCONSISTENT:
-        # The log's own signature is on it, so this line is proof of what the log did.
-        told |= {"alarm": True, "proof": body.decode("utf-8", "replace")}
+    if error.evidence is not None:
+        # Two trees of one size, both signed by the log, prove a fork; a proof that fails may be anybody's.
+        told |= {"alarm": error.answer is Answer.FORKED, "checkpoint": error.evidence.decode()}
     if error.size is None:
         return _refused(error.answer.status, error.code, error.message, told=told)
     return _Reply(error.answer.status, format_conflict(error.size), SIZE_TYPE, told=told)

@@ -12,15 +12,14 @@ import pytest
 from click.testing import CliRunner
 
 from audit_attacks import ATTACKS, TRUST_ATTESTOR, Attack, Tampered
-from audit_scene import Scene, trust_file
+from audit_guide_scene import one_call
+from audit_scene import trust_file
 from hopseal.cli.audit_json import report_json
 from hopseal.cli.main import cli
 from hopseal.custody.encoding import encode_b64url, sha256
 from hopseal.log.audit.run import audit_bundle
 from hopseal.log.audit.trust import TrustPolicy
 from hopseal.log.bundle import EvidenceError, format_evidence, parse_evidence
-from vectors import pki
-from vectors.pki import NOW
 
 
 def write(folder: Path, tampered: Tampered) -> list[str]:
@@ -74,19 +73,7 @@ def test_the_command_never_verifies_tampered_evidence(attack: Attack, tmp_path: 
 CHUNKS = 4
 
 
-def small() -> Scene:
-    """One call within one node: as few bytes as evidence can have."""
-    scene = Scene()
-    log = scene.left
-    log.bundle(NOW, pki.PROD_CA.der)
-    for party in (pki.SHELL, pki.ORCHESTRATOR):
-        log.certificate(party.der, NOW)
-    scene.answer(scene.call("shell", "orchestrator"))
-    log.checkpoint(NOW + 1)
-    return scene
-
-
-EVIDENCE = format_evidence(small().bundle())
+EVIDENCE = format_evidence(one_call().bundle())
 
 
 def redigested(data: bytes) -> bytes:
@@ -97,7 +84,7 @@ def redigested(data: bytes) -> bytes:
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_no_flipped_bit_makes_other_evidence_that_verifies(chunk: int) -> None:
     """With a right digest on it: it is refused, incomplete, or says exactly what the unchanged evidence says."""
-    scene, now = small(), int(time.time())
+    scene, now = one_call(), int(time.time())
     policy, true = scene.policy(), report_json(scene.audit(now=now))
     assert true["verdict"] == "verified"
     end = EVIDENCE.rindex(b'"digest":')
@@ -114,7 +101,7 @@ def test_no_flipped_bit_makes_other_evidence_that_verifies(chunk: int) -> None:
 
 def test_no_byte_of_a_file_can_change_unnoticed(tmp_path: Path) -> None:
     """Without a new digest the command does not look any further."""
-    (tmp_path / "policy").write_bytes(small().policy().encode())
+    (tmp_path / "policy").write_bytes(one_call().policy().encode())
     for position in range(0, len(EVIDENCE), 997):
         data = bytearray(EVIDENCE)
         data[position] ^= 1
@@ -128,7 +115,7 @@ def test_no_byte_of_a_file_can_change_unnoticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [0, 1, 100, len(EVIDENCE) // 2, len(EVIDENCE) - 1])
 def test_a_truncated_file_is_no_evidence(tmp_path: Path, length: int) -> None:
     (tmp_path / "evidence").write_bytes(EVIDENCE[:length])
-    (tmp_path / "policy").write_bytes(small().policy().encode())
+    (tmp_path / "policy").write_bytes(one_call().policy().encode())
     arguments = ["audit", "verify", str(tmp_path / "evidence"), "--policy", str(tmp_path / "policy")]
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert result.exit_code == 2

@@ -101,7 +101,7 @@ async def test_a_journal_rewritten_from_some_entry_on_is_refused(
         async with node.running(witness):
             await node.is_refused()
         assert node.published() == node.log.plane.witnessed == 0
-        assert [event for event in witness.events("request") if event.get("alarm")]
+        assert [event for event in witness.events("request") if event["status"] == 422]
 
 
 async def test_a_tail_cut_off_is_refused_and_so_is_what_is_put_in_its_place(

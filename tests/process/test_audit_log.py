@@ -1,4 +1,4 @@
-"""The tamper-evident log on the real data plane: killed under load, in several files, on bad disks, witnessed or not."""
+"""The tamper-evident log on the real data plane: killed under load, on bad disks, file by file, witnessed or not."""
 
 from __future__ import annotations
 

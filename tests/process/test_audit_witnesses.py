@@ -14,15 +14,15 @@ from aiohttp import web
 
 from broker.audit import witness_link, witnesses
 from broker.audit.witness_link import CLOCK_TOLERANCE_S, WitnessState
-from broker.audit.witnesses import Witnesses
+from broker.audit.witnesses import MAX_KEYS, Witnesses
 from hopseal.errors import BugError, InvalidError, UnavailableError
 from hopseal.log.cosignature import cosign
-from hopseal.log.note import Signature, VerifierKey
+from hopseal.log.note import Note, Signature, VerifierKey, parse_note, parse_signatures
 from hopseal.log.policy import CosignedCheckpoint
 from hopseal.log.refusals import TransparencyError
-from hopseal.log.signers import KeySigner
+from hopseal.log.signers import KeySigner, witness_signer
 from hopseal.log.witness import AddCheckpoint, Head, WitnessRefusalError, decide, parse_add_checkpoint
-from tlog_parts import LOG_KEY, NOW, ORIGIN, OTHER_LOG_KEY, W1, W2, W3, MemoryLog, cosigned
+from tlog_parts import LOG_KEY, NOW, ORIGIN, OTHER_LOG_KEY, W1, W2, W3, MemoryLog, cosigned, ed25519
 from witness_process import WitnessProcess
 
 TREE = MemoryLog.of(40)
@@ -322,6 +322,40 @@ async def test_lines_of_other_keys_beside_the_right_one_are_ignored() -> None:
         assert [each.key for each in (await show(asked, 5)).cosignatures] == [W1.key]
 
 
+async def test_many_cosignatures_of_one_key_are_one() -> None:
+    many = b"".join(line(W1, at=NOW - second) for second in range(32))
+    witness = ScriptedWitness(respond=lambda _: answered(200, many))
+    async with served(witness), (asked := client(witness)).connected():
+        assert [each.time for each in (await show(asked, 5)).cosignatures] == [NOW]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"junk\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nA: " + b"a" * 100_000,
+        b"HTTP/1.1 99999 OK\r\n\r\n",
+    ],
+    ids=["nothing", "junk", "half a head", "cut body", "bad length", "bad chunk", "endless head", "bad status"],
+)
+async def test_an_answer_that_is_no_http_is_a_failure_like_any_other(said: bytes) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    witness = ScriptedWitness(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with server, (asked := client(witness, timeout_s=2.0)).connected():
+        await fails(asked, 5)
+        assert states(asked)[0] in {WitnessState.UNAVAILABLE, WitnessState.WRONG_ANSWER}
+
+
 async def test_a_witness_that_never_ends_its_answer_is_cut_at_the_deadline() -> None:
     witness = ScriptedWitness()
 
@@ -378,6 +412,16 @@ async def test_cosignatures_that_the_checkpoint_has_already_count() -> None:
         assert [each.time for each in found.cosignatures] == [NOW - 9, NOW]
 
 
+async def test_a_checkpoint_that_carries_a_forged_cosignature_is_refused() -> None:
+    forged = Note(
+        parse_note(TREE.note(5)).text, (*parse_note(TREE.note(5)).signatures, parse_signatures(wrong_bit().decode())[0])
+    )
+    witness = ScriptedWitness(W1)
+    async with served(witness), (asked := client(witness)).connected():
+        with pytest.raises(TransparencyError, match="note_signature"):
+            await asked.cosign(forged.encode(), lambda old: TREE.consistency(old, 5))
+
+
 async def test_only_the_own_log_is_shown_and_only_while_connected() -> None:
     witness = ScriptedWitness()
     async with served(witness):
@@ -388,6 +432,14 @@ async def test_only_the_own_log_is_shown_and_only_while_connected() -> None:
             with pytest.raises(TransparencyError):
                 await show(asked, 5, MemoryLog.of(5, signer=OTHER_LOG_KEY))
         assert witness.requests == []
+
+
+def test_more_keys_than_a_checkpoint_can_carry_are_refused_at_once() -> None:
+    keys = [witness_signer(f"w{n}", ed25519(n)).key for n in range(MAX_KEYS + 1)]
+    named = [(f"http://w{n}", key) for n, key in enumerate(keys)]
+    assert len(Witnesses(LOG_KEY.key, named[:-1], MAX_KEYS, source=random.Random(1)).statuses()) == MAX_KEYS
+    with pytest.raises(TransparencyError):
+        Witnesses(LOG_KEY.key, named, 1, source=random.Random(1))
 
 
 def test_a_quorum_that_cannot_be_met_is_refused_at_once() -> None:

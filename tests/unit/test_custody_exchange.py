@@ -12,6 +12,7 @@ from hopseal.custody import verification
 from hopseal.custody.answering import Answer, build_closing, build_observation, build_receipt, check_receipt_possible
 from hopseal.custody.binding import BodySum, Header, RollingSum, bind_response, bind_stream
 from hopseal.custody.errors import Code, CustodyError
+from hopseal.custody.event_stream import EventStreamScanner, format_event_comment, split_event_stream
 from hopseal.custody.evidence_statement import EvidenceStatement, LogKey, Verdict
 from hopseal.custody.exchange import (
     CallerState,
@@ -39,12 +40,7 @@ from hopseal.custody.seal import Seal, verify_signature
 from hopseal.custody.sealing import seal_each
 from hopseal.custody.sender import build_child
 from hopseal.custody.statement import Statement, parse_sealed_statement
-from hopseal.custody.trailing_fields import (
-    format_closing_fields,
-    format_event_comment,
-    format_receipt_fields,
-    split_event_stream,
-)
+from hopseal.custody.trailing_fields import format_closing_fields, format_receipt_fields
 from hopseal.errors import BugError
 from hopseal.ids import SpiffeId
 from vectors import pki
@@ -100,6 +96,24 @@ def test_a_receipt_travels_in_the_last_comment_of_an_event_stream() -> None:
     verified = check(request, comment=comment, body=BodySum.of(body))
     assert verified is not None
     assert verified.sealed.text == text
+
+
+def test_an_event_passes_on_at_once_and_only_the_end_is_held_back() -> None:
+    scanner = EventStreamScanner()
+    assert scanner.push(b"data: 1\n\n") == b"data: 1\n\n"
+    assert scanner.push(b": ping\n\n: cus") == b": ping\n\n"
+    assert scanner.push(b"tody-receipt a.b\n") == b""
+    assert scanner.push(b"\ndata: 2\n\n") == b": custody-receipt a.b\n\ndata: 2\n\n"
+    assert scanner.push(b": custody-receipt c.d\n\n") == b""
+    assert scanner.finish() == (b"", "c.d")
+
+
+def test_no_more_is_held_back_than_a_receipt_can_be() -> None:
+    scanner = EventStreamScanner()
+    line = b": custody-receipt " + b"a" * 4096
+    assert scanner.push(line) == b""
+    assert scanner.push(b"a") == line + b"a"
+    assert scanner.finish() == (b"", None)
 
 
 def test_a_rotated_leaf_is_accepted_when_it_is_sent_along_and_remembered() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from hopseal.custody.encoding import encode_json
 from hopseal.custody.errors import RULES, Code, CustodyError, problem, refusal
 from hopseal.custody.headers import format_custody_fields, read_custody_fields, strip_custody
+from hopseal.custody.peer_refusal import PeerRefusal, read_refusal
 from hopseal.errors import DeniedError, InvalidError, UnavailableError
 from vectors import pki
+from vectors.scene import some_hash
 
 
 def test_written_fields_are_read_back() -> None:
@@ -51,6 +54,48 @@ def test_a_problem_document_holds_code_status_and_what_is_missing() -> None:
         "code": "custody_unresolved",
         "missing": ["cert:x"],
     }
+
+
+PROBLEM_FIELDS = [("content-type", "application/problem+json")]
+CERT = "cert:" + some_hash("certificate")
+
+
+@pytest.mark.parametrize("code", Code)
+def test_a_refusal_is_read_back_from_its_problem_document(code: Code) -> None:
+    missing = (CERT, "rec:" + some_hash("record")) if code == Code.UNRESOLVED else ()
+    document = encode_json(problem(refusal(code, missing=missing)))
+    assert read_refusal(RULES[code].http, PROBLEM_FIELDS, document) == PeerRefusal(code.value, missing)
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "body"),
+    [
+        (399, PROBLEM_FIELDS, b'{"code":"x"}'),
+        (600, PROBLEM_FIELDS, b'{"code":"x"}'),
+        (400, [], b'{"code":"x"}'),
+        (400, [("content-type", "application/json")], b'{"code":"x"}'),
+        (400, [*PROBLEM_FIELDS, *PROBLEM_FIELDS], b'{"code":"x"}'),
+        (400, PROBLEM_FIELDS, b""),
+        (400, PROBLEM_FIELDS, b"{}"),
+        (400, PROBLEM_FIELDS, b'{"code":5}'),
+        (400, PROBLEM_FIELDS, b'{"code":"X"}'),
+        (400, PROBLEM_FIELDS, b'{"code":"x","code":"y"}'),
+        (400, PROBLEM_FIELDS, b'{"code":"x","missing":"cert:"}'),
+        (400, PROBLEM_FIELDS, b'{"code":"x","missing":["cert:AA"]}'),
+        (400, PROBLEM_FIELDS, encode_json({"code": "x", "missing": [CERT.replace("cert", "key")]})),
+        (400, PROBLEM_FIELDS, encode_json({"code": "x", "missing": [CERT] * 33})),
+        (400, PROBLEM_FIELDS, encode_json({"code": "x", "title": "t" * 16_384})),
+    ],
+)
+def test_whatever_is_no_refusal_is_none(status: int, fields: list[tuple[str, str]], body: bytes) -> None:
+    assert read_refusal(status, fields, body) is None
+
+
+@pytest.mark.parametrize("status", [400, 599])
+def test_every_error_status_can_be_a_refusal(status: int) -> None:
+    missing = [CERT] * 32
+    body = encode_json({"code": "x" * 64, "missing": missing, "title": "ignored"})
+    assert read_refusal(status, PROBLEM_FIELDS, body) == PeerRefusal("x" * 64, tuple(missing))
 
 
 @pytest.mark.parametrize("code", Code)

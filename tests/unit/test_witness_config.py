@@ -102,6 +102,9 @@ def test_connections_are_bounded_for_each_address_and_in_all() -> None:
     assert not admission.connect("c")
     admission.disconnect("a")
     assert admission.connect("c")
+    for peer in ("a", "b", "c"):
+        admission.disconnect(peer)
+    assert not admission._connections
 
 
 def test_requests_of_one_address_are_bounded_over_time_and_do_not_touch_those_of_another() -> None:

@@ -59,7 +59,12 @@ def sse_cases() -> Iterator[Json]:
     for name, body in taken.items():
         facts = {"result": "ok", "body": b64(body), "comment": SEALED}
         yield case(name, "only the last comment is taken off", {"body": b64(body + comment)}, facts)
+    longest = "a" * 4096
+    facts = {"result": "ok", "body": b64(event), "comment": longest}
+    given = {"body": b64(event + f": custody-receipt {longest}\n\n".encode())}
+    yield case("a receipt of 4096 bytes", "the bound of a sealed statement", given, facts)
     left = {
+        "a receipt of 4097 bytes": event + f": custody-receipt {longest}a\n\n".encode(),
         "nothing": b"",
         "no comment": event,
         "not at the end": event + comment + event,

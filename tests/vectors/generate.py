@@ -1,4 +1,4 @@
-"""Write the vectors, or say which committed file differs from them.
+"""Write the vectors and the worked example, or say which committed file differs from them.
 
 Deterministic: keys from fixed seeds, nonces by RFC 6979. Run as ``PYTHONPATH=.:tests python -m vectors.generate``.
 """
@@ -30,9 +30,11 @@ from vectors import (
     cases_trust,
     cases_users,
     scene,
+    worked_example,
 )
 
 FOLDER = Path(__file__).parent
+DOCS = FOLDER.parents[1] / "docs"
 Cases = Callable[[], Iterator[dict[str, Any]]]
 FILES: dict[str, tuple[str, dict[str, Any], Cases]] = {
     "base64url": ("base64url", {}, cases_small.base64url_cases),
@@ -70,6 +72,8 @@ def render(name: str) -> str:
 def main() -> None:
     for name in FILES:
         (FOLDER / f"{name}.json").write_text(render(name), encoding="ascii")
+    (DOCS / "custody-worked-example.md").write_text(worked_example.page(), encoding="utf-8")
+    (DOCS / "custody-worked-example.json").write_text(worked_example.companion(), encoding="ascii")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from hopseal.custody.encoding import parse_json_object
+from hopseal.custody.encoding import parse_token_object
 from hopseal.custody.errors import malformed
 from hopseal.custody.members import Members, read_integer, read_text
 from hopseal.errors import HopsealError
@@ -19,7 +19,7 @@ from hopseal.log.audit.steps import Revocation
 from hopseal.log.audit.trust import LoggedBundle
 from hopseal.log.audit.witnessed import Proofs, WitnessedEntry, Witnesses, key_of
 from hopseal.log.bundle import Artifact, LoggedStatement, Seen
-from hopseal.log.entries import MAX_DEPTH, BundleEntry, Direction, RecordEntry, StatementEntry, TokenEntry, parse_entry
+from hopseal.log.entries import BundleEntry, Direction, RecordEntry, StatementEntry, TokenEntry, parse_entry
 from hopseal.log.judge import Finding
 from hopseal.log.leaf import REFUSED, numbered_leaf_of_line
 
@@ -66,7 +66,7 @@ class Artifacts:
 
     Args:
         bundles: trust bundles that are proven to be logged.
-        tokens: claims of user tokens by the token's hash.
+        tokens: user tokens by their hash.
         refusals: messages that were refused.
         announced: evidence statements by brokers about the key of their log.
         revoking: evidence statements that withdraw an identity.
@@ -76,7 +76,7 @@ class Artifacts:
     """
 
     bundles: list[LoggedBundle] = field(default_factory=list)
-    tokens: dict[str, dict[str, object]] = field(default_factory=dict)
+    tokens: dict[str, TokenEntry] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     announced: list[ReadStatement] = field(default_factory=list)
     revoking: list[ReadStatement] = field(default_factory=list)
@@ -123,7 +123,7 @@ def _read_bundle(artifact: Artifact, text: bytes, _leaf: bytes, place: Witnessed
 def _read_token(_artifact: Artifact, text: bytes, _leaf: bytes, place: WitnessedEntry | None, found: Artifacts) -> None:
     entry = parse_entry(text)
     if isinstance(entry, TokenEntry) and place is not None:
-        found.tokens.setdefault(entry.th, entry.claims)
+        found.tokens.setdefault(entry.th, entry)
 
 
 def _read_attest(artifact: Artifact, text: bytes, leaf: bytes, _place: WitnessedEntry | None, found: Artifacts) -> None:
@@ -170,7 +170,7 @@ def _read_refusal(artifact: Artifact, text: bytes) -> Refusal:
 
 
 def _members(text: bytes) -> Members:
-    return Members(parse_json_object(text, max_depth=MAX_DEPTH, fractions=True), "entry")
+    return Members(parse_token_object(text), "entry")
 
 
 def _nullable(members: Members, name: str) -> str | None:

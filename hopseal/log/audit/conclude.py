@@ -31,6 +31,7 @@ from hopseal.log.audit.report import (
 from hopseal.log.audit.statements import ReadStatement
 from hopseal.log.audit.steps import StatementReport
 from hopseal.log.audit.trust import TrustHistory
+from hopseal.log.entries import Direction
 from hopseal.log.judge import CHAIN_STEP, ChainJudge, Finding, JudgedHop
 from hopseal.log.tokens import check_token
 
@@ -114,14 +115,14 @@ class Conclusion:
         obo = root.record.obo
         if obo is None:
             return
-        claims = self._artifacts.tokens.get(obo.th)
-        if claims is None:
+        token = self._artifacts.tokens.get(obo.th)
+        if token is None:
             self._table.by_hash[root.hash].lacks(f"token:{obo.th}")
         else:
-            check_token(root, obo, claims)
+            check_token(root, obo, token)
 
     def _chain(self, cid: str, trees: tuple[JudgedHop, ...], loose: tuple[LooseStatement, ...]) -> ChainAudit:
-        roots = tuple(map(self._hop, trees))
+        roots = tuple(sorted(map(self._hop, trees), key=_by_log))
         hops = [each.verdict for root in roots for each in root.walk()] or [Verdict.INCOMPLETE]
         verdict = worst([*hops, *(each.verdict for each in loose)])
         return ChainAudit(cid, verdict, roots, loose, self._refusals(cid))
@@ -147,7 +148,7 @@ class Conclusion:
             closings=closings,
             based_on=tuple(self._citation(cited) for cited in record.based_on or ()),
             token=self._token(record),
-            children=tuple(map(self._hop, judged.children)),
+            children=tuple(sorted(map(self._hop, judged.children), key=_by_log)),
         )
 
     def _answers(self, about: list[Facts]) -> Iterable[AnswerReport]:
@@ -202,3 +203,9 @@ class Conclusion:
     def _logs(self) -> tuple[str, ...]:
         entries = (entry for facts in self._table.by_hash.values() for entry in facts.entries)
         return tuple(sorted({each.witnessed.origin for each in entries}))
+
+
+def _by_log(hop: HopAudit) -> tuple[int, int]:
+    """Calls of one component in the order of its log, which their times in seconds do not show."""
+    sent = (each.witnessed.index for each in hop.entries if each.direction is Direction.SENT)
+    return hop.sealed.record.iat, min(sent, default=0)

@@ -192,7 +192,7 @@ fn split_at_comment(body: &[u8]) -> Option<(&[u8], &str)> {
     let (before, line) = (body.get(..start)?, line.get(start..)?);
     let sealed = line.strip_prefix(COMMENT_START.as_bytes())?;
     let is_sealed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if sealed.is_empty() || !sealed.iter().all(is_sealed) {
+    if !(1..=MAX_SEALED_BYTES).contains(&sealed.len()) || !sealed.iter().all(is_sealed) {
         return None;
     }
     Some((before, std::str::from_utf8(sealed).ok()?))
