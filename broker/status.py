@@ -46,8 +46,8 @@ class Status:
     identities: list[dict[str, Any]]
     callees: list[dict[str, Any]]
     routes: dict[str, Any]
-    issuers: list[dict[str, Any]]
     audit: dict[str, Any]
+    issuers: list[dict[str, Any]]
     stats: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -112,8 +112,8 @@ class StatusReader:
                 ],
                 "problems": list(self._routes.current.value.problems),
             },
-            issuers=[state.to_json() for state in self._issuers.current.value],
             audit=self._local_log.describe(),
+            issuers=[state.to_json() for state in self._issuers.current.value],
             stats=json.loads(self._data_plane.stats()),
         )
 
