@@ -15,6 +15,7 @@ from hopseal.cli.options import log_option, trust_domain_option
 from hopseal.cli.output import json_option, paint_state, print_json
 from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
+from hopseal.log.answers import AnswerReport
 from hopseal.log.entries import BundleEntry, Direction, LogEntry, RecordEntry
 from hopseal.log.evidence import Rejected
 from hopseal.log.offline import ChainReport, HopReport, verify_chain_offline
@@ -119,13 +120,13 @@ def _as_json(report: ChainReport, damage: list[str]) -> dict[str, Any]:
         "cid": report.cid,
         "verified": report.verified,
         "damage": damage,
-        "hops": [_hop_json(hop, report.answers) for hop in report.roots],
+        "hops": [_hop_json(hop, report.answered) for hop in report.roots],
         "rejected": [_rejected_json(each) for each in report.rejected],
         "contradictions": [_rejected_json(each) for each in report.contradictions],
     }
 
 
-def _hop_json(hop: HopReport, answers: Mapping[str, str]) -> dict[str, Any]:
+def _hop_json(hop: HopReport, answered: Mapping[str, str]) -> dict[str, Any]:
     record = hop.record
     return {
         "hash": hop.hash,
@@ -141,8 +142,23 @@ def _hop_json(hop: HopReport, answers: Mapping[str, str]) -> dict[str, Any]:
         "code": hop.code,
         "detail": hop.detail,
         "seen": [{"node": each.node, "direction": str(each.direction), "at_ms": each.at_ms} for each in hop.sightings],
-        "based_on": [{"receipt": each, "record": answers.get(each)} for each in record.based_on or ()],
-        "children": [_hop_json(child, answers) for child in hop.children],
+        "answers": [_answer_json(each) for each in hop.answers],
+        "based_on": [{"receipt": each, "record": answered.get(each)} for each in record.based_on or ()],
+        "children": [_hop_json(child, answered) for child in hop.children],
+    }
+
+
+def _answer_json(each: AnswerReport) -> dict[str, Any]:
+    outcome = each.outcome
+    return {
+        "hash": each.hash,
+        "status": outcome.st if outcome else None,
+        "end": str(outcome.fin) if outcome else None,
+        "bytes": outcome.length if outcome else None,
+        "verified": each.verified,
+        "refused": each.refused,
+        "code": each.code,
+        "detail": each.detail,
     }
 
 
@@ -173,6 +189,8 @@ def _print(report: ChainReport, damage: list[str]) -> None:
             click.secho(f"{blank}  {hop.code}: {hop.detail}", fg="red")
         for cited in hop.record.based_on or ():
             click.echo(f"{blank}  based on {_answerer(report, cited)}")
+        for answer in hop.answers:
+            click.echo(f"{blank}  {_answer(answer)}")
     for each in report.rejected:
         claimed = f"{short_id(each.unverified_iss)} → {short_id(each.unverified_aud)}"
         click.secho(f"refused on {each.node}: {each.code} ({claimed}) {each.detail}", fg="yellow")
@@ -187,10 +205,20 @@ def _answerer(report: ChainReport, cited: str) -> str:
     waiting = list(report.roots)
     while waiting:
         hop = waiting.pop()
-        if hop.hash == report.answers.get(cited):
+        if hop.hash == report.answered.get(cited):
             return f"the answer of {short_id(hop.record.aud)}"
         waiting += hop.children
     return f"an answer that no log here holds, {cited}"
+
+
+def _answer(each: AnswerReport) -> str:
+    """How a call ended, in one line."""
+    if each.refused is not None:
+        return click.style(f"✗ answer refused: {each.refused}: {each.detail}", fg="yellow")
+    if each.code is not None:
+        return click.style(f"✗ receipt: {each.code}: {each.detail}", fg="red")
+    said = f"{each.outcome.st}, {each.outcome.length} bytes, {each.outcome.fin}" if each.outcome else "?"
+    return f"{click.style('✓', fg='green')} receipt: {said}"
 
 
 def _lines(hops: Sequence[HopReport], indent: str) -> Iterator[tuple[HopReport, str, str]]:

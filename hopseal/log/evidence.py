@@ -66,7 +66,7 @@ class ChainEvidence:
         rejected: messages that were refused.
         contradictions: entries that cannot be what the broker wrote.
         tokens: user tokens, by their hash.
-        answers: hash of the record by that of its receipt or observation; unverified.
+        answered: hash of the record by that of its receipt or observation; unverified.
     """
 
     cid: str
@@ -79,7 +79,7 @@ class ChainEvidence:
     contradictions: tuple[Rejected, ...] = ()
     bundles: dict[TrustDomain, list[tuple[int, Bundle]]] = field(default_factory=dict)
     tokens: dict[str, TokenEntry] = field(default_factory=dict)
-    answers: dict[str, str] = field(default_factory=dict)
+    answered: dict[str, str] = field(default_factory=dict)
 
     def bundles_at(self, moment: int) -> dict[TrustDomain, Bundle]:
         """For each trust domain the authorities that some clock held for current at ``moment`` (NumericDate seconds).
@@ -121,7 +121,7 @@ class ChainEvidence:
         """Take in a receipt or observation, if it is of the chain: which call it answers."""
         if entry.accepted and entry.cid == self.cid and entry.sealed and entry.rec:
             with suppress(CustodyError):
-                self.answers[parse_sealed(entry.sealed).hash] = entry.rec
+                self.answered[parse_sealed(entry.sealed).hash] = entry.rec
 
     def _index(self, sealed: SealedRecord) -> None:
         self.texts.setdefault(sealed.hash, {})[sealed.text] = sealed

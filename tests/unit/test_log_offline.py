@@ -389,4 +389,4 @@ def test_answers_of_the_chain_are_known_by_the_record_that_they_answer() -> None
     left.statement(story.found, "received", NOW, sealed="a.b")
     report = verify_chain_offline([parse_entry(line) for line in left.lines], story.scene.cid)
     answers = {hash_of(story.told): hash_of(story.ask), hash_of(story.found): hash_of(story.lookup)}
-    assert report.answers == answers | {hash_of(story.done): hash_of(story.first)}
+    assert report.answered == answers | {hash_of(story.done): hash_of(story.first)}
