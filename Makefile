@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 CARGO_ENV := CARGO_TARGET_DIR=$${XDG_CACHE_HOME:-$$HOME/.cache}/hopseal/target PYO3_PYTHON=$(CURDIR)/.venv/bin/python
 CRATE := broker/dataplane/Cargo.toml
-PURE := hopseal/custody/*,hopseal/log/*,hopseal/documents/*,hopseal/backoff.py,hopseal/bundle.py,hopseal/entries.py
+PURE := hopseal/custody/*,hopseal/log/*,hopseal/log/audit/*,hopseal/documents/*,hopseal/backoff.py,hopseal/bundle.py,hopseal/entries.py
 PURE := $(PURE),hopseal/errors.py,hopseal/ids.py,hopseal/limits.py,hopseal/mistakes.py,hopseal/selectors.py
 PURE := $(PURE),hopseal/settings.py,hopseal/snapshot.py,hopseal/svid.py,hopseal/verify.py,hopseal/yaml_nodes.py
 

@@ -117,6 +117,11 @@ class BrokerConfig:
         """The broker's own identity."""
         return SpiffeId.parse(f"{self.trust_domain.id}/hopseal/broker/{self.node}")
 
+    @property
+    def log_origin(self) -> str:
+        """The name of this node's Merkle log; custody-wire §10."""
+        return f"custody.{self.trust_domain.name}/{self.node}"
+
 
 def load_config(path: Path) -> BrokerConfig:
     """The configuration in the file at ``path``.

@@ -117,5 +117,7 @@ class DataPlaneEvents:
             case "log_recovered":
                 self.log_health = LogHealth()
                 log.warning(name, **fields)
+            case "log_roll_failed":
+                log.error(name, **fields)
             case _:
                 log.info(name, **fields)

@@ -85,6 +85,28 @@ def _own_families(status: Status) -> Iterator[Metric]:
     for state in states:
         callees.add_metric([state], sum(1 for each in status.callees if each["state"] == state))
     yield callees
+    yield from _audit_families(status.audit)
+
+
+def _audit_families(audit: dict[str, Any]) -> Iterator[Metric]:
+    now = time.time()
+    age = max(0.0, now - audit["published_at"]) if audit["published_at"] else 0.0
+    yield _gauge("hopseal_broker_audit_entries", "Durable entries of the custody log.", audit["entries"])
+    yield _gauge("hopseal_broker_audit_signed_entries", "Entries under the newest signed checkpoint.", audit["signed"])
+    yield _gauge(
+        "hopseal_broker_audit_published_entries", "Entries under the newest published checkpoint.", audit["published"]
+    )
+    yield _gauge("hopseal_broker_audit_lag_entries", "Durable entries that are not published.", audit["lag"])
+    yield _gauge("hopseal_broker_audit_checkpoint_age_seconds", "Time since a checkpoint was last published.", age)
+    failures = CounterMetricFamily(
+        "hopseal_broker_audit_witness_failures", "Cosignatures that did not come.", labels=["witness", "state"]
+    )
+    cosigned = CounterMetricFamily("hopseal_broker_audit_cosignatures", "Cosignatures that came.", labels=["witness"])
+    for witness in audit["witnesses"]:
+        cosigned.add_metric([witness["url"]], witness["cosigned"])
+        for state, count in witness["failed"].items():
+            failures.add_metric([witness["url"], state], count)
+    yield from (failures, cosigned)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -3,8 +3,9 @@
 Owns: construction, one task group, the order of start and stop. Does not own: what any part does.
 
 Start: guard the process -> bind the operators' sockets -> start the data plane, which refuses every
-call -> follow documents, policies, routes, the attestor. Stop, on the first SIGTERM or SIGINT: accept
-nothing new, wait for calls in progress, close everything, flush the log. A second signal ends at once.
+call -> follow documents, policies, routes, the attestor, the journal. Stop, on the first SIGTERM or SIGINT: accept
+nothing new, wait for calls in progress and for the checkpoint of the
+last ones, close everything, flush the log. A second signal ends at once.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from typing import Any
 import structlog
 
 import hopseal
-from broker.admin import AdminHttp, bind_tcp
+from broker.admin import AdminHttp
 from broker.attestor_admin import AttestorAdmin
 from broker.attestor_link import AttestorLink
+from broker.audit.local_log import LocalLog, bind_listener, load_signer
+from broker.audit.log_signer import LogSigner
 from broker.callees import Callees
 from broker.config import BrokerConfig
 from broker.dataplane_api import DataPlane, load_data_plane, start_data_plane
@@ -35,6 +38,7 @@ from broker.own_identity import OwnIdentityClient
 from broker.policy.follow import PolicyFollower
 from broker.process import check_pidfd_support, harden, is_attestor_same_user, read_boot_id
 from broker.routes import RouteFollower
+from broker.serving import bind_tcp
 from broker.status import StatusReader
 from hopseal.backoff import Backoff
 from hopseal.documents.follow import DocumentFollower
@@ -42,6 +46,7 @@ from hopseal.errors import UnavailableError
 from hopseal.sockets import BoundSocket, bind_unix_socket
 
 DRAIN_S = 10.0
+SETTLE_S = 3.0
 _ADMIN_MODE = 0o660
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -68,9 +73,12 @@ async def serve(config: BrokerConfig, *, load: Callable[[BrokerConfig], DataPlan
         stack.callback(admin.close)
         metrics = bind_tcp(config.metrics_listen)
         stack.callback(metrics.close)
+        tiles = bind_listener(config)
+        if tiles is not None:
+            stack.callback(tiles.close)
         data_plane, port = await stack.enter_async_context(_started(config, load))
-        broker = Broker(config, data_plane, admin)
-        async with broker.http.serve(admin, metrics):
+        broker = Broker(config, data_plane, admin, await asyncio.to_thread(load_signer, config))
+        async with broker.http.serve(admin, metrics), broker.local_log.serve(tiles):
             log.info(
                 "broker_started",
                 version=hopseal.__version__,
@@ -78,6 +86,8 @@ async def serve(config: BrokerConfig, *, load: Callable[[BrokerConfig], DataPlan
                 out=str(config.out_socket),
                 peer_port=port,
                 metrics_port=metrics.getsockname()[1],
+                audit_port=tiles.getsockname()[1] if tiles else None,
+                log_key=broker.local_log.describe()["vkey"],
             )
             await broker.run(_watch_signals())
     log.info("broker_stopped")
@@ -90,9 +100,10 @@ class Broker:
         config: the whole configuration.
         data_plane: started.
         admin: the operators' socket, which status watches.
+        log_signer: the key of this node's log.
     """
 
-    def __init__(self, config: BrokerConfig, data_plane: DataPlane, admin: BoundSocket) -> None:
+    def __init__(self, config: BrokerConfig, data_plane: DataPlane, admin: BoundSocket, log_signer: LogSigner) -> None:
         source = random.SystemRandom()
         self._data_plane = data_plane
         self.own = OwnIdentityClient(config.attestor.workload_socket, config.broker_id, Backoff(source))
@@ -114,6 +125,7 @@ class Broker:
         self._keeper = DocumentKeeper(self.documents, data_plane, self.policies, self.identities, self.callees)
         self.issuers = IssuerKeys(config.issuers, source)
         self.events = DataPlaneEvents(data_plane, self.identities, self.issuers, call_writer(config.log))
+        self.local_log = LocalLog(config, log_signer, data_plane, self.own.current, source)
         self._attestor_admin = AttestorAdmin(config.attestor.admin_socket) if config.attestor.admin_socket else None
         self.status = StatusReader(
             config,
@@ -129,6 +141,7 @@ class Broker:
             data_plane=data_plane,
             attestor_admin=self._attestor_admin,
             admin_socket=admin,
+            local_log=self.local_log,
         )
         self.http = AdminHttp(self.status, BrokerCollector(data_plane, self.status.read), self._attestor_admin)
 
@@ -148,6 +161,7 @@ class Broker:
             self.identities.run(),
             self.callees.run(),
             self.events.run(),
+            *self.local_log.parts,
         ]
         if self._attestor_admin is not None:
             parts.append(self._attestor_admin.run())
@@ -157,6 +171,7 @@ class Broker:
             log.info("broker_draining", timeout_s=DRAIN_S)
             # Identities go on being renewed and withdrawn while the last calls end.
             await asyncio.to_thread(self._data_plane.drain, DRAIN_S)
+            await self.local_log.settle(SETTLE_S)
             for task in tasks:
                 task.cancel()
 

@@ -14,6 +14,7 @@ from typing import Any
 import hopseal
 from broker.attestor_admin import AttestorAdmin
 from broker.attestor_link import AttestorLink
+from broker.audit.local_log import LocalLog
 from broker.callees import Callees
 from broker.config import BrokerConfig
 from broker.dataplane_api import DataPlane
@@ -45,6 +46,7 @@ class Status:
     identities: list[dict[str, Any]]
     callees: list[dict[str, Any]]
     routes: dict[str, Any]
+    audit: dict[str, Any]
     issuers: list[dict[str, Any]]
     stats: dict[str, Any]
 
@@ -72,6 +74,7 @@ class StatusReader:
         data_plane: DataPlane,
         attestor_admin: AttestorAdmin | None,
         admin_socket: BoundSocket,
+        local_log: LocalLog,
     ) -> None:
         self._config = config
         self._documents = documents
@@ -86,6 +89,7 @@ class StatusReader:
         self._data_plane = data_plane
         self._attestor_admin = attestor_admin
         self._admin_socket = admin_socket
+        self._local_log = local_log
 
     def read(self) -> Status:
         """The state now."""
@@ -108,6 +112,7 @@ class StatusReader:
                 ],
                 "problems": list(self._routes.current.value.problems),
             },
+            audit=self._local_log.describe(),
             issuers=[state.to_json() for state in self._issuers.current.value],
             stats=json.loads(self._data_plane.stats()),
         )
@@ -132,6 +137,7 @@ class StatusReader:
         found += [f"user tokens: {problem}" for problem in self._issuers.problems()]
         if not self._events.log_health.healthy:
             found.append(f"the custody log cannot be written: {self._events.log_health.detail}")
+        found += self._local_log.problems()
         if not self._admin_socket.is_in_place():
             found.append(f"{self._admin_socket.path} was replaced: nobody reaches this broker there")
         if self._attestor_admin is not None and documents.documents is not None:

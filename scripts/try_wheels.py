@@ -43,6 +43,7 @@ def _pure_checks() -> list[tuple[list[str], int, str]]:
         (["bin/python", "-c", f"import {PURE_MODULES}"], 0, ""),
         (["bin/hopseal", "version"], 0, "hopseal"),
         (["bin/hopseal", "attestor", "run"], 3, "hopseal-node"),
+        (["bin/hopseal", "audit", "witness", "run", "--help"], 0, "--config"),
     ]
 
 

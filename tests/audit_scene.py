@@ -11,9 +11,12 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hopseal.custody.authority import Authority
 from hopseal.custody.closing import Closing
@@ -35,6 +38,8 @@ from hopseal.log.bundle import EvidenceBundle
 from hopseal.log.checkpoint import Checkpoint
 from hopseal.log.collect import SourceLog, collect
 from hopseal.log.cosignature import cosign
+from hopseal.log.entries import format_line
+from hopseal.log.history import PastCheckpoint, format_past_checkpoint
 from hopseal.log.leaf import leaf_of_line
 from hopseal.log.log_key import sign_checkpoint
 from hopseal.log.note import parse_note
@@ -42,6 +47,7 @@ from hopseal.log.policy import Policy, parse_policy
 from hopseal.log.proof import Proof
 from hopseal.log.selection import Selection
 from hopseal.log.signers import KeySigner, log_signer, witness_signer
+from hopseal.log.tiles import TILE_WIDTH, tiles_of
 from hopseal.log.tree import build_inclusion_proof, read_root
 from vectors import pki
 from vectors.pki import NOW, Party, spiffe
@@ -85,6 +91,7 @@ class NodeLog:
     witnesses: tuple[KeySigner, ...] = (WITNESS,)
     lines: list[bytes] = field(default_factory=list)
     checkpoints: list[tuple[int, bytes]] = field(default_factory=list)
+    hashes: dict[tuple[int, int], bytes] = field(default_factory=dict)
     key: KeySigner = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,9 +117,13 @@ class NodeLog:
         return self.write(at, type="bundle", td=trust_domain, sequence=1, x509=x509)
 
     def read(self, level: int, index: int) -> bytes:
-        if level == 0:
-            return hash_leaf(leaf_of_line(self.lines[index]))
-        return hash_node(self.read(level - 1, 2 * index), self.read(level - 1, 2 * index + 1))
+        if (level, index) not in self.hashes:
+            if level == 0:
+                self.hashes[level, index] = hash_leaf(leaf_of_line(self.lines[index]))
+            else:
+                pair = (self.read(level - 1, 2 * index), self.read(level - 1, 2 * index + 1))
+                self.hashes[level, index] = hash_node(*pair)
+        return self.hashes[level, index]
 
     def checkpoint(self, at: int) -> None:
         """Sign the tree as it is and have it cosigned at ``at``."""
@@ -127,6 +138,25 @@ class NodeLog:
             if index < size:
                 return Proof(index, build_inclusion_proof(index, size, self.read), note).encode().decode()
         return None
+
+    def save(self, folder: Path) -> Path:
+        """The broker's state folder, as it would be on disk."""
+        (folder / "log").mkdir(parents=True)
+        (folder / "log" / "custody.log").write_bytes(b"".join(map(format_line, self.lines)))
+        history = folder / "tlog" / "history"
+        history.mkdir(parents=True)
+        past = [PastCheckpoint(NOW, size, note) for size, note in self.checkpoints]
+        (history / "2026112212.jsonl").write_bytes(b"".join(map(format_past_checkpoint, past)))
+        for size, note in self.checkpoints:
+            (folder / "tlog" / "checkpoint").write_bytes(note)
+            for tile in tiles_of(size):
+                if tile.level is not None:
+                    path = folder / "tlog" / tile.path
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    first = tile.index * TILE_WIDTH
+                    hashes = (self.read(8 * tile.level, first + each) for each in range(tile.width))
+                    path.write_bytes(b"".join(hashes))
+        return folder
 
     def source(self) -> SourceLog:
         return SourceLog(self.origin, str(self.key.key), lambda: enumerate(self.lines), self.prove)
@@ -170,9 +200,9 @@ class Scene:
                     log.certificate(party.der, self.at)
         return self
 
-    def announcement(self, log: NodeLog, **changes: Any) -> EvidenceStatement:
-        broker = SpiffeId.parse(f"spiffe://{pki.PROD}/hopseal/broker/{log.name}")
-        x5t = thumbprint(BROKERS[log.name].der)
+    def announcement(self, node: NodeLog, **changes: Any) -> EvidenceStatement:
+        broker = SpiffeId.parse(f"spiffe://{pki.PROD}/hopseal/broker/{node.name}")
+        x5t = thumbprint(BROKERS[node.name].der)
         said = EvidenceStatement(
             iss=broker,
             iat=self.at,
@@ -181,7 +211,7 @@ class Scene:
             sub=broker,
             sx=x5t,
             verdict=Verdict.ATTESTED,
-            log=LogKey(log.origin, str(log.key.key)),
+            log=LogKey(node.origin, str(node.key.key)),
         )
         return replace(said, **changes)
 
@@ -207,7 +237,8 @@ class Scene:
         )
         if parent is None:
             claims = frozenset({"obo", "task", "auth"})
-            base = replace(base, root_claims=claims, obo=self.obo, task=Task("task-1"), auth=AUTHORITY)
+            base = replace(base, root_claims=claims, obo=self.obo, task=Task("task-1"))
+            base = replace(base, auth=replace(AUTHORITY, exp=self.at + 600))
         else:
             above = parse_sealed_record(parent)
             base = replace(base, prev=above.hash, hop=above.record.hop + 1)
@@ -289,6 +320,10 @@ class Scene:
     def bundle(self, selection: Selection | None = None) -> EvidenceBundle:
         return collect((self.left.source(), self.right.source()), selection or Selection()).bundle
 
+    def save(self, folder: Path) -> tuple[Path, Path]:
+        """Both nodes' state folders."""
+        return self.left.save(folder / "left"), self.right.save(folder / "right")
+
     def policy(self, *lines: str) -> Policy:
         text = [f"log {log.key.key}" for log in (self.left, self.right)]
         text += lines or (f"witness w1 {WITNESS.key}", "quorum w1")
@@ -344,6 +379,15 @@ def witnessed(scene: Scene | None = None, **lookup: Any) -> Story:
 def hops(report: AuditReport) -> dict[str, HopAudit]:
     """Every hop of a report, by statement hash."""
     return {hop.sealed.hash: hop for chain in report.chains for hop in chain.hops()}
+
+
+def pem_of(party: Party) -> str:
+    return x509.load_der_x509_certificate(party.der).public_bytes(Encoding.PEM).decode()
+
+
+def trust_file(trust_domain: str = pki.PROD, *, others: str = "refuse", **domain: object) -> dict[str, object]:
+    """A trust policy as a file has it."""
+    return {"v": 1, "type": "hopseal-trust", "others": others, "trust_domains": {trust_domain: domain}}
 
 
 def without(bundle: EvidenceBundle, *texts: str) -> EvidenceBundle:

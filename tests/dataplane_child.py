@@ -1,13 +1,31 @@
-"""A node in a process of its own, to be killed: reads its set-up as JSON, prints its port, admits everybody."""
+"""A node in a process of its own, to be killed: reads its set-up as JSON, prints its port, admits everybody.
+
+With ``tlog`` its log is tiled and signed in that folder.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import select
 import sys
+import threading
+from pathlib import Path
 
 from broker._dataplane import DataPlane
+from broker.audit.log_signer import load_log_signer
+from broker.audit.tile_store import TileStore
+from broker.audit.tiler import Tiler
+
+ORIGIN = "custody.example.org/killed"
+
+
+def follow(folder: Path, plane: DataPlane) -> None:
+    """The Merkle log of the node, with its key in the same folder."""
+    signer = load_log_signer(folder / "log.key", ORIGIN)
+    tiler = Tiler(folder / "log", TileStore(folder / "tlog"), signer, plane, interval_s=0.02)
+    asyncio.run(tiler.run())
 
 
 def main() -> None:
@@ -21,7 +39,10 @@ def main() -> None:
         plane.set_identity(
             instance, component, spiffe_id, [base64.b64decode(der) for der in chain], base64.b64decode(key), expires_at
         )
-    print(plane.start(), flush=True)
+    port = plane.start()
+    if setup.get("tlog"):
+        threading.Thread(target=follow, args=(Path(setup["tlog"]), plane), daemon=True).start()
+    print(port, flush=True)
     while True:
         select.select([plane.event_fd()], [], [], 0.05)
         for text in plane.take_events():

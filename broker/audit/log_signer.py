@@ -84,16 +84,18 @@ def read_log_key(path: Path, origin: str) -> VerifierKey:
 
 def _read(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077 or found.st_uid not in {os.geteuid(), 0}:
             raise InvalidError(
                 "log_key_exposed",
-                f"{path} may be read by others",
+                f"{path} is not a file of this user alone",
                 detail=f"mode {stat.S_IMODE(found.st_mode):04o}, uid {found.st_uid}",
                 remedy="if nobody can have copied it, chmod 600 it; else see docs/audit-log.md, The key",
             )
-        return file.read(_MAX_BYTES)
+        return os.read(descriptor, _MAX_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _create(path: Path) -> None:

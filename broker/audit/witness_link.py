@@ -123,7 +123,8 @@ class WitnessLink:
         self._backoff = backoff
         self._now = now
         self._monotonic = monotonic
-        self._size = 0
+        self._size = 0  # what it says; only where the next proof begins
+        self._cosigned_size = 0  # what it proved to us
         self._state = WitnessState.UNTRIED
         self._detail = ""
         self._retry_at = 0.0
@@ -169,22 +170,34 @@ class WitnessLink:
         self, session: aiohttp.ClientSession, checkpoint: LogCheckpoint, consistency: Consistency
     ) -> tuple[Cosignature, ...]:
         size = checkpoint.checkpoint.size
+        if self._cosigned_size > size:
+            raise _lost_tail("it cosigned", self._cosigned_size, size)
+        old = self._size if self._size <= size else self._cosigned_size
         for _ in range(ATTEMPTS):
-            if self._size > size:
-                detail = f"it cosigned {self._size} entries of this log, which has {size} now"
-                raise WitnessFailedError(WitnessState.REFUSED, detail)
-            old = self._size
             proof = await asyncio.to_thread(consistency, old) if 0 < old < size else ()
             status, body = await self._post(session, AddCheckpoint(old, tuple(proof), checkpoint.note.encode()))
             if status == 200:
                 return self._verify(body, checkpoint)
             if status != 409:
                 raise _failure(status, body)
-            try:
-                self._size = parse_conflict(body)
-            except TransparencyError as error:
-                raise WitnessFailedError(WitnessState.WRONG_ANSWER, f"409 without a size: {error.detail}") from error
+            old = self._catch_up(body, size)
         raise WitnessFailedError(WitnessState.WRONG_ANSWER, f"{ATTEMPTS} conflicts in a row")
+
+    def _catch_up(self, body: bytes, own_size: int) -> int:
+        """Where the witness says that it is."""
+        try:
+            size = parse_conflict(body)
+        except TransparencyError as error:
+            raise WitnessFailedError(WitnessState.WRONG_ANSWER, f"409 without a size: {error.detail}") from error
+        if size < self._cosigned_size:
+            detail = (
+                f"it cosigned {self._cosigned_size} entries and remembers {size}: it forgot, so it may cosign a fork"
+            )
+            raise WitnessFailedError(WitnessState.WRONG_ANSWER, detail)
+        self._size = size
+        if size > own_size:
+            raise _lost_tail("it says that it cosigned", size, own_size)
+        return size
 
     async def _post(self, session: aiohttp.ClientSession, request: AddCheckpoint) -> tuple[int, bytes]:
         async with session.post(f"{self.url}/add-checkpoint", data=request.encode(), allow_redirects=False) as answer:
@@ -196,28 +209,31 @@ class WitnessLink:
             return answer.status, bytes(body)
 
     def _verify(self, body: bytes, checkpoint: LogCheckpoint) -> tuple[Cosignature, ...]:
+        """One cosignature for each key at most: however many a witness sends, a checkpoint carries few."""
+        found: dict[VerifierKey, Cosignature] = {}
         try:
             signatures = parse_signatures(body.decode("utf-8"))
-            found = tuple(
-                verify_cosignature(key, signature, checkpoint.checkpoint)
-                for key in self._keys
-                for signature in signatures
-                if key.made(signature)
-            )
+            for key in self._keys:
+                for signature in filter(key.made, signatures):
+                    cosignature = verify_cosignature(key, signature, checkpoint.checkpoint)
+                    self._check_time(cosignature.time)
+                    found.setdefault(key, cosignature)
         except (TransparencyError, UnicodeDecodeError) as error:
             raise WitnessFailedError(WitnessState.WRONG_ANSWER, str(error)) from error
         if not found:
             raise WitnessFailedError(WitnessState.WRONG_ANSWER, "no cosignature is by the key that is configured")
-        for each in found:
-            if abs(each.time - self._now()) > CLOCK_TOLERANCE_S:
-                detail = f"it says that it is {each.time} (seconds since 1970): one of the two clocks is wrong"
-                raise WitnessFailedError(WitnessState.WRONG_ANSWER, detail)
-        return found
+        return tuple(found.values())
+
+    def _check_time(self, time_s: int) -> None:
+        if abs(time_s - self._now()) > CLOCK_TOLERANCE_S:
+            detail = f"it says that it is {time_s} (seconds since 1970): one of the two clocks is wrong"
+            raise WitnessFailedError(WitnessState.WRONG_ANSWER, detail)
 
     def _succeed(self, size: int) -> None:
         if self._state is not WitnessState.COSIGNED:
             log.info("witness_cosigns", witness=self.url, size=size, before=str(self._state))
-        self._state, self._detail, self._size = WitnessState.COSIGNED, "", size
+        self._state, self._detail = WitnessState.COSIGNED, ""
+        self._size = self._cosigned_size = size
         self._cosigned_at = int(self._now())
         self._cosigned += 1
         self._retry_at = 0.0
@@ -232,6 +248,10 @@ class WitnessLink:
         self._state, self._detail = state, detail
         self._failed[str(state)] += 1
         self._retry_at = self._monotonic() + self._backoff.next_s()
+
+
+def _lost_tail(said: str, size: int, own_size: int) -> WitnessFailedError:
+    return WitnessFailedError(WitnessState.REFUSED, f"{said} {size} entries of this log, which has {own_size} now")
 
 
 def _failure(status: int, body: bytes) -> WitnessFailedError:

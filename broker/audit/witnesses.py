@@ -19,17 +19,18 @@ import structlog
 from broker.audit.witness_link import Consistency, WitnessLink, WitnessState, WitnessStatus
 from hopseal.backoff import Backoff
 from hopseal.errors import BugError, UnavailableError
-from hopseal.log.checkpoint import parse_signed_checkpoint
+from hopseal.log.checkpoint import UnverifiedCheckpoint, parse_signed_checkpoint
 from hopseal.log.cosignature import Cosignature
 from hopseal.log.log_key import LogCheckpoint, verify_log_signature
-from hopseal.log.note import Note, VerifierKey
+from hopseal.log.note import MAX_SIGNATURES, Note, VerifierKey
 from hopseal.log.policy import CosignedCheckpoint, Policy, policy_of
 from hopseal.log.refusals import Reason, TransparencyError
 
 TIMEOUT_S: Final = 5.0  # for all attempts at one witness
 GRACE_S: Final = 0.25  # for those that have not answered when the quorum is met
+MAX_KEYS: Final = MAX_SIGNATURES - 1  # a checkpoint carries a signature of each, and the log's own
 FIRST_PAUSE_S: Final = 0.5
-LONGEST_PAUSE_S: Final = 30.0
+LONGEST_PAUSE_S: Final = 10.0  # a witness that is back is asked soon: calls of a strict node wait for it
 
 log = structlog.get_logger("broker.audit")
 
@@ -62,6 +63,8 @@ class Witnesses:
         keys: dict[str, list[VerifierKey]] = {}
         for url, key in witnesses:
             keys.setdefault(url.rstrip("/"), []).append(key)
+        if sum(map(len, keys.values())) > MAX_KEYS:
+            raise TransparencyError(Reason.POLICY, f"more than {MAX_KEYS} keys of witnesses")
         self.policy: Policy = policy_of([log_key], keys.values(), quorum)
         self._log_key = log_key
         self._links = tuple(
@@ -94,11 +97,12 @@ class Witnesses:
 
         Raises:
             UnavailableError: too few cosigned (``log_unwitnessed``); :meth:`statuses` tells why.
-            TransparencyError: ``note`` is no checkpoint of this log.
+            TransparencyError: ``note`` is no checkpoint of this log, or carries a wrong cosignature.
         """
         if self._session is None:
             raise BugError("witnesses_disconnected", "witnesses are asked outside of connected()")
         checkpoint = verify_log_signature(parse_signed_checkpoint(note), [self._log_key])
+        self._verify(checkpoint, ())  # a wrong line of its own would spoil every answer
         due = [link for link in self._links if link.is_due()]
         found: list[Cosignature] = []
         async with asyncio.TaskGroup() as group:
@@ -156,7 +160,7 @@ class Witnesses:
         lines = dict.fromkeys((*had, *(each.signature for each in found)))
         note = Note(checkpoint.note.text, tuple(lines))
         try:
-            return self.policy.verify(parse_signed_checkpoint(note.encode()), int(self._now()))
+            return self.policy.verify(UnverifiedCheckpoint(checkpoint.checkpoint, note), int(self._now()))
         except TransparencyError as error:
             if error.reason is not Reason.QUORUM:
                 raise

@@ -89,7 +89,7 @@ def show(
     reports = [verify_chain_offline(entries, each) for each in cids if each is not None]
     if not reports:
         raise _no_chain(is_empty=last)
-    damage = [f"{log.path}: byte {each.offset}: {each.message}" for log in found for each in log.damage]
+    damage = [f"{log.path / each.file}: byte {each.offset}: {each.message}" for log in found for each in log.damage]
     if as_json:
         print_json([_as_json(report, damage) for report in reports])
     else:

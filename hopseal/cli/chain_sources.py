@@ -17,14 +17,13 @@ from hopseal.custody.seal import thumbprint
 from hopseal.errors import HopsealError, InvalidError, UnavailableError
 from hopseal.ids import TrustDomain
 from hopseal.log.entries import CertificateEntry, Direction, LogEntry, RecordEntry
-from hopseal.log.reader import Damage, read_log
-
-LOG_NAME = "custody.log"
+from hopseal.log.reader import Damage, LogContents, read_files, read_log
+from hopseal.log.segments import CURRENT, order_segments
 
 
 @dataclass(frozen=True, slots=True)
 class ReadLog:
-    """One log file as far as it can be read."""
+    """One log as far as it can be read; ``path`` is its file, or the folder of its files."""
 
     path: Path
     entries: tuple[LogEntry, ...]
@@ -32,26 +31,37 @@ class ReadLog:
 
 
 def read_logs(paths: Sequence[Path], *, optional: bool) -> list[ReadLog]:
-    """The logs at ``paths``; a folder stands for the ``custody.log`` in it.
+    """The logs at ``paths``; a folder stands for the files of the log in it, one after the other.
 
     Raises:
         UnavailableError: one cannot be read (``log_unreadable``), unless ``optional``.
     """
     found: list[ReadLog] = []
     for path in paths:
-        file = path / LOG_NAME if path.is_dir() else path
         try:
-            contents = read_log(file.read_bytes())
+            contents = _read_folder(path) if path.is_dir() else read_log(path.read_bytes())
         except OSError as error:
             if optional:
                 continue
             raise UnavailableError(
                 "log_unreadable",
-                f"{file}: {error.strerror}",
+                f"{error.filename or path}: {error.strerror}",
                 remedy="name the log with --log, or run this as root or the broker's user",
             ) from error
-        found.append(ReadLog(file, contents.entries, contents.damage))
+        found.append(ReadLog(path, contents.entries, contents.damage))
     return found
+
+
+def _read_folder(folder: Path) -> LogContents:
+    names = order_segments(each.name for each in folder.iterdir())
+    while True:
+        # Without a file this is the error that says so.
+        files = [(name, (folder / name).read_bytes()) for name in names or (CURRENT,)]
+        listed = order_segments(each.name for each in folder.iterdir())
+        if listed == names:
+            return read_files(files)
+        # One became full while we read: what came into the next one may be missing between them.
+        names = listed
 
 
 def read_headers(path: Path) -> list[LogEntry]:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
+from hopseal.cli.followed_log import FollowedLog
 from hopseal.cli.options import log_option
-from hopseal.cli.output import json_option
-from hopseal.errors import UnavailableError
+from hopseal.cli.output import escape_unprintable, json_option
 
-LOG_NAME = "custody.log"
 POLL_S = 0.5
-_CRC_CHARS = 9  # eight hex digits and a space before the JSON of a custody log line
-_SILENT_TYPES = frozenset({"cert", "bundle"})
+_STATEMENTS = {"rcp": "receipt", "obs": "observation", "cls": "closing statement"}
+_ARTIFACTS = {"attest": "log key announced", "token": "user token seen", "revoke": "withdrawal"}
 _COMPONENT_FIELDS = ("caller", "callee", "component", "iss", "aud", "spiffe_id")
 
 
@@ -33,7 +31,7 @@ def logs(component: str | None, logs: tuple[Path, ...], lines: int, *, follow: b
     """Print what happened, for COMPONENT (AGENT/COMPONENT) or for all.
 
     Reads custody logs (a record for each call sent or received, accepted or refused) and log files of
-    the daemons in JSON; a folder stands for the custody.log in it. Under systemd the daemons' own log
+    the daemons in JSON; a folder stands for the files of the log in it. Under systemd the daemons' own log
     is in the journal: journalctl -u hopseal-attestor -u hopseal-broker.
 
     \b
@@ -42,51 +40,17 @@ def logs(component: str | None, logs: tuple[Path, ...], lines: int, *, follow: b
       hopseal logs --log /var/lib/hopseal/broker/log --json
     """
     with ExitStack() as stack:
-        files = [stack.enter_context(_open(path)) for path in logs]
-        past = [entry for file in files for entry in _entries(file) if _concerns(entry, component)]
+        files = [FollowedLog(stack, path) for path in logs]
+        past = [entry for file in files for entry in file.entries() if _concerns(entry, component)]
         past.sort(key=_moment)
         for entry in past[max(0, len(past) - lines) :]:
             _print(entry, as_json=as_json)
         while follow:
-            fresh = [entry for file in files for entry in _entries(file) if _concerns(entry, component)]
+            fresh = [entry for file in files for entry in file.entries() if _concerns(entry, component)]
             for entry in sorted(fresh, key=_moment):
                 _print(entry, as_json=as_json)
             if not fresh:
                 time.sleep(POLL_S)
-
-
-def _open(path: Path) -> TextIO:
-    file = path / LOG_NAME if path.is_dir() else path
-    try:
-        return file.open(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UnavailableError(
-            "log_unreadable",
-            f"{file}: {error.strerror}",
-            remedy="name a readable log with --log, or run it as the broker's user",
-        ) from error
-
-
-def _entries(file: TextIO) -> Iterator[dict[str, Any]]:
-    """The complete entries from here on; an unfinished line is left for the next time."""
-    while True:
-        before = file.tell()
-        line = file.readline()
-        if not line.endswith("\n"):
-            file.seek(before)
-            return
-        entry = _parse(line)
-        if entry is not None and entry.get("type") not in _SILENT_TYPES:
-            yield entry
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    text = line if line.startswith("{") else line[_CRC_CHARS:]
-    try:
-        entry = json.loads(text)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None
 
 
 def _concerns(entry: dict[str, Any], component: str | None) -> bool:
@@ -114,17 +78,29 @@ def _print(entry: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _describe(entry: dict[str, Any]) -> str:
-    if entry.get("type") == "start":
-        return f"broker of node {entry.get('node')} started its log"
-    if entry.get("type") != "rec":
+    kind = entry.get("type")
+    if kind == "start":
+        return f"broker of node {_text(entry.get('node'))} started its log"
+    if kind in _ARTIFACTS:
+        return f"{_ARTIFACTS[kind]}  entry {entry.get('n')}"
+    if kind != "rec" and kind not in _STATEMENTS:
         known = {"event", "timestamp", "level", "logger"}
         rest = " ".join(f"{key}={value}" for key, value in entry.items() if key not in known)
-        return f"{entry.get('level', '')} {entry.get('event', '')} {rest}".strip()
+        return _text(f"{entry.get('level', '')} {entry.get('event', '')} {rest}".strip())
     verdict = str(entry.get("verdict"))
-    painted = click.style(verdict, fg="green" if verdict == "accepted" else "red")
+    painted = click.style(_text(verdict), fg="green" if verdict == "accepted" else "red")
     why = f"  {entry['code']}: {entry.get('detail') or ''}".rstrip(": ") if entry.get("code") else ""
-    parts = f"{_short(entry.get('iss'))} → {_short(entry.get('aud'))}  {entry.get('op') or '?'}"
-    return f"{painted} {entry.get('dir')}  {parts}  chain {entry.get('cid') or '?'} hop {entry.get('hop')}{why}"
+    parts = f"{_short(entry.get('iss'))} → {_short(entry.get('aud'))}"
+    said = f"{_STATEMENTS[kind]} {entry.get('st') or ''}".strip() if kind in _STATEMENTS else entry.get("op") or "?"
+    hop = f" hop {entry.get('hop')}" if kind == "rec" else ""
+    chain = entry.get("cid") or "?"
+    text = f"{entry.get('dir')}  {parts}  {said}  chain {chain}{hop}{why}"
+    return f"{painted} {_text(text)}"
+
+
+def _text(value: object) -> str:
+    """What stands in a log may come from anybody: nothing of it moves a terminal's cursor or starts a line."""
+    return escape_unprintable(str(value))
 
 
 def _short(spiffe_id: object) -> str:

@@ -18,6 +18,7 @@ _COMMANDS = {
     "svid": ("hopseal.cli.svid:svid", "SVIDs and bundles from the SPIFFE Workload API."),
     "call": ("hopseal.cli.call:call", "One brokered call from a shell."),
     "chain": ("hopseal.cli.chain:chain", "Custody chains, verified offline."),
+    "audit": ("hopseal.cli.audit:audit", "Evidence for auditors: export, verify, search, compare."),
     "logs": ("hopseal.cli.logs:logs", "What happened, for one component or all."),
     "config": ("hopseal.cli.config:config", "The daemons' effective configuration."),
     "completion": ("hopseal.cli.completion:completion", "Completion for bash, zsh or fish."),

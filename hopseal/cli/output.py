@@ -61,8 +61,9 @@ def paint_state(state: str) -> str:
 
 
 def format_count(number: int, noun: str) -> str:
-    """``1 agent``, ``2 agents``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """``1 agent``, ``2 agents``, ``2 entries``, ``2 witnesses``."""
+    plural = noun.removesuffix("y") + "ies" if noun.endswith("ry") else noun + ("es" if noun.endswith("s") else "s")
+    return f"{number} {noun if number == 1 else plural}"
 
 
 def format_age(seconds: float) -> str:
@@ -84,6 +85,13 @@ def format_until(at: float | None, *, now: float | None = None) -> str:
         return "-"
     left = at - (time.time() if now is None else now)
     return format_age(left) if left > 0 else "expired"
+
+
+def escape_unprintable(text: str) -> str:
+    """``text`` with every character that is not printable written as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
 def is_terminal() -> bool:

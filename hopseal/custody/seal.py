@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -64,6 +65,7 @@ class SealedStatement:
         path: sibling hashes from leaf to root.
         seal: the seal over that tree.
         hash: the statement hash, base64url.
+        root: where the path leads from the hash; only ``verify_inclusion`` says whether it is the seal's.
     """
 
     text: str
@@ -73,6 +75,7 @@ class SealedStatement:
     path: tuple[bytes, ...]
     seal: Seal
     hash: str
+    root: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +119,13 @@ def parse_sealed(text: str) -> SealedStatement:
     seal = parse_seal(header, body, signature)
     index, path = _parse_path(decode_b64url(path_text), seal.n)
     statement_hash = hash_statement(seal.x5t, payload)
-    compute_root(statement_hash, index, seal.n, path)
-    return SealedStatement(text, payload, claims, index, path, seal, encode_b64url(statement_hash))
+    root = compute_root(statement_hash, index, seal.n, path)
+    return SealedStatement(text, payload, claims, index, path, seal, encode_b64url(statement_hash), root)
 
 
+@lru_cache(maxsize=256)
 def parse_seal(header: str, body: str, signature: str) -> Seal:
-    """The seal whose compact JWS has these three parts.
+    """The seal whose compact JWS has these three parts; remembered, since the statements under a seal come together.
 
     Raises:
         CustodyError: [malformed] unless header and body are byte for byte of the one form.
@@ -146,8 +150,7 @@ def verify_inclusion(statement: SealedStatement) -> None:
     Raises:
         CustodyError: [signature].
     """
-    leaf = decode_b64url(statement.hash)
-    if compute_root(leaf, statement.index, statement.seal.n, statement.path) != statement.seal.root:
+    if statement.root != statement.seal.root:
         raise refusal(Code.SIGNATURE, "the inclusion path leads to another root")
 
 

@@ -33,7 +33,6 @@ MAX_SEALED_BYTES = 8_192
 MAX_ARTIFACT_BYTES = 1 << 20
 MAX_PROOF_BYTES = 1 << 16
 MAX_ORIGIN_BYTES = 512
-_MAX_DEPTH = 5
 _MAX_DER_BYTES = 16_384  # base64
 _MEMBERS = frozenset({"v", "type", "statements", "certs", "artifacts", "proofs", "policy", "logs", "digest"})
 _PROOF_KEY = re.compile(r"(?:[A-Za-z0-9_-]{43}|[a-z]{3,16})\.[A-Za-z0-9_-]{43}", re.ASCII)
@@ -118,7 +117,7 @@ def parse_evidence(data: bytes) -> EvidenceBundle:
             "evidence_damaged", "the file is not as it was written", remedy="export or transfer the bundle again"
         )
     try:
-        return _read(Members(parse_json_object(data, max_depth=_MAX_DEPTH), "bundle").only(_MEMBERS))
+        return _read(Members(parse_json_object(data, max_depth=None), "bundle").only(_MEMBERS))
     except CustodyError as error:
         raise _malformed(error.detail) from error
 

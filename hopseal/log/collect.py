@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 
-from hopseal.custody.encoding import parse_json_object
+from hopseal.custody.encoding import parse_token_object
 from hopseal.custody.errors import CustodyError
 from hopseal.custody.evidence_statement import EvidenceStatement
 from hopseal.custody.record import Record
@@ -30,15 +30,15 @@ from hopseal.log.entries import (
     LogEntry,
     RecordEntry,
     StatementEntry,
+    TokenEntry,
     parse_entry,
 )
 from hopseal.log.leaf import leaf_of_line
 from hopseal.log.reader import records_of
-from hopseal.log.selection import Selection
+from hopseal.log.selection import ChainNotes, Selection
 from hopseal.verify import SvidError, parse_certificate
 
 _MS = 1_000
-_MAX_DEPTH = 32
 _AFTER_S = 600  # bundles that came so long after the last record are taken too
 Line = tuple[int, bytes]  # number, JSON text
 
@@ -84,7 +84,7 @@ def collect(logs: Sequence[SourceLog], selection: Selection, policy: str = "") -
     draft = _Draft()
     for log in logs:
         draft.find(log, selection)
-    draft.add_continued()
+    draft.choose(selection)
     for log in logs:
         draft.take(log)
     for log in logs:
@@ -121,6 +121,8 @@ class _Draft:
     unproven: list[str] = field(default_factory=list)
     begins: dict[str, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
+    notes: ChainNotes = field(default_factory=ChainNotes)
+    records: set[str] = field(default_factory=set)
     leaves: set[str] = field(default_factory=set)
     tokens: set[str] = field(default_factory=set)
     domains: set[TrustDomain] = field(default_factory=set)
@@ -140,11 +142,13 @@ class _Draft:
                 continue
             continued = self.chains.setdefault(records[-1].cid, set())
             continued.update(each.cont.cid for each in records if each.cont is not None)
-            if selection.fits(records):
+            self.notes.add(records)
+            if selection.fits_record(records[-1]):
                 self.cids.add(records[-1].cid)
 
-    def add_continued(self) -> None:
-        """Take what the chosen chains continue, as far back as logs go."""
+    def choose(self, selection: Selection) -> None:
+        """Keep the chains whose roots fit, and take what the chosen chains continue, as far back as logs go."""
+        self.cids = {cid for cid in self.cids if selection.fits_chain(*self.notes.get(cid))}
         waiting = list(self.cids)
         while waiting:
             for cid in self.chains.get(waiting.pop(), set()) - self.cids:
@@ -157,11 +161,15 @@ class _Draft:
             entry = _parse(text)
             if entry is None:
                 self.unreadable.append(f"{log.origin}/{n}")
-            elif isinstance(entry, RecordEntry | StatementEntry) and entry.cid in self.cids:
+            elif isinstance(entry, RecordEntry | StatementEntry) and self._belongs(entry):
                 if entry.accepted and entry.sealed is not None:
                     self._take_statement(log, n, text, entry)
                 else:
                     self._take_artifact(log, n, text)
+
+    def _belongs(self, entry: RecordEntry | StatementEntry) -> bool:
+        """Whether an entry is of a chosen chain; an answer to one of its records is, whatever chain it names."""
+        return entry.cid in self.cids or (isinstance(entry, StatementEntry) and entry.rec in self.records)
 
     def take_around(self, log: SourceLog) -> None:
         """Third pass: trust bundles in force, revocations, tokens, evidence, keys of logs."""
@@ -171,6 +179,9 @@ class _Draft:
             entry = _parse(text)
             if isinstance(entry, BundleEntry) and entry.bundle.trust_domain in self.domains:
                 bundles.setdefault(entry.bundle.trust_domain, []).append((entry.at_ms // _MS, n, text))
+            elif isinstance(entry, TokenEntry):
+                if entry.th in self.tokens:
+                    self._take_artifact(log, n, text)
             elif isinstance(entry, ArtifactEntry):
                 self._take_other(log, n, text, announced)
         for history in (*bundles.values(), announced):
@@ -200,6 +211,7 @@ class _Draft:
         except CustodyError:
             return
         claims = statement.claims
+        self.records.add(statement.hash)
         self.leaves.add(statement.statement.seal.x5t)
         self.domains.add(claims.iss.trust_domain)
         iat = claims.iat if isinstance(claims, Record | EvidenceStatement) else None
@@ -212,7 +224,7 @@ class _Draft:
     def _take_other(self, log: SourceLog, n: int, text: bytes, announced: list[tuple[int, int, bytes]]) -> None:
         members = _members(text)
         kind = members.get("type")
-        if kind == "revoke" or (kind == "token" and members.get("th") in self.tokens):
+        if kind == "revoke":
             self._take_artifact(log, n, text)
         elif kind == "attest":
             at_ms = members.get("at_ms")
@@ -265,10 +277,8 @@ def _parse(text: bytes) -> LogEntry | None:
 
 
 def _members(text: bytes) -> dict[str, object]:
-    try:
-        return parse_json_object(text, max_depth=_MAX_DEPTH)
-    except CustodyError:
-        return {}
+    """The members of a line that was read as an entry."""
+    return parse_token_object(text)
 
 
 def _is_issuer(der: bytes) -> bool:

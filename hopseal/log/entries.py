@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from hopseal.bundle import Bundle
-from hopseal.custody.encoding import decode_base64, parse_json_object
+from hopseal.custody.encoding import decode_base64, parse_token_object
 from hopseal.custody.errors import CustodyError
 from hopseal.custody.members import Members, list_of, one_of, read_hash, read_integer, read_text
 from hopseal.custody.seal import thumbprint
@@ -22,7 +22,6 @@ from hopseal.limits import MAX_RECORDS
 
 _CRC_CHARACTERS = 8
 _MAX_AUTHORITIES = 1_024
-_MAX_DEPTH = 32  # of a user token's claims
 _read_texts = list_of(read_text, MAX_RECORDS)
 _read_ders = list_of(read_text, _MAX_AUTHORITIES)
 
@@ -141,14 +140,24 @@ class StartEntry:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactEntry:
-    """What a log keeps for auditors only: a user token, evidence, the announcement of a log's key, a revocation."""
+    """What a log keeps for auditors only: evidence, the announcement of a log's key, a revocation."""
 
     n: int
     at_ms: int
     kind: str
 
 
-LogEntry = RecordEntry | StatementEntry | CertificateEntry | BundleEntry | StartEntry | ArtifactEntry
+@dataclass(frozen=True, slots=True)
+class TokenEntry:
+    """A user token: its hash and its claims, never its signature."""
+
+    n: int
+    at_ms: int
+    th: str
+    claims: dict[str, object]
+
+
+LogEntry = RecordEntry | StatementEntry | CertificateEntry | BundleEntry | StartEntry | ArtifactEntry | TokenEntry
 
 
 def parse_line(line: bytes) -> LogEntry:
@@ -167,7 +176,7 @@ def parse_entry(payload: bytes) -> LogEntry:
         LogError: it is no entry.
     """
     try:
-        members = Members(parse_json_object(payload, max_depth=_MAX_DEPTH), "entry")
+        members = Members(parse_token_object(payload), "entry")
         kind = members.required("type", one_of(*_PARSERS))
         return _PARSERS[kind](members, members.required("n", read_integer), members.required("at_ms", read_integer))
     except (CustodyError, IdentityError) as error:
@@ -248,6 +257,11 @@ def _start(members: Members, n: int, at_ms: int) -> StartEntry:
     return StartEntry(n, at_ms, members.required("node", read_text), members.required("version", read_text))
 
 
+def _token(members: Members, n: int, at_ms: int) -> TokenEntry:
+    claims = Members.read(members.values.get("claims"), "entry.claims").values
+    return TokenEntry(n, at_ms, members.required("th", read_hash), dict(claims))
+
+
 def _artifact(members: Members, n: int, at_ms: int) -> ArtifactEntry:
     return ArtifactEntry(n, at_ms, members.required("type", read_text))
 
@@ -266,5 +280,6 @@ _PARSERS: dict[str, Callable[[Members, int, int], LogEntry]] = {
     "cert": _certificate,
     "bundle": _bundle,
     "start": _start,
-    **dict.fromkeys(("token", "attest", "att", "revoke"), _artifact),
+    "token": _token,
+    **dict.fromkeys(("attest", "att", "revoke"), _artifact),
 }

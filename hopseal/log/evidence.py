@@ -14,7 +14,7 @@ from hopseal.custody.errors import Code, CustodyError
 from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
 from hopseal.ids import TrustDomain
 from hopseal.limits import CLOCK_SKEW_S
-from hopseal.log.entries import BundleEntry, CertificateEntry, Direction, LogEntry, RecordEntry, StartEntry
+from hopseal.log.entries import BundleEntry, CertificateEntry, Direction, LogEntry, RecordEntry, StartEntry, TokenEntry
 
 CONTRADICTION = "log_contradiction"
 _MS = 1_000
@@ -54,6 +54,7 @@ class ChainEvidence:
         uses: statement hashes by issuer and ``jti``.
         rejected: messages that were refused.
         contradictions: entries that cannot be what the broker wrote.
+        tokens: claims of user tokens, by the token's hash.
     """
 
     cid: str
@@ -65,6 +66,7 @@ class ChainEvidence:
     rejected: tuple[Rejected, ...] = ()
     contradictions: tuple[Rejected, ...] = ()
     bundles: dict[TrustDomain, list[tuple[int, Bundle]]] = field(default_factory=dict)
+    tokens: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def bundles_at(self, moment: int) -> dict[TrustDomain, Bundle]:
         """For each trust domain the authorities that some clock held for current at ``moment`` (NumericDate seconds).
@@ -126,6 +128,8 @@ def gather(entries: Iterable[LogEntry], cid: str) -> ChainEvidence:
             node = entry.node
         elif isinstance(entry, BundleEntry):
             evidence.bundles.setdefault(entry.bundle.trust_domain, []).append((entry.at_ms, entry.bundle))
+        elif isinstance(entry, TokenEntry):
+            evidence.tokens.setdefault(entry.th, entry.claims)
         elif isinstance(entry, RecordEntry):
             evidence.add(entry, node)
     for history in evidence.bundles.values():

@@ -94,7 +94,7 @@ class _Walk:
                 after = before.narrow(sealed.record.att) if sealed.record.att else before
                 after.check_reach(hop=sealed.record.hop, now=self.judge.moment(sealed), callee=sealed.record.aud)
             except CustodyError as error:
-                finding = Finding(CHAIN_STEP, error.code, error.detail or ", ".join(error.missing))
+                finding = Finding(CHAIN_STEP, error.code, ", ".join(error.missing) or error.detail)
         own = JudgedHop(sealed, before, after, finding, ())
         # Deeper than any receiver accepts is not looked at.
         below = self.children.get(sealed.hash, ()) if sealed.record.hop < MAX_RECORDS else ()
@@ -111,7 +111,7 @@ class _Walk:
             raise refusal(Code.CHAIN, "hop is not the position in the chain")
         check_link(above.sealed, sealed)
         if above.finding is not None and above.finding.code == Code.UNRESOLVED:
-            raise refusal(Code.UNRESOLVED, "an ancestor is missing")
+            raise refusal(Code.UNRESOLVED, missing=(f"ancestor:{above.sealed.hash}",))
         if above.finding is not None or above.authority_after is None:
             raise refusal(Code.CHAIN, "its parent does not verify")
         return above.authority_after
@@ -119,7 +119,7 @@ class _Walk:
     def _root_grant(self, sealed: SealedRecord) -> Authority:
         record = sealed.record
         if record.hop or record.prev:
-            raise refusal(Code.UNRESOLVED, "no log holds its parent", missing=(f"rec:{record.prev}",))
+            raise refusal(Code.UNRESOLVED, missing=(f"rec:{record.prev}",))
         check_root_shape(record)
         if self.roots_differ:
             raise refusal(Code.CHAIN, "roots of this cid are of several components")

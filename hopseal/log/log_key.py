@@ -77,5 +77,8 @@ def verify_log_signature(unverified: UnverifiedCheckpoint, keys: Iterable[Verifi
 def _verify(key: VerifierKey, signature: Signature, unverified: UnverifiedCheckpoint) -> None:
     if key.algorithm == ED25519:
         verify_raw(key, signature.value, unverified.note.text.encode())
+    elif unverified.checkpoint.extensions:
+        # Such a signature does not cover them, so nobody would have signed this text.
+        raise TransparencyError(Reason.SIGNATURE, f"by {key.name}: over extension lines, which it does not cover")
     else:
         verify_cosignature(key, signature, unverified.checkpoint)

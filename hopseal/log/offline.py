@@ -19,6 +19,7 @@ from hopseal.custody.verification import StatementVerifier
 from hopseal.log.entries import LogEntry
 from hopseal.log.evidence import ChainEvidence, Rejected, Sighting, gather
 from hopseal.log.judge import ChainJudge, Finding, JudgedHop
+from hopseal.log.tokens import check_token
 
 _SINGLE_STEP, _CROSS_STEP = 1, 7  # of custody-wire §11
 
@@ -103,9 +104,14 @@ class _Check:
         return None
 
     def root(self, root: SealedRecord) -> None:
-        """A user token is in the message only, which no log holds."""
-        if root.record.obo is not None:
-            raise refusal(Code.AUTHORITY, "user tokens cannot be verified here")
+        """On whose behalf, by the claims of the user's token that a log kept; its signature no log keeps."""
+        obo = root.record.obo
+        if obo is None:
+            return
+        claims = self.evidence.tokens.get(obo.th)
+        if claims is None:
+            raise refusal(Code.AUTHORITY, "no log holds the user's token")
+        check_token(root, obo, claims)
 
     def report(self, hop: JudgedHop) -> HopReport:
         """The report on a judged hop and all that continues it."""

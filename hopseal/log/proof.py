@@ -8,6 +8,7 @@ Source: c2sp.org/tlog-proof.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from hopseal.custody.encoding import decode_base64
@@ -72,7 +73,7 @@ def parse_proof(data: bytes) -> Proof:
         path = tuple(map(parse_hash, lines[1:]))
     except ValueError as error:
         raise _malformed(str(error)) from error
-    if parse_signed_checkpoint(checkpoint).checkpoint.size <= index:
+    if _size_of(checkpoint) <= index:
         raise _malformed("the index is outside the tree")
     return Proof(index, path, checkpoint, extra)
 
@@ -97,6 +98,12 @@ def verify_proof(proof: Proof, leaf_hash: bytes, policy: Policy, now: int) -> Co
     checkpoint = cosigned.checkpoint
     verify_inclusion(leaf_hash, proof.index, checkpoint.size, proof.path, checkpoint.root)
     return cosigned
+
+
+@lru_cache(maxsize=64)
+def _size_of(checkpoint: bytes) -> int:
+    """Cached because the proofs of many leaves have the same checkpoint."""
+    return parse_signed_checkpoint(checkpoint).checkpoint.size
 
 
 def _parse_extra(line: str) -> bytes:

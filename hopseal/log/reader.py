@@ -6,7 +6,7 @@ which the writer cuts off when it starts again; it is told apart as ``torn_bytes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hopseal.custody.errors import CustodyError
@@ -16,10 +16,11 @@ from hopseal.log.entries import LogEntry, LogError, RecordEntry, StartEntry, par
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Something is wrong at the byte ``offset`` of the log."""
+    """Something is wrong at the byte ``offset`` of the log, or of one ``file`` of it."""
 
     offset: int
     message: str
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +45,37 @@ class LogContents:
 
 def read_log(data: bytes) -> LogContents:
     """What the bytes of a log hold; never raises."""
+    return read_files([("", data)])
+
+
+def read_files(files: Sequence[tuple[str, bytes]]) -> LogContents:
+    """What the files of one log hold, given by name and oldest first; never raises.
+
+    Only the last one can end in a torn write: the writer repairs an end before it begins the next file.
+    """
     entries: list[LogEntry] = []
     damage: list[Damage] = []
     unread: list[Damage] = []
-    offset = end = 0
-    for line in _lines(data):
-        try:
-            entry = _complete(line)
-        except LogError as error:
-            unread.append(Damage(offset, error.message))
-        else:
-            damage.extend(unread)
-            unread.clear()
-            if entries and entry.n != entries[-1].n + 1:
-                damage.append(Damage(offset, f"entry {entry.n} follows entry {entries[-1].n}"))
-            entries.append(entry)
-            end = offset + len(line)
-        offset += len(line)
-    return LogContents(tuple(entries), tuple(damage), len(data) - end)
+    torn_bytes = 0
+    for name, data in files:
+        damage.extend(unread)
+        unread.clear()
+        offset = end = 0
+        for line in _lines(data):
+            try:
+                entry = _complete(line)
+            except LogError as error:
+                unread.append(Damage(offset, error.message, name))
+            else:
+                damage.extend(unread)
+                unread.clear()
+                if entries and entry.n != entries[-1].n + 1:
+                    damage.append(Damage(offset, f"entry {entry.n} follows entry {entries[-1].n}", name))
+                entries.append(entry)
+                end = offset + len(line)
+            offset += len(line)
+        torn_bytes = len(data) - end
+    return LogContents(tuple(entries), tuple(damage), torn_bytes)
 
 
 def find_chains(

@@ -1,20 +1,22 @@
 """Which chains somebody asks for: by chain, task, component, user or time.
 
-Owns: the question, and answering it for one record. Does not own: reading logs. Values of records are unverified here:
-a selection finds evidence, it judges none.
+Owns: the question, and answering it for one record and one chain. Does not own: reading logs. Values of records are
+unverified here: a selection finds evidence, it judges none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from hopseal.custody.record import Record
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The chains with a record that fits every given kind of value; of one kind, any value.
+    """The chains that fit every given kind of value; of one kind, any value.
+
+    Task and user are the root's, which only some log entries hold: they are asked of the chain, the others of a record.
 
     Args:
         cids: chain IDs.
@@ -32,17 +34,18 @@ class Selection:
     since: int | None = None
     until: int | None = None
 
-    def fits(self, records: Sequence[Record]) -> bool:
-        """Whether a record with its ancestors, oldest first, fits; it stands last."""
-        newest = records[-1]
+    def fits_record(self, record: Record) -> bool:
+        """Whether a record fits by itself: chain, time and who takes part."""
         return (
-            (not self.cids or newest.cid in self.cids)
-            and (self.since is None or newest.iat >= self.since)
-            and (self.until is None or newest.iat <= self.until)
-            and (not self.tasks or any(each.task is not None and each.task.id in self.tasks for each in records))
-            and (not self.users or any(each.obo is not None and each.obo.sub in self.users for each in records))
-            and (not self.components or any(map(self._names, _parties(newest))))
+            (not self.cids or record.cid in self.cids)
+            and (self.since is None or record.iat >= self.since)
+            and (self.until is None or record.iat <= self.until)
+            and (not self.components or any(map(self._names, _parties(record))))
         )
+
+    def fits_chain(self, task: str | None, user: str | None) -> bool:
+        """Whether what the root of a chain says fits: its task, and the user on whose behalf."""
+        return (not self.tasks or task in self.tasks) and (not self.users or user in self.users)
 
     def _names(self, spiffe_id: str) -> bool:
         return spiffe_id in self.components or any(spiffe_id.endswith(f"/{each}") for each in self.components)
@@ -50,3 +53,20 @@ class Selection:
 
 def _parties(record: Record) -> tuple[str, str]:
     return str(record.iss), record.aud
+
+
+@dataclass(slots=True)
+class ChainNotes:
+    """Task and user of every chain, as far as its root was seen."""
+
+    notes: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Remember what roots among ``records`` say."""
+        for each in records:
+            if each.task is not None:
+                self.notes.setdefault(each.cid, (each.task.id, each.obo.sub if each.obo else None))
+
+    def get(self, cid: str) -> tuple[str | None, str | None]:
+        """Task and user of a chain."""
+        return self.notes.get(cid, (None, None))

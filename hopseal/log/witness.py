@@ -9,7 +9,8 @@ Rules, in the order in which they are checked; each refusal is one HTTP status o
 3. A key trusted for the origin signed, and no signature by such a key is wrong: else 403.
 4. The old size is not above the new one: else 400.
 5. The old size is that of the latest checkpoint cosigned here: else 409 with that size.
-6. The new tree continues the old one: else 422.
+6. The new tree continues the old one: else 422. Anybody can send a wrong proof with a right checkpoint; only another
+   tree of the size that was cosigned proves by itself that the log forked.
 So of one log two roots for one size are never cosigned, nor a tree that lacks a leaf cosigned before: every cosigned
 checkpoint continues the one before it.
 Source: c2sp.org/tlog-witness, "add-checkpoint".
@@ -23,9 +24,9 @@ from enum import Enum
 from typing import Final
 
 from hopseal.errors import DeniedError, InvalidError
-from hopseal.log.checkpoint import Checkpoint, parse_hash, parse_number, parse_signed_checkpoint
+from hopseal.log.checkpoint import parse_hash, parse_number, parse_signed_checkpoint
 from hopseal.log.log_key import LogCheckpoint, verify_log_signature
-from hopseal.log.note import MAX_NOTE_BYTES, VerifierKey, encode_base64
+from hopseal.log.note import MAX_NOTE_BYTES, Note, VerifierKey, encode_base64
 from hopseal.log.refusals import Reason, TransparencyError
 from hopseal.log.tree import EMPTY_ROOT, verify_consistency
 
@@ -49,6 +50,7 @@ class Answer(Enum):
         "the tree does not continue the one cosigned",
         "find out who forked it",
     )
+    FORKED = ("witness_forked", 422, "the log signed two trees of one size", "find out who uses the log's key")
 
     def __init__(self, code: str, status: int, message: str, remedy: str) -> None:
         self.code = code
@@ -64,12 +66,16 @@ class WitnessRefusalError(DeniedError):
         answer: why.
         detail: for the witness's log.
         size: of the latest cosigned checkpoint; with :attr:`Answer.CONFLICT` only.
+        evidence: the checkpoint with the log's own signature; with 422 only.
     """
 
-    def __init__(self, answer: Answer, *, detail: str = "", size: int | None = None) -> None:
+    def __init__(
+        self, answer: Answer, *, detail: str = "", size: int | None = None, evidence: bytes | None = None
+    ) -> None:
         super().__init__(answer.code, answer.message, detail=detail, remedy=answer.remedy)
         self.answer = answer
         self.size = size
+        self.evidence = evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +162,7 @@ def decide(request: AddCheckpoint, logs: Mapping[str, Sequence[VerifierKey]], he
     before = heads.get(checkpoint.origin, NO_HEAD)
     if request.old_size != before.size:
         raise WitnessRefusalError(Answer.CONFLICT, detail=f"old size {request.old_size}", size=before.size)
-    _check_continues(before, checkpoint, request.proof)
+    _check_continues(before, signed, request.proof)
     return Accepted(signed, before, Head(checkpoint.size, checkpoint.root))
 
 
@@ -194,14 +200,18 @@ def _check_signed(request: AddCheckpoint, logs: Mapping[str, Sequence[VerifierKe
         raise WitnessRefusalError(Answer.UNSIGNED, detail=f"{error.message}: {error.detail}") from error
 
 
-def _check_continues(before: Head, checkpoint: Checkpoint, proof: Sequence[bytes]) -> None:
+def _check_continues(before: Head, signed: LogCheckpoint, proof: Sequence[bytes]) -> None:
+    checkpoint = signed.checkpoint
+    detail = f"from {before.size} to {checkpoint.size}"
+    is_fork = checkpoint.size == before.size and checkpoint.root != before.root
     try:
-        if checkpoint.size == 0 and checkpoint.root != EMPTY_ROOT:
-            raise WitnessRefusalError(Answer.INCONSISTENT, detail="an empty tree has another root")
         verify_consistency(before.size, before.root, checkpoint.size, checkpoint.root, proof)
     except InvalidError as error:
-        detail = f"from {before.size} to {checkpoint.size}: {error.message}"
-        raise WitnessRefusalError(Answer.INCONSISTENT, detail=detail) from error
+        raise WitnessRefusalError(
+            Answer.FORKED if is_fork else Answer.INCONSISTENT,
+            detail=f"{detail}: {error.message}",
+            evidence=Note(signed.note.text, signed.signatures).encode(),
+        ) from error
 
 
 def _malformed(detail: str) -> WitnessRefusalError:

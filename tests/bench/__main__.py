@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from bench import attest, call
+from bench import attest, call, log
 from bench.figures import keep, show
 
-BENCHMARKS = {"attest": attest.run, "call": call.run}
+BENCHMARKS = {"attest": attest.run, "call": call.run, "log": log.run}
 
 
 def main() -> int:

@@ -75,11 +75,11 @@ def drive(load: Path, target: tuple[str, str], connections: int) -> dict[str, An
 
 
 def build() -> dict[str, Path]:
-    """The two Rust programs of this benchmark, copied aside so that their digest is theirs alone."""
+    """The Rust programs of the benchmarks, copied aside so that their digest is theirs alone."""
     target = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hopseal" / "target"
     command = ["cargo", "build", "--locked", "--release", "--manifest-path", str(CRATE / "Cargo.toml"), "--examples"]
     subprocess.run(command, check=True, env={**os.environ, "CARGO_TARGET_DIR": str(target)})
-    return {name: target / "release" / "examples" / name for name in ("load", "origin")}
+    return {name: target / "release" / "examples" / name for name in ("append", "load", "origin")}
 
 
 @contextmanager

@@ -7,18 +7,16 @@ import socket
 
 from aiohttp import web
 
-from broker import admin
+from broker.serving import serve_routes
 
 
-async def test_a_client_that_says_nothing_is_cut(monkeypatch, tmp_path):
-    monkeypatch.setattr(admin, "_LIFE_S", 0.2)
-
+async def test_a_client_that_says_nothing_is_cut(tmp_path):
     async def answer(_request: web.Request) -> web.Response:
         return web.Response(text="ok")
 
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "a.sock"))
-        async with admin._served(listening, [web.get("/", answer)]):
+        async with serve_routes(listening, [web.get("/", answer)], life_s=0.2):
             reader, writer = await asyncio.open_unix_connection(tmp_path / "a.sock")
             writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n")
             text = await asyncio.wait_for(_read_to_end(reader), 5)

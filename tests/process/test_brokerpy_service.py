@@ -428,7 +428,7 @@ async def test_the_process_leaves_no_core_dump(tmp_path):
         assert line.split()[4:6] == ["0", "0"]
 
 
-async def test_no_key_is_written_to_any_file(tmp_path):
+async def test_no_svid_key_is_written_to_any_file_and_the_log_key_is_for_its_owner_only(tmp_path):
     async with node(tmp_path) as n:
         n.attest_both()
         await n.ready()
@@ -437,8 +437,9 @@ async def test_no_key_is_written_to_any_file(tmp_path):
         for path in (tmp_path / "state").rglob("*"):
             if path.is_file():
                 data = path.read_bytes()
-                assert b"PRIVATE KEY" not in data
+                assert (b"PRIVATE KEY" in data) == (path.name == "log.key")
                 assert not any(key in data for key in keys)
+        assert (tmp_path / "state" / "log.key").stat().st_mode & 0o777 == 0o600
 
 
 async def test_descriptors_do_not_grow_with_callers(tmp_path):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import concurrent.futures
 import contextlib
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,80 +15,21 @@ import pytest
 
 from broker._dataplane import DataPlaneError
 from dataplane_nodes import (
-    PERMIT_ALL,
     TRUST_DOMAIN,
     Component,
     Node,
     call,
-    components,
-    instance,
     pair,
     spiffe_id,
 )
 from dataplane_peer import Message, send
 from hopseal.log.entries import BundleEntry, CertificateEntry, Direction, RecordEntry, StartEntry
 from hopseal.log.offline import verify_chain_offline
-from hopseal.log.reader import LogContents, read_log
+from hopseal.log.reader import read_log
 from hopseal.svid import X509Svid
+from killed_node import NodeProcess
 from svid_authority import Authority
 from waiting import wait_until
-
-
-class NodeProcess:
-    """The tool's node in a process that can be killed; its identity and folder outlive it."""
-
-    def __init__(self, folder: Path, authority: Authority, listen: Path) -> None:
-        self.folder = folder
-        self.log_file = folder / "log" / "custody.log"
-        self.log_file.parent.mkdir(parents=True)
-        svid = authority.issue(spiffe_id("tool"))
-        encode = lambda data: base64.b64encode(data).decode()  # noqa: E731
-        self.setup = {
-            "settings": {
-                "trust_domain": TRUST_DOMAIN,
-                "node": "killed",
-                "out_socket": str(folder / "out.sock"),
-                "peer_listen": "127.0.0.1:0",
-                "log_dir": str(self.log_file.parent),
-            },
-            "bundles": [[TRUST_DOMAIN, [encode(authority.der)]]],
-            "components": components({"tool": listen}),
-            "policies": PERMIT_ALL,
-            "caller": [instance("tool"), "crm/tool"],
-            "identities": [
-                [
-                    [instance("tool"), "crm/tool", spiffe_id("tool")],
-                    [encode(der) for der in svid.chain_der],
-                    encode(svid.key_pkcs8),
-                    svid.expires_at,
-                ]
-            ],
-        }
-
-    def start(self) -> int:
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parents[1] / "dataplane_child.py")],
-            env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": os.environ["PATH"]},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(self.setup).encode() + b"\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-    def log(self) -> LogContents:
-        return read_log(self.log_file.read_bytes())
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from hopseal.custody.delegation import OnBehalfOf
 from hopseal.custody.record import parse_sealed_record
 from hopseal.ids import SpiffeId
 from hopseal.log.entries import RecordEntry
+from hopseal.log.offline import verify_chain_offline
 from oauth_server import Served, issuers_json
 from svid_authority import Authority
 from vectors.scene import b64u, unb64u
@@ -116,6 +117,8 @@ def test_the_user_arrives_at_the_second_hop_although_the_framework_drops_the_hea
     ]
     assert [(root.iss, root.obo.sub, root.obo.typ) for root in roots] == [(roots[0].iss, "alice", typ)]
     assert roots[0].auth.scope == {"crm.read"}
+    report = verify_chain_offline([*chain.b.log().entries, *chain.c.log().entries], roots[0].cid)
+    assert report.verified, report
 
 
 def test_no_log_and_no_event_shows_the_token(chain: Chain) -> None:

@@ -10,7 +10,11 @@ from broker.commands import describe_config
 from broker.config import Endpoint, load_config, parse_component, parse_endpoint
 from broker_parts import write_config
 from hopseal.errors import InvalidError, UnavailableError
+from hopseal.log.note import COSIGNATURE_ED25519, ED25519, VerifierKey
 from hopseal.settings import SettingsInvalidError
+
+WITNESS = VerifierKey("witness.example", COSIGNATURE_ED25519, bytes(range(32)))
+LOG = VerifierKey("log.example", ED25519, bytes(range(32)))
 
 
 def mistakes(path: Path) -> list[str]:
@@ -70,6 +74,40 @@ def test_listening_addresses_have_the_documented_defaults(tmp_path):
         ("limits", "{worker_threads: 65}", "limits.worker_threads: 65 is not between 1 and 64"),
         ("log", "{format: xml}", "log.format: 'xml' is none of json, console"),
         ("log", "{level: trace}", "log.level: 'trace' is none of debug, info, warning, error"),
+        ("audit", "{listen: localhost:80}", "audit.listen: 'localhost' is not an IP address"),
+        ("audit", "{segment_bytes: 1}", "audit.segment_bytes: 1 is not between 1048576 and 1099511627776"),
+        ("audit", "{checkpoint_interval_s: 61}", "audit.checkpoint_interval_s: 61.0 is not between 0.05 and 60.0"),
+        ("audit", "{when_full: drop}", "audit.when_full: 'drop' is none of fail, wait"),
+        ("audit", "{strict: true}", "audit.strict: nobody would be waited for"),
+        ("audit", "{quorum: 1}", "audit.quorum: is more than there are witnesses"),
+        ("audit", "{witness: []}", "audit.witness: unknown key"),
+        (
+            "audit",
+            f"{{witnesses: [{{url: 'ftp://w', key: {WITNESS}}}]}}",
+            "audit.witnesses[0].url: 'ftp://w' is no submission prefix",
+        ),
+        (
+            "audit",
+            f"{{witnesses: [{{url: 'https://u@w', key: {WITNESS}}}]}}",
+            "audit.witnesses[0].url: 'https://u@w' is no submission prefix",
+        ),
+        (
+            "audit",
+            f"{{witnesses: [{{url: 'https://w?a', key: {WITNESS}}}]}}",
+            "audit.witnesses[0].url: 'https://w?a' is no submission prefix",
+        ),
+        (
+            "audit",
+            f"{{witnesses: [{{url: 'https://w:x', key: {WITNESS}}}]}}",
+            "audit.witnesses[0].url: 'https://w:x' is no submission prefix",
+        ),
+        (
+            "audit",
+            f"{{witnesses: [{{url: 'https://w', key: {LOG}}}]}}",
+            "audit.witnesses[0].key: the key does not make cosignatures",
+        ),
+        ("audit", "{witnesses: [{url: 'https://w', key: w+1+2}]}", "audit.witnesses[0].key: a text is no verifier key"),
+        ("audit", "{witnesses: [{url: 'https://w'}]}", "audit.witnesses[0].key: missing"),
         ("polices", "/etc/p", "polices: unknown key"),
     ],
 )
@@ -132,3 +170,22 @@ def test_the_effective_configuration_is_plain_json_values(tmp_path):
     assert shown["attestor"]["broker_socket"] == f"{tmp_path}/broker.sock"
     assert shown["peer_listen"] == "127.0.0.1:0"
     assert shown["trust_domain"] == "example.org"
+
+
+def test_the_log_is_kept_without_witnesses_and_served_nowhere_unless_asked(tmp_path):
+    audit = load_config(write_config(tmp_path)).audit
+    assert (audit.listen, audit.witnesses, audit.quorum, audit.strict) == (None, (), 0, False)
+    assert (audit.segment_bytes, audit.checkpoint_interval_s, audit.wait_when_full) == (268_435_456, 1.0, False)
+
+
+def test_one_witness_is_enough_unless_more_are_asked_for(tmp_path):
+    one = f"{{url: 'https://w/a/', key: {WITNESS}}}"
+    two = f"{{url: 'http://127.0.0.1:8080', key: {WITNESS}}}"
+    text = f"{{listen: 127.0.0.1:9465, strict: true, when_full: wait, witnesses: [{one}, {two}]}}"
+    config = load_config(write_config(tmp_path, audit=text))
+    assert config.audit.witnesses == (("https://w/a", WITNESS), ("http://127.0.0.1:8080", WITNESS))
+    assert (config.audit.quorum, config.audit.strict, config.audit.wait_when_full) == (1, True, True)
+    described = describe_config(config)["audit"]
+    assert described["listen"] == "127.0.0.1:9465"
+    assert described["witnesses"] == [["https://w/a", str(WITNESS)], ["http://127.0.0.1:8080", str(WITNESS)]]
+    assert config.log_origin == "custody.example.org/node-1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from custody_calls import Node, begin, go_on
 from custody_logs import LogFile
+from hopseal.cli.followed_log import FollowedLog
 from hopseal.cli.main import cli
 from hopseal.custody.headers import format_custody_fields
 from hopseal.custody.receiver import Accepted
+from hopseal.log.entries import format_line
+from hopseal.log.segments import format_closed_name
 from vectors import pki
 
 
@@ -210,3 +214,60 @@ def test_logs_read_the_daemons_own_json_too_and_sort_by_time(tmp_path: Path) -> 
     ]
     assert "component=crm/x" in run("logs", "crm/x", *logs).output
     assert run("logs", "-n", 0, *logs).output == ""
+
+
+def split_log(folder: Path, *, at: int) -> None:
+    """The folder's log as two files, the first of ``at`` entries."""
+    lines = (folder / "custody.log").read_bytes().splitlines(keepends=True)
+    (folder / format_closed_name(0)).write_bytes(b"".join(lines[:at]))
+    (folder / "custody.log").write_bytes(b"".join(lines[at:]))
+
+
+@pytest.mark.parametrize("at", [1, 4, 6])
+def test_a_log_of_several_files_is_read_as_one(scene: Scene, at: int) -> None:
+    whole, printed = show(scene, "--last").output, run("logs", "--log", scene.left).output
+    split_log(scene.left, at=at)
+    assert show(scene, "--last").output == whole
+    assert run("logs", "--log", scene.left).output == printed
+
+
+def test_damage_is_told_with_its_file(scene: Scene) -> None:
+    split_log(scene.left, at=6)
+    path = scene.left / format_closed_name(0)
+    path.write_bytes(path.read_bytes()[:-9])
+    result = show(scene, "--last")
+    assert result.exit_code == 1
+    assert f"{path}: byte" in result.output
+
+
+def test_logs_go_on_in_the_next_file_when_one_is_full(tmp_path: Path) -> None:
+    log = LogFile("a")
+    path = tmp_path / "custody.log"
+    path.write_bytes(log.bytes())
+    with ExitStack() as stack:
+        followed = FollowedLog(stack, tmp_path)
+        assert [entry["type"] for entry in followed.entries()] == ["start"]
+        for first_n in (0, 20):
+            with path.open("ab") as file:
+                file.write(format_line(b'{"n":6,"type":"token"}'))
+            path.rename(tmp_path / format_closed_name(first_n))
+            path.write_bytes(
+                format_line(b'{"n":7,"type":"start","continues":true}') + format_line(b'{"n":8,"type":"attest"}')
+            )
+        assert [entry["type"] for entry in followed.entries()] == ["token", "attest", "token", "attest"]
+        assert list(followed.entries()) == []
+
+
+def test_text_of_a_caller_cannot_move_the_terminals_cursor(tmp_path: Path) -> None:
+    log = LogFile("a\x1b[31m\n")
+    hostile = {"verdict": "refused", "dir": "received", "code": "custody_chain", "detail": "x\x1b[2Jy\nz"}
+    log.write({"type": "rec", **hostile, "iss": "spiffe://a/agents/\u202eevil", "aud": None, "cid": "\r"})
+    log.write({"type": "rcp", **hostile, "st": 200})
+    log.write({"type": "token"})
+    log.write({"event": "boo\x07"})
+    (tmp_path / "custody.log").write_bytes(log.bytes())
+    output = run("logs", "--log", tmp_path).output
+    assert len(output.splitlines()) == 5
+    assert all(each.isprintable() for each in output.splitlines())
+    assert "receipt 200" in output
+    assert "user token seen" in output

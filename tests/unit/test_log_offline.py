@@ -10,6 +10,7 @@ import pytest
 from custody_calls import AUTHORITY, Node, begin, call, fresh_id, go_on, root, signer
 from custody_logs import LogFile
 from hopseal.custody.authority import Authority, Narrowing
+from hopseal.custody.delegation import OnBehalfOf
 from hopseal.custody.errors import Code
 from hopseal.custody.receiver import Accepted
 from hopseal.custody.record import Record, parse_sealed_record
@@ -362,3 +363,18 @@ def test_records_deeper_than_any_receiver_accepts_are_not_looked_at(task: Task) 
         parent = parse_sealed_record(text)
     report = verify_chain_offline(task.left.entries(), long.newest.record.cid)
     assert [hop.code for hop in flat(report.roots)] == [None] * 8 + [Code.TOO_LONG]
+
+
+@pytest.mark.parametrize(
+    ("claims", "code"),
+    [(None, Code.AUTHORITY), ({"req_wl": spiffe("shell")}, None), ({"req_wl": spiffe("reasoner")}, Code.AUTHORITY)],
+)
+def test_a_users_chain_holds_if_a_log_kept_the_token_that_fits(
+    task: Task, claims: dict[str, object] | None, code: Code | None
+) -> None:
+    obo = OnBehalfOf("https://tts.example.org", "user", "txn", some_hash("token"), NOW + 900)
+    task.left.sent(sealed(replace(root("shell", "reasoner", cid=task.cid), obo=obo), pki.SHELL))
+    if claims is not None:
+        said = {"iss": obo.iss, "sub": obo.sub, "exp": obo.exp, "auth_time": 0.5}
+        task.left.write({"type": "token", "th": obo.th, "kid": "k", "claims": said | claims})
+    assert list(codes(task.report()).values()) == [code]

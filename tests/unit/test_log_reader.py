@@ -22,7 +22,7 @@ from hopseal.log.entries import (
     format_line,
     parse_line,
 )
-from hopseal.log.reader import find_chains, read_log
+from hopseal.log.reader import Damage, LogContents, find_chains, read_files, read_log
 
 CERT = {"n": 1, "at_ms": 2, "type": "cert", "x5t": thumbprint(b"der"), "der": b64(b"der")}
 REC = {"n": 1, "at_ms": 2, "type": "rec", "dir": "received", "verdict": "refused", "code": "custody_malformed"}
@@ -179,3 +179,21 @@ def test_a_record_entry_without_a_record_belongs_to_no_task() -> None:
     log = LogFile("node-1")
     log.received(begin("orchestrator", Node("reasoner")), sealed=None, ancestors=[])
     assert find_chains(log.entries(), task="task-1") == ()
+
+
+def test_files_of_one_log_are_numbered_through_and_only_the_last_may_be_torn() -> None:
+    lines = LogFile("a").lines
+    names = ["first", "second"]
+
+    def read(*parts: bytes) -> LogContents:
+        return read_files(list(zip(names, parts, strict=True)))
+
+    whole = read(b"".join(lines[:3]), b"".join(lines[3:]))
+    assert (whole.entries, whole.damage, whole.torn_bytes) == (read_log(b"".join(lines)).entries, (), 0)
+    torn = read(b"".join(lines[:3]) + b"xx", b"".join(lines[3:]) + b"yyy")
+    assert torn.damage == (Damage(len(b"".join(lines[:3])), "the line has no end", "first"),)
+    assert torn.torn_bytes == 3
+    gap = read(b"".join(lines[:3]), b"".join(lines[4:]))
+    assert gap.damage == (Damage(0, "entry 4 follows entry 2", "second"),)
+    assert read(b"junk\n", b"").damage[0].file == "first"
+    assert read_files([]).entries == ()

@@ -143,6 +143,9 @@ def test_a_log_may_sign_with_a_post_quantum_key() -> None:
     )
     found = parse_signed_checkpoint(sign_checkpoint(TREE.checkpoint(), key, NOW))
     assert verify_log_signature(found, [LOG_KEY.key, key.key]).signatures == found.note.signatures
+    extended = Checkpoint(ORIGIN, 5, TREE.checkpoint().root, ("not signed",))
+    found = parse_signed_checkpoint(sign_checkpoint(extended, key, NOW))
+    assert reason_of(verify_log_signature, found, [key.key]) is Reason.SIGNATURE
 
 
 def test_a_checkpoint_signed_by_no_trusted_key_is_refused() -> None:

@@ -97,12 +97,14 @@ def test_a_proof_that_is_wrong_in_any_way_is_inconsistent(old: int, new: int) ->
 def test_a_fork_is_inconsistent_whatever_proof_comes_with_it() -> None:
     fork = MemoryLog.of(20, fork_at=4)
     for proof in (fork.consistency(5, 20), TREE.consistency(5, 20)):
-        assert refusal(AddCheckpoint(5, proof, fork.note(20)), head(5)).answer is Answer.INCONSISTENT
+        found = refusal(AddCheckpoint(5, proof, fork.note(20)), head(5))
+        assert (found.answer, found.evidence) == (Answer.INCONSISTENT, fork.note(20))
 
 
 def test_two_roots_for_one_size_are_never_accepted() -> None:
     fork = MemoryLog.of(20, fork_at=4)
-    assert refusal(AddCheckpoint(20, (), fork.note(20)), head(20)).answer is Answer.INCONSISTENT
+    found = refusal(AddCheckpoint(20, (), fork.note(20)), head(20))
+    assert (found.answer, found.evidence) == (Answer.FORKED, fork.note(20))
     assert decide(AddCheckpoint(20, (), TREE.note(20)), LOGS, head(20)).after == head(20)[ORIGIN]
 
 
@@ -115,8 +117,8 @@ def test_an_empty_tree_has_the_empty_root_or_is_inconsistent() -> None:
     empty = MemoryLog()
     assert decide(AddCheckpoint(0, (), empty.note()), LOGS, {}).after == Head(0, EMPTY_ROOT)
     wrong = sign_checkpoint(Checkpoint(ORIGIN, 0, bytes(32)), LOG_KEY)
-    assert refusal(AddCheckpoint(0, (), wrong)).answer is Answer.INCONSISTENT
-    assert refusal(AddCheckpoint(0, (), wrong), {ORIGIN: NO_HEAD}).answer is Answer.INCONSISTENT
+    assert refusal(AddCheckpoint(0, (), wrong)).answer is Answer.FORKED
+    assert refusal(AddCheckpoint(0, (), wrong), {ORIGIN: NO_HEAD}).answer is Answer.FORKED
 
 
 @pytest.mark.parametrize("proof", [(), (bytes(32),), tuple(bytes([n]) * 32 for n in range(MAX_PROOF_LINES))])

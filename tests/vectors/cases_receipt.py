@@ -262,6 +262,15 @@ def _leaves() -> Iterator[Json]:
     nameless = Response(signer=no_svid)
     with_nameless = [*nameless.headers, ["Custody-Receipt", nameless.receipt().text], cert_field(no_svid)]
     yield _bad("rotated leaf without a SAN", "no SVID", "identity", nameless, headers=with_nameless)
+    other_nameless = pki.svid((), seed="no SAN either")
+    yield _bad(
+        "neither leaf has a SAN",
+        "no two names are the same name",
+        "identity",
+        nameless,
+        headers=with_nameless,
+        tls_server=[b64(other_nameless.der)],
+    )
     junk = [*renewed.headers, line, cert_field(RENEWED)]
     yield _bad(
         "connection's leaf does not parse",

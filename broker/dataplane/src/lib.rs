@@ -2,7 +2,7 @@
 //!
 //! Owns: `out.sock`, the peer port, connections, policy decisions and the custody log of one node.
 //! Does not own: who is who (the attestor), what is configured (the broker's control process), the
-//! wire format (crate `hopseal_custody`). Python meets it in `binding` only.
+//! wire format (crate `hopseal_custody`). Python meets it in `binding` only; `log` is public for its benchmark.
 
 mod activity;
 mod admission;
@@ -27,7 +27,7 @@ mod instance;
 mod jsonrpc;
 mod lifetime;
 mod listeners;
-mod log;
+pub mod log;
 mod opened;
 mod operation;
 mod outbound;

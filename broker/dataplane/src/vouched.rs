@@ -184,7 +184,7 @@ fn receipt_fields(sealed: &str) -> HeaderMap {
 type Sealing = Pin<Box<dyn Future<Output = Result<String, Refusal>> + Send>>;
 
 enum State {
-    Streaming { voucher: HeadVoucher, body: BodySummer, at_line_start: bool },
+    Streaming { voucher: Box<HeadVoucher>, body: BodySummer, at_line_start: bool },
     Sealing(Sealing),
     Ended,
 }
@@ -198,7 +198,7 @@ pub struct VouchedBody {
 
 impl VouchedBody {
     fn new(inner: Incoming, voucher: HeadVoucher, in_comment: bool) -> Self {
-        let state = State::Streaming { voucher, body: BodySummer::default(), at_line_start: true };
+        let state = State::Streaming { voucher: Box::new(voucher), body: BodySummer::default(), at_line_start: true };
         Self { inner, state, in_comment }
     }
 

@@ -14,7 +14,7 @@ use hopseal_custody::error::{Code, Rejection};
 use hopseal_custody::hash::{ClaimHash, RandomId, StatementHash};
 use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::limits::MAX_DECISION_BYTES;
-use hopseal_custody::outcome::{Fin, Outcome};
+use hopseal_custody::outcome::{Fin, Kids, Outcome};
 use hopseal_custody::receipt::Receipt;
 use http::{HeaderMap, StatusCode};
 use tokio::time::timeout;
@@ -135,8 +135,10 @@ impl HeadVoucher {
         let unavailable = |why: String| refusal_of(Rejection::new(Code::Unavailable, format!("log: {why}")));
         let broker = Arc::clone(&self.voucher.broker);
         let started = broker.started.get().ok_or_else(|| unavailable("not started".into()))?;
-        let sealing = started.log.seal(self.request(body, fin)?);
-        match timeout(ms(broker.settings.timeouts_ms.log_write), sealing).await {
+        let receipts = Arc::clone(&self.voucher.receipts);
+        let queued =
+            receipts.commit(|kids| self.request(body, fin, kids).map(|request| started.log.queue_seal(request)))?;
+        match timeout(ms(broker.settings.timeouts_ms.log_write), queued.sealed()).await {
             Ok(Ok(sealed)) => Ok(sealed),
             Ok(Err(LogError::Unsealable(code))) => {
                 Err(receipt_unavailable(&format!("the server leaf may not seal: {code}")))
@@ -151,13 +153,16 @@ impl HeadVoucher {
 
     /// Logs that the answer was cut after `body`; nobody waits for it.
     pub fn abort(self, body: BodySum) {
-        let broker = Arc::clone(&self.voucher.broker);
-        if let (Some(started), Ok(request)) = (broker.started.get(), self.request(body, Fin::Abort)) {
-            let _the_call_is_lost_anyway = started.log.seal_nowait(request);
-        }
+        let (broker, receipts) = (Arc::clone(&self.voucher.broker), Arc::clone(&self.voucher.receipts));
+        let Some(started) = broker.started.get() else { return };
+        receipts.commit(|kids| {
+            if let Ok(request) = self.request(body, Fin::Abort, kids) {
+                let _the_call_is_lost_anyway = started.log.seal_nowait(request);
+            }
+        });
     }
 
-    fn request(self, body: BodySum, fin: Fin) -> Result<SealRequest, Refusal> {
+    fn request(self, body: BodySum, fin: Fin, kids: Kids) -> Result<SealRequest, Refusal> {
         let Self { voucher, head: Head { status, rsb } } = self;
         let about = About {
             iss: voucher.leaf.id.to_string(),
@@ -179,7 +184,7 @@ impl HeadVoucher {
             len: body.len,
             cd: ClaimHash(body.sha256),
             fin,
-            kids: voucher.receipts.kids(),
+            kids,
             dec: (!voucher.decision.is_empty()).then_some(voucher.decision),
         };
         let payload =

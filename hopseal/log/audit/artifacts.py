@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from hopseal.custody.encoding import parse_json_object
+from hopseal.custody.encoding import parse_token_object
 from hopseal.custody.errors import malformed
-from hopseal.custody.members import Members, read_hash, read_integer, read_text
+from hopseal.custody.members import Members, read_integer, read_text
 from hopseal.errors import HopsealError
 from hopseal.log.audit.codes import AuditCode, audit_refusal
 from hopseal.log.audit.statements import ReadStatement, read_statement
@@ -19,11 +19,10 @@ from hopseal.log.audit.steps import Revocation
 from hopseal.log.audit.trust import LoggedBundle
 from hopseal.log.audit.witnessed import Proofs, WitnessedEntry, Witnesses, key_of
 from hopseal.log.bundle import Artifact, LoggedStatement, Seen
-from hopseal.log.entries import BundleEntry, Direction, RecordEntry, StatementEntry, parse_entry
+from hopseal.log.entries import BundleEntry, Direction, RecordEntry, StatementEntry, TokenEntry, parse_entry
 from hopseal.log.judge import Finding
 from hopseal.log.leaf import REFUSED, numbered_leaf_of_line
 
-_MAX_DEPTH = 32  # of a user token's claims
 _MS = 1_000
 INCLUSION_STEP = 2
 
@@ -122,12 +121,9 @@ def _read_bundle(artifact: Artifact, text: bytes, _leaf: bytes, place: Witnessed
 
 
 def _read_token(_artifact: Artifact, text: bytes, _leaf: bytes, place: WitnessedEntry | None, found: Artifacts) -> None:
-    members = _members(text)
-    claims = members.values.get("claims")
-    if not isinstance(claims, dict):
-        raise malformed("token.claims is not an object")
-    if place is not None:
-        found.tokens.setdefault(members.required("th", read_hash), claims)
+    entry = parse_entry(text)
+    if isinstance(entry, TokenEntry) and place is not None:
+        found.tokens.setdefault(entry.th, entry.claims)
 
 
 def _read_attest(artifact: Artifact, text: bytes, leaf: bytes, _place: WitnessedEntry | None, found: Artifacts) -> None:
@@ -174,7 +170,7 @@ def _read_refusal(artifact: Artifact, text: bytes) -> Refusal:
 
 
 def _members(text: bytes) -> Members:
-    return Members(parse_json_object(text, max_depth=_MAX_DEPTH), "entry")
+    return Members(parse_token_object(text), "entry")
 
 
 def _nullable(members: Members, name: str) -> str | None:

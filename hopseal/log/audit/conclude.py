@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hopseal.custody.closing import Closing
+from hopseal.custody.errors import Code
 from hopseal.custody.evidence_statement import EvidenceStatement, is_accepted
 from hopseal.custody.record import Record, SealedRecord
 from hopseal.log.audit.artifacts import Artifacts, Refusal
@@ -19,6 +20,7 @@ from hopseal.log.audit.report import (
     AuditReport,
     ChainAudit,
     Citation,
+    ClosingReport,
     HopAudit,
     LooseStatement,
     UnreadStatement,
@@ -28,9 +30,10 @@ from hopseal.log.audit.report import (
 )
 from hopseal.log.audit.statements import ReadStatement
 from hopseal.log.audit.steps import StatementReport
-from hopseal.log.audit.tokens import check_token
 from hopseal.log.audit.trust import TrustHistory
-from hopseal.log.judge import ChainJudge, Finding, JudgedHop
+from hopseal.log.entries import Direction
+from hopseal.log.judge import CHAIN_STEP, ChainJudge, Finding, JudgedHop
+from hopseal.log.tokens import check_token
 
 
 class Conclusion:
@@ -61,8 +64,12 @@ class Conclusion:
         chains = self._chains()
         trees = {cid: self._judge(records) for cid, records in chains.items()}  # 6
         cross_check(self._table, tuple(self._artifacts.refusals))  # 7
-        audits = [self._chain(cid, trees[cid]) for cid in chains]  # 8
-        audits += self._without_records(set(chains))
+        for facts in self._table.by_hash.values():
+            if facts.finding is not None and is_missing(facts.finding.code):
+                facts.lacks(facts.finding.detail)
+        loose = self._loose_statements()
+        cids = [*chains, *(cid for cid in sorted(loose) if cid not in chains)]
+        audits = [self._chain(cid, trees.get(cid, ()), tuple(loose.get(cid, ()))) for cid in cids]  # 8
         problems, missing = tuple(self._artifacts.problems), tuple(self._artifacts.missing)
         verdicts = [each.verdict for each in audits] or [Verdict.INCOMPLETE]
         verdicts += [verdict_of(each.finding, ()) for each in unread]
@@ -75,9 +82,7 @@ class Conclusion:
         """Records by chain, the chain that began first at the front."""
         chains: dict[str, dict[str, SealedRecord]] = {}
         for facts, record in sorted(self._table.records(), key=lambda each: (each[1].iat, each[1].hop, each[0].hash)):
-            sealed = facts.statement.sealed_record
-            if sealed is not None:
-                chains.setdefault(record.cid, {})[facts.hash] = sealed
+            chains.setdefault(record.cid, {})[facts.hash] = SealedRecord(facts.statement.sealed, record)
         return chains
 
     def _judge(self, records: dict[str, SealedRecord]) -> tuple[JudgedHop, ...]:
@@ -91,12 +96,15 @@ class Conclusion:
     def _note(self, hop: JudgedHop) -> None:
         facts = self._table.by_hash[hop.sealed.hash]
         facts.finding = facts.finding or hop.finding
-        if facts.finding is not None and is_missing(facts.finding.code):
-            facts.lacks(facts.finding.detail)
         for child in hop.children:
             self._note(child)
 
     def _finding(self, sealed: SealedRecord) -> Finding | None:
+        """What is wrong with a record by itself, or with naming a parent that is of another chain."""
+        parent = self._table.record(str(sealed.record.prev))
+        if parent is not None and parent.cid != sealed.record.cid:
+            splice = Finding(CHAIN_STEP, Code.CHAIN, "its parent is of another chain")
+            return self._table.by_hash[sealed.hash].finding or splice
         return self._table.by_hash[sealed.hash].finding
 
     def _moment(self, sealed: SealedRecord) -> int:
@@ -111,30 +119,21 @@ class Conclusion:
         if claims is None:
             self._table.by_hash[root.hash].lacks(f"token:{obo.th}")
         else:
-            check_token(root, claims)
+            check_token(root, obo, claims)
 
-    def _chain(self, cid: str, trees: tuple[JudgedHop, ...]) -> ChainAudit:
-        roots = tuple(map(self._hop, trees))
-        loose = tuple(self._loose(cid))
-        hops = [each.verdict for root in roots for each in root.walk()]
+    def _chain(self, cid: str, trees: tuple[JudgedHop, ...], loose: tuple[LooseStatement, ...]) -> ChainAudit:
+        roots = tuple(sorted(map(self._hop, trees), key=_by_log))
+        hops = [each.verdict for root in roots for each in root.walk()] or [Verdict.INCOMPLETE]
         verdict = worst([*hops, *(each.verdict for each in loose)])
         return ChainAudit(cid, verdict, roots, loose, self._refusals(cid))
-
-    def _without_records(self, known: set[str]) -> list[ChainAudit]:
-        cids = {each.statement.cid for each in self._table.by_hash.values()} - known
-        return [
-            ChainAudit(cid, worst([Verdict.INCOMPLETE, *(each.verdict for each in loose)]), (), loose, ())
-            for cid in sorted(filter(None, cids))
-            if (loose := tuple(self._loose(cid)))
-        ]
 
     def _hop(self, judged: JudgedHop) -> HopAudit:
         facts = self._table.by_hash[judged.sealed.hash]
         record = judged.sealed.record
         about = self._table.about.get(facts.hash, [])
         answers = tuple(self._answers(about))
-        closings = [each for each in about if isinstance(each.statement.claims, Closing)]
-        parts = [self._verdict(facts), *(each.verdict for each in answers), *map(self._verdict, closings)]
+        closings = tuple(self._closings(about))
+        parts = [self._verdict(facts), *(each.verdict for each in answers), *(each.verdict for each in closings)]
         return HopAudit(
             sealed=judged.sealed,
             verdict=worst(parts),
@@ -146,37 +145,36 @@ class Conclusion:
             authority_after=judged.authority_after,
             evidence=self._evidence_for(judged.sealed),
             answers=answers,
-            closing=next(
-                (each.statement.claims for each in closings if isinstance(each.statement.claims, Closing)), None
-            ),
+            closings=closings,
             based_on=tuple(self._citation(cited) for cited in record.based_on or ()),
             token=self._token(record),
-            children=tuple(map(self._hop, judged.children)),
+            children=tuple(sorted(map(self._hop, judged.children), key=_by_log)),
         )
 
     def _answers(self, about: list[Facts]) -> Iterable[AnswerReport]:
         for facts in about:
-            outcome = facts.statement.outcome
-            if outcome is not None:
-                yield AnswerReport(
-                    facts.hash,
-                    facts.statement.kind,
-                    outcome,
-                    self._verdict(facts),
-                    facts.finding,
-                    tuple(facts.missing),
-                    facts.at,
-                )
+            if (outcome := facts.statement.outcome) is not None:
+                verdict, missing = self._verdict(facts), tuple(facts.missing)
+                kind = facts.statement.kind
+                yield AnswerReport(facts.hash, kind, outcome, verdict, facts.finding, missing, facts.at)
 
-    def _loose(self, cid: str) -> Iterable[LooseStatement]:
+    def _closings(self, about: list[Facts]) -> Iterable[ClosingReport]:
+        for facts in about:
+            if isinstance(claims := facts.statement.claims, Closing):
+                verdict, missing = self._verdict(facts), tuple(facts.missing)
+                yield ClosingReport(facts.hash, claims, verdict, facts.finding, missing, facts.at)
+
+    def _loose_statements(self) -> dict[str, list[LooseStatement]]:
+        """Statements whose record is not here, or is of another chain, by the chain that they name."""
+        found: dict[str, list[LooseStatement]] = {}
         for facts in self._table.by_hash.values():
-            subject = facts.statement.subject
-            if facts.statement.cid != cid or subject is None:
-                continue
-            record = self._table.record(subject)
-            if record is None or record.cid != cid:
-                verdict = self._verdict(facts)
-                yield LooseStatement(facts.hash, facts.statement.kind, verdict, facts.finding, tuple(facts.missing))
+            cid, subject = facts.statement.cid, facts.statement.subject
+            record = self._table.record(subject) if subject is not None else None
+            if cid is not None and subject is not None and (record is None or record.cid != cid):
+                kind, verdict = facts.statement.kind, self._verdict(facts)
+                loose = LooseStatement(facts.hash, kind, verdict, facts.finding, tuple(facts.missing))
+                found.setdefault(cid, []).append(loose)
+        return found
 
     def _verdict(self, facts: Facts) -> Verdict:
         return verdict_of(facts.finding, facts.missing)
@@ -205,3 +203,9 @@ class Conclusion:
     def _logs(self) -> tuple[str, ...]:
         entries = (entry for facts in self._table.by_hash.values() for entry in facts.entries)
         return tuple(sorted({each.witnessed.origin for each in entries}))
+
+
+def _by_log(hop: HopAudit) -> tuple[int, int]:
+    """Calls of one component in the order of its log, which their times in seconds do not show."""
+    sent = (each.witnessed.index for each in hop.entries if each.direction is Direction.SENT)
+    return hop.sealed.record.iat, min(sent, default=0)

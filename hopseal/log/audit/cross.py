@@ -131,7 +131,7 @@ def _check_citations(facts: Facts, record: Record, table: FactTable) -> None:
             facts.lacks(f"in:{cited}")
         elif (answer := target.statement.outcome) is None or answer.aud != record.iss:
             facts.refuse(AuditCode.CITATION, f"in: {cited} is no answer to {record.iss}")
-        elif not target.holds:
+        elif target.is_refused:
             facts.refuse(AuditCode.CITATION, f"in: {cited} does not hold")
 
 

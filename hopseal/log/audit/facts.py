@@ -44,12 +44,17 @@ class Facts:
 
     @property
     def holds(self) -> bool:
-        """Whether no step found anything wrong."""
+        """Whether no step found anything wrong, or anything missing."""
         return self.finding is None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a step found something wrong, and not only missing."""
+        return self.finding is not None and not is_missing(self.finding.code)
 
     def refuse(self, code: AuditCode | str, detail: str) -> None:
         """Note what a cross-check found, unless an earlier step found something."""
-        if self.finding is None or is_missing(self.finding.code):
+        if not self.is_refused:
             self.finding = Finding(CROSS_STEP, str(code), detail)
 
     def lacks(self, what: str) -> None:

@@ -56,6 +56,18 @@ class AnswerReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosingReport:
+    """What a caller says that it streamed; members as in :class:`AnswerReport`."""
+
+    hash: str
+    claims: Closing
+    verdict: Verdict
+    finding: Finding | None
+    missing: tuple[str, ...]
+    at: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Citation:
     """An answer that a call says it is based on (``in``), and the record that it answered, if it is here."""
 
@@ -78,7 +90,7 @@ class HopAudit:
         authority_after: what is left after its own narrowing.
         evidence: what an attestor said of the caller at the time.
         answers: receipts and observations.
-        closing: end of a streamed request.
+        closings: ends of a streamed request.
         based_on: answers that it cites.
         token: whether the user's token is here and fits; None if it acts for nobody.
         children: records that continue it, by time.
@@ -94,7 +106,7 @@ class HopAudit:
     authority_after: Authority | None
     evidence: EvidenceStatement | None
     answers: tuple[AnswerReport, ...]
-    closing: Closing | None
+    closings: tuple[ClosingReport, ...]
     based_on: tuple[Citation, ...]
     token: bool | None
     children: tuple[HopAudit, ...]

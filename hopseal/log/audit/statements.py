@@ -12,7 +12,7 @@ from hopseal.custody.evidence_statement import EvidenceStatement
 from hopseal.custody.observation import Observation
 from hopseal.custody.outcome import Outcome
 from hopseal.custody.receipt import Receipt
-from hopseal.custody.record import Record, SealedRecord
+from hopseal.custody.record import Record
 from hopseal.custody.seal import SealedStatement
 from hopseal.custody.statement import Statement, parse_sealed_statement, type_of
 from hopseal.ids import SpiffeId
@@ -91,11 +91,6 @@ class ReadStatement:
     def evidence(self) -> EvidenceStatement | None:
         """The claims, if it is an evidence statement."""
         return self.claims if isinstance(self.claims, EvidenceStatement) else None
-
-    @property
-    def sealed_record(self) -> SealedRecord | None:
-        """The statement as a record, if it is one."""
-        return SealedRecord(self.sealed, self.claims) if isinstance(self.claims, Record) else None
 
 
 def read_statement(logged: LoggedStatement, leaf: bytes | None = None) -> ReadStatement:

@@ -73,17 +73,10 @@ class Revocation:
 @dataclass(slots=True)
 class _Draft:
     statement: ReadStatement
-    leaf: SvidLeaf | None = None
+    leaf: SvidLeaf = field(init=False)  # from step 1 on
     missing: list[str] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     at: int | None = None
-
-    @property
-    def known_leaf(self) -> SvidLeaf:
-        """The leaf, once step 1 has passed."""
-        if self.leaf is None:
-            raise refusal(Code.UNRESOLVED, missing=(f"cert:{self.statement.sealed.seal.x5t}",))
-        return self.leaf
 
 
 class StatementAuditor:
@@ -155,7 +148,7 @@ class StatementAuditor:
 
     def _time(self, draft: _Draft) -> None:
         """Step 3: T bounds the signature from above; a key that was stolen later cannot make an earlier T."""
-        certificate, iat, at = draft.known_leaf.certificate, draft.statement.iat, draft.at
+        certificate, iat, at = draft.leaf.certificate, draft.statement.iat, draft.at
         begins = int(certificate.not_valid_before_utc.timestamp())
         ends = int(certificate.not_valid_after_utc.timestamp())
         if not begins - CLOCK_SKEW_S <= iat <= ends:
@@ -169,7 +162,7 @@ class StatementAuditor:
 
     def _path(self, draft: _Draft) -> None:
         """Step 4: at ``iat`` the leaf led to the authorities that were current then, in every log that holds it."""
-        leaf, iat = draft.known_leaf, draft.statement.iat
+        leaf, iat = draft.leaf, draft.statement.iat
         trust_domain = leaf.spiffe_id.trust_domain
         views = self._history.views(trust_domain, iat, (each.witnessed.origin for each in draft.entries))
         if not views and not self._history.is_accepted(trust_domain):
@@ -220,4 +213,4 @@ class StatementAuditor:
 
 def _detail(error: HopsealError) -> str:
     missing = ", ".join(getattr(error, "missing", ()))
-    return error.detail or missing or error.message
+    return missing or error.detail or error.message

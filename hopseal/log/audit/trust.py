@@ -102,6 +102,7 @@ class TrustHistory:
     def __init__(self, bundles: Iterable[LoggedBundle], policy: TrustPolicy) -> None:
         self._policy = policy
         self._logs: dict[TrustDomain, dict[str, list[LoggedBundle]]] = {}
+        self._views: dict[tuple[TrustDomain, str, int], Authorities] = {}
         for each in sorted(bundles, key=lambda one: (one.origin, one.index)):
             self._logs.setdefault(each.bundle.trust_domain, {}).setdefault(each.origin, []).append(each)
 
@@ -120,7 +121,14 @@ class TrustHistory:
             return (Authorities("pinned", trust.pinned.x509_authorities),)
         logs = self._logs.get(trust_domain, {})
         asked = [origin for origin in origins if origin in logs] or list(logs)
-        return tuple(Authorities(origin, _current(logs[origin], at)) for origin in asked)
+        return tuple(self._view(trust_domain, origin, at) for origin in asked)
+
+    def _view(self, trust_domain: TrustDomain, origin: str, at: int) -> Authorities:
+        """Remembered, since many records are of one second."""
+        key = (trust_domain, origin, at)
+        if key not in self._views:
+            self._views[key] = Authorities(origin, _current(self._logs[trust_domain][origin], at))
+        return self._views[key]
 
     def is_accepted(self, trust_domain: TrustDomain) -> bool:
         """Whether the policy accepts the trust domain at all."""

@@ -241,6 +241,12 @@ impl Issuers {
         self.find(issuer, typ).is_some()
     }
 
+    /// True if no issuer is configured: no token can be verified.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// True if any issuer of tokens of this type is configured.
     #[must_use]
     pub fn has(&self, typ: TokenType) -> bool {

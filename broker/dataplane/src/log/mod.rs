@@ -20,4 +20,4 @@ pub mod writer;
 pub use artifact::Artifact;
 pub use entry::{About, Claims, Direction, Entry, Kind};
 pub use handle::{Log, LogError, Patience};
-pub use writer::{Beginning, SealRequest, Sealed, Sealer};
+pub use writer::{Beginning, LogObserver, SealRequest, Sealed, Sealer};

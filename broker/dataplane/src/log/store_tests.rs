@@ -217,3 +217,18 @@ fn a_name_that_is_taken_is_not_rolled_over() {
     assert_eq!(fs::read(&full).unwrap(), b"somebody's");
     assert!(fs::read(folder.join(CURRENT)).unwrap().ends_with(&line(4, 1)));
 }
+
+#[test]
+fn a_clock_that_went_back_hides_no_record_that_is_still_to_be_refused() {
+    let folder = folder("clock");
+    let (mut log, _) = LogFiles::open(&folder, 0, 1).unwrap();
+    // Written while the clock was an hour fast, and far back in the log when it is right again.
+    log.append(&line(0, 3600)).unwrap();
+    for n in [1, 3, 5] {
+        log.roll(n).unwrap();
+        log.append(&[head(n, 3600), line(n + 1, 10)].concat()).unwrap();
+    }
+    drop(log);
+    let (_log, found) = LogFiles::open(&folder, 20, BIG).unwrap();
+    assert_eq!((jtis(&found), found.latest_exp, found.next_n, found.damaged), (vec!["j0"], 3600, 7, 0));
+}

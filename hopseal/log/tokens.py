@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hopseal.custody.delegation import OnBehalfOf
 from hopseal.custody.errors import Code, refusal
 from hopseal.custody.record import SealedRecord
 
 
-def check_token(root: SealedRecord, claims: Mapping[str, object]) -> None:
+def check_token(root: SealedRecord, obo: OnBehalfOf, claims: Mapping[str, object]) -> None:
     """Return if the token with ``claims`` says what the root's ``obo`` says, and was issued to the root's component.
 
     Raises:
         CustodyError: [authority].
     """
-    record, obo = root.record, root.record.obo
-    if obo is None:
-        return
+    record = root.record
     for name, value in (("iss", obo.iss), ("sub", obo.sub), ("exp", obo.exp)):
         if claims.get(name) != value:
             raise refusal(Code.AUTHORITY, f"obo.{name} is not that of the user's token")

@@ -1,0 +1,140 @@
+"""An audit's report as JSON with stable keys; the schema is described in docs/audit.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hopseal.custody.authority import Authority
+from hopseal.custody.kids import kids_to_json
+from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, ClosingReport, HopAudit
+from hopseal.log.judge import Finding
+
+
+def report_json(report: AuditReport) -> dict[str, Any]:
+    """The whole report."""
+    return {
+        "verdict": str(report.verdict),
+        "statements": report.statements,
+        "logs": list(report.logs),
+        "chains": [chain_json(chain) for chain in report.chains],
+        "unread": [{"position": each.position, "finding": _finding(each.finding)} for each in report.unread],
+        "problems": [
+            {"origin": each.origin, "index": each.index, "finding": _finding(each.finding)} for each in report.problems
+        ],
+        "missing": list(report.missing),
+    }
+
+
+def chain_json(chain: ChainAudit) -> dict[str, Any]:
+    """One chain."""
+    return {
+        "cid": chain.cid,
+        "verdict": str(chain.verdict),
+        "hops": [hop_json(root) for root in chain.roots],
+        "loose": [
+            {
+                "hash": each.hash,
+                "type": each.kind,
+                "verdict": str(each.verdict),
+                "finding": _finding(each.finding),
+                "missing": list(each.missing),
+            }
+            for each in chain.loose
+        ],
+        "refusals": [
+            {
+                "log": each.origin,
+                "index": each.index,
+                "at": each.at,
+                "code": each.code,
+                "detail": each.detail,
+                "unverified_caller": each.unverified_iss,
+                "unverified_callee": each.unverified_aud,
+                "unverified_jti": each.unverified_jti,
+            }
+            for each in chain.refusals
+        ],
+    }
+
+
+def hop_json(hop: HopAudit) -> dict[str, Any]:
+    """One hop and what continues it."""
+    record = hop.sealed.record
+    return {
+        "hash": hop.sealed.hash,
+        "verdict": str(hop.verdict),
+        "finding": _finding(hop.finding),
+        "missing": list(hop.missing),
+        "caller": str(record.iss),
+        "callee": record.aud,
+        "broker": str(record.by) if record.by else None,
+        "on_behalf_of": record.obo.to_json() if record.obo else None,
+        "token_matches": hop.token,
+        "task": record.task.to_json() if record.task else None,
+        "operation": record.op,
+        "hop": record.hop,
+        "jti": record.jti,
+        "trace_id": record.tid,
+        "approvals": [each.to_json() for each in record.apv or ()],
+        "continues": record.cont.to_json() if record.cont else None,
+        "authority_before": _authority(hop.authority_before),
+        "authority_after": _authority(hop.authority_after),
+        "proven_time": {"from": record.iat, "until": hop.at},
+        "logged": [
+            {
+                "log": each.witnessed.origin,
+                "index": each.witnessed.index,
+                "direction": str(each.direction) if each.direction else None,
+                "witnessed_at": each.witnessed.at,
+            }
+            for each in hop.entries
+        ],
+        "evidence": {"by": str(hop.evidence.iss), "at": hop.evidence.iat, "verdict": str(hop.evidence.verdict)}
+        if hop.evidence
+        else None,
+        "based_on": [{"receipt": each.hash, "record": each.record} for each in hop.based_on],
+        "answers": [_answer(each) for each in hop.answers],
+        "closings": [_closing(each) for each in hop.closings],
+        "children": [hop_json(child) for child in hop.children],
+    }
+
+
+def _answer(answer: AnswerReport) -> dict[str, Any]:
+    outcome = answer.outcome
+    return {
+        "hash": answer.hash,
+        "type": answer.kind,
+        "verdict": str(answer.verdict),
+        "finding": _finding(answer.finding),
+        "missing": list(answer.missing),
+        "by": str(outcome.iss),
+        "status": outcome.st,
+        "digest": outcome.cd,
+        "binding": outcome.rsb,
+        "len": outcome.length,
+        "fin": str(outcome.fin),
+        "kids": kids_to_json(outcome.kids),
+        "decision": outcome.dec,
+        "proven_time": {"from": outcome.iat, "until": answer.at},
+    }
+
+
+def _closing(closing: ClosingReport) -> dict[str, Any]:
+    return {
+        "hash": closing.hash,
+        "verdict": str(closing.verdict),
+        "finding": _finding(closing.finding),
+        "missing": list(closing.missing),
+        "digest": closing.claims.cd,
+        "len": closing.claims.length,
+        "fin": str(closing.claims.fin),
+        "proven_time": {"from": closing.claims.iat, "until": closing.at},
+    }
+
+
+def _authority(authority: Authority | None) -> dict[str, object] | None:
+    return authority.to_json() if authority else None
+
+
+def _finding(finding: Finding | None) -> dict[str, Any] | None:
+    return {"step": finding.step, "code": str(finding.code), "detail": finding.detail} if finding else None

@@ -1,0 +1,182 @@
+"""An audit's report for people: one block for each hop, what is wrong and what is missing beside it.
+
+Everything that comes out of evidence is printed without control characters: a claim may hold any text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+import click
+
+from hopseal.cli.chain import short_id
+from hopseal.cli.output import escape_unprintable, format_count
+from hopseal.custody.authority import Authority
+from hopseal.custody.closing import Closing
+from hopseal.custody.outcome import Outcome
+from hopseal.log.audit.codes import is_missing, message_of
+from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, Citation, ClosingReport, HopAudit, Verdict
+from hopseal.log.judge import Finding
+
+_MARKS = {Verdict.VERIFIED: ("✓", "green"), Verdict.INCOMPLETE: ("?", "yellow"), Verdict.REFUSED: ("✗", "red")}
+
+
+def print_report(report: AuditReport, *, brief: bool) -> None:
+    """The report; ``brief`` leaves out what holds below the tree's lines."""
+    for chain in report.chains:
+        print_chain(chain, brief=brief)
+    for unread in report.unread:
+        _print_finding("", f"statement {unread.position}", unread.finding)
+    for problem in report.problems:
+        _print_finding("", f"{problem.origin}, entry {problem.index}", problem.finding)
+    for what in report.missing:
+        click.secho(f"missing: {escape_unprintable(what)}", fg="yellow")
+    logs = ", ".join(report.logs) or "no log"
+    counts = f"{format_count(len(report.chains), 'chain')}, {format_count(report.statements, 'statement')}"
+    click.echo(f"{paint(report.verdict)}: {counts}, proven to be in {escape_unprintable(logs)}")
+
+
+def print_tree(report: AuditReport) -> None:
+    """What the chains claim, without a word about what holds."""
+    for chain in report.chains:
+        click.echo(f"chain {click.style(chain.cid, bold=True)}")
+        by_hash = {hop.sealed.hash: hop for hop in chain.hops()}
+        for hop, lead, indent in _lines(chain.roots, ""):
+            record = hop.sealed.record
+            status = ", ".join(str(each.outcome.st) for each in hop.answers) or "no answer"
+            parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
+            click.echo(f"{lead}{parties}  {click.style(escape_unprintable(record.op or '?'), bold=True)}  {status}")
+            for cited in hop.based_on:
+                click.echo(f"{indent}based on {_answerer(cited, by_hash)}")
+    click.secho("not judged: give --policy to verify", dim=True)
+
+
+def print_chain(chain: ChainAudit, *, brief: bool) -> None:
+    """One chain as a tree."""
+    click.echo(f"chain {click.style(chain.cid, bold=True)}  {paint(chain.verdict)}")
+    by_hash = {hop.sealed.hash: hop for hop in chain.hops()}
+    for hop, lead, indent in _lines(chain.roots, ""):
+        record = hop.sealed.record
+        parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
+        click.echo(
+            f"{lead}{mark(hop.verdict)} {parties}  {click.style(escape_unprintable(record.op or '?'), bold=True)}"
+        )
+        if hop.finding is not None:
+            _print_finding(indent, "", hop.finding)
+        _print_missing(indent, hop.missing)
+        for line in () if brief else _facts(hop, by_hash):
+            click.echo(f"{indent}{line}")
+        for closing in hop.closings:
+            _print_part(indent, closing, f"streamed {_body(closing.claims, brief=brief)}")
+        for answer in hop.answers:
+            name = "receipt" if answer.kind == "rcp" else "observed"
+            _print_part(indent, answer, f"{name:<8} {answer.outcome.st}, {_body(answer.outcome, brief=brief)}")
+    for each in chain.loose:
+        click.echo(f"{mark(each.verdict)} {each.kind} {each.hash} belongs to no record here")
+        if each.finding is not None:
+            _print_finding("  ", "", each.finding)
+        _print_missing("  ", each.missing)
+    for refusal in chain.refusals:
+        claimed = f"{short_id(refusal.unverified_iss)} → {short_id(refusal.unverified_aud)}"
+        text = f"refused by {refusal.origin}: {refusal.code} ({claimed}) {refusal.detail}"
+        click.secho(escape_unprintable(text), fg="yellow")
+
+
+def paint(verdict: Verdict) -> str:
+    """The verdict in its colour."""
+    return click.style(str(verdict), fg=_MARKS[verdict][1], bold=True)
+
+
+def mark(verdict: Verdict) -> str:
+    """One character for a verdict."""
+    sign, colour = _MARKS[verdict]
+    return click.style(sign, fg=colour)
+
+
+def moment(at: int | None) -> str:
+    """A time in UTC: an auditor's report reads the same everywhere."""
+    return "?" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def describe_authority(authority: Authority | None) -> str:
+    """An authority in one line."""
+    if authority is None:
+        return "?"
+    limits = [f"until {moment(authority.exp)}", f"hops {authority.hops}"]
+    if authority.scope is not None:
+        limits.append(f"scope {' '.join(sorted(authority.scope)) or 'none'}")
+    limits += [
+        f"{name} {' '.join(values)}" for name, values in (("to", authority.aud), ("ops", authority.ops)) if values
+    ]
+    return escape_unprintable(", ".join(limits))
+
+
+def _facts(hop: HopAudit, by_hash: Mapping[str, HopAudit]) -> Iterator[str]:
+    record = hop.sealed.record
+    if record.obo is not None:
+        token = "the token's claims match" if hop.token else "the token's claims are not here"
+        yield escape_unprintable(f"for      {record.obo.sub}, by {record.obo.iss} ({token})")
+    elif record.hop == 0:
+        yield "for      nobody: a component's own task"
+    if record.task is not None:
+        purpose = f", {record.task.purpose}" if record.task.purpose else ""
+        yield escape_unprintable(f"task     {record.task.id}{purpose}")
+    for approval in record.apv or ():
+        yield escape_unprintable(f"approved {approval.typ} {approval.id} by {approval.by} at {moment(approval.at)}")
+    before, after = describe_authority(hop.authority_before), describe_authority(hop.authority_after)
+    yield f"may      {before}"
+    if after != before:
+        yield f"  then   {after}"
+    yield f"proven   {moment(record.iat)} to {moment(hop.at)}, logged {_times(len(hop.entries))}"
+    if hop.evidence is not None:
+        yield f"attested by {short_id(str(hop.evidence.iss))} at {moment(hop.evidence.iat)}"
+    if record.cont is not None:
+        yield f"continues {record.cont.cid} ({record.cont.why})"
+    for cited in hop.based_on:
+        yield f"based on {_answerer(cited, by_hash)}"
+
+
+def _answerer(cited: Citation, by_hash: Mapping[str, HopAudit]) -> str:
+    source = by_hash.get(cited.record or "")
+    return (
+        f"the answer of {short_id(source.sealed.record.aud)}" if source else f"an answer that is not here, {cited.hash}"
+    )
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _body(body: Closing | Outcome, *, brief: bool) -> str:
+    return f"{body.length} bytes, {body.fin}" + ("" if brief else f", digest {body.cd}")
+
+
+def _print_part(indent: str, part: AnswerReport | ClosingReport, text: str) -> None:
+    click.echo(f"{indent}{mark(part.verdict)} {text}")
+    if part.finding is not None:
+        _print_finding(f"{indent}  ", "", part.finding)
+    _print_missing(f"{indent}  ", part.missing)
+
+
+def _print_finding(indent: str, subject: str, finding: Finding) -> None:
+    if is_missing(finding.code):
+        return
+    said = message_of(finding.code)
+    parts = [f"{subject}: " if subject else "", f"step {finding.step}: {finding.code}", f": {said}" if said else ""]
+    detail = f" ({finding.detail})" if finding.detail and finding.detail != said else ""
+    click.secho(escape_unprintable(f"{indent}{''.join(parts)}{detail}"), fg="red")
+
+
+def _print_missing(indent: str, missing: Sequence[str]) -> None:
+    for what in missing:
+        click.secho(escape_unprintable(f"{indent}missing: {what}"), fg="yellow")
+
+
+def _lines(hops: Sequence[HopAudit], indent: str) -> Iterator[tuple[HopAudit, str, str]]:
+    """Each hop with what stands before its line, and before the lines below it."""
+    for hop in hops:
+        is_last = hop is hops[-1]
+        below = indent + ("   " if is_last else "│  ")
+        yield hop, indent + ("└─ " if is_last else "├─ "), below + ("│  " if hop.children else "   ")
+        yield from _lines(hop.children, below)

@@ -1,0 +1,89 @@
+"""The auditor's middle part over all cores, with a progress bar.
+
+Owns: processes and progress. The result does not depend on how many there are: each statement is judged by itself, and
+the reports are put back in order. Workers are forks: they share what the auditor has read, and send back verdicts only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+
+from hopseal.cli.output import is_terminal
+from hopseal.errors import BugError
+from hopseal.log.audit.report import AuditReport
+from hopseal.log.audit.run import Auditor
+from hopseal.log.audit.steps import StatementReport
+
+FEW = 512  # statements that one process judges faster than others are started
+_BATCH = 256
+_auditor: Auditor | None = None
+
+
+def run_audit(auditor: Auditor, jobs: int | None = None) -> AuditReport:
+    """The report of ``auditor``; ``jobs`` processes, all cores unless given."""
+    workers = jobs or len(os.sched_getaffinity(0))
+    if workers == 1 or auditor.count <= FEW:
+        return auditor.conclude(_serial(auditor))
+    return auditor.conclude(_parallel(auditor, workers))
+
+
+def _serial(auditor: Auditor) -> list[StatementReport]:
+    reports: list[StatementReport] = []
+    with _progress(auditor.count) as advance:
+        for start, stop in _ranges(auditor.count):
+            reports += auditor.check(start, stop)
+            advance(stop - start)
+    return reports
+
+
+def _parallel(auditor: Auditor, workers: int) -> list[StatementReport]:
+    global _auditor  # noqa: PLW0603 - what a fork inherits has to be reachable without an argument
+    _auditor = auditor
+    context = multiprocessing.get_context("fork")
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            # Submitting forks; the bar's thread is started afterwards, since a fork has no thread but its own.
+            futures = [pool.submit(_check, start, stop) for start, stop in _ranges(auditor.count)]
+            with _progress(auditor.count) as advance:
+                for future in futures:
+                    future.add_done_callback(_count(advance))
+                return [report for future in futures for report in future.result()]
+    finally:
+        _auditor = None
+
+
+def _check(start: int, stop: int) -> list[StatementReport]:
+    if _auditor is None:
+        raise BugError("no_auditor", "a worker was forked without an auditor")
+    return _auditor.check(start, stop)
+
+
+def _count(advance: Callable[[int], None]) -> Callable[[Future[list[StatementReport]]], None]:
+    def done(future: Future[list[StatementReport]]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            advance(len(future.result()))
+
+    return done
+
+
+def _ranges(count: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, count, _BATCH):
+        yield start, min(start + _BATCH, count)
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Advances a bar on the terminal; nothing in a pipe, or for what is done before a bar is seen."""
+    if total <= FEW or not is_terminal():
+        yield lambda _count: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.advance(task, count)
