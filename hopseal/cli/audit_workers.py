@@ -31,10 +31,17 @@ _Packed = tuple[tuple[int, str, str] | None, tuple[str, ...], tuple[_PackedEntry
 
 def run_audit(auditor: Auditor, jobs: int | None = None) -> AuditReport:
     """The report of ``auditor``; ``jobs`` processes, all cores unless given."""
-    workers = jobs or len(os.sched_getaffinity(0))
+    workers = jobs or _cores()
     if workers == 1 or auditor.count <= FEW:
         return auditor.conclude(_serial(auditor))
     return auditor.conclude(_parallel(auditor, workers))
+
+
+def _cores() -> int:
+    """Those that this process may use; one where processes cannot be forked."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _serial(auditor: Auditor) -> list[StatementReport]:
