@@ -23,8 +23,8 @@ class DataPlane:
 
         Args:
             settings_json: trust_domain, node, out_socket, peer_listen ("ip:port"), log_dir and
-                optionally out_socket_mode ("0777"), body_limit_bytes, worker_threads,
-                default_component, limits, timeouts_ms; unknown keys are refused.
+                optionally out_socket_mode ("0777"), body_limit_bytes, streams ("reject"), worker_threads,
+                default_component, boundaries, limits, timeouts_ms; unknown keys are refused.
 
         Raises:
             DataPlaneError: ``settings_invalid``; ``start_failed`` without descriptors.
@@ -94,6 +94,18 @@ class DataPlane:
 
         Raises:
             DataPlaneError: ``routes_invalid``; those in force stay.
+        """
+
+    def set_issuers(self, issuers_json: str) -> None:
+        """Replace the issuers of user tokens; what the keys before verified is forgotten.
+
+        Args:
+            issuers_json: list of objects with ``issuer`` (the tokens' ``iss``), ``type`` (``txn`` or ``at``),
+                ``audience`` (list), ``jwks`` (a key set, or null while no keys are known) and optionally
+                ``clients`` (client ID to SPIFFE ID).
+
+        Raises:
+            DataPlaneError: ``issuers_invalid``; those in force stay.
         """
 
     def set_policies(self, cedar_text: str, entities_json: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import click
 from broker.config import BrokerConfig, Endpoint, load_config
 from broker.logs import configure_logs
 from broker.service import serve
-from hopseal.ids import TrustDomain
+from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.log.note import VerifierKey
 
 DEFAULT_CONFIG = "/etc/hopseal/broker.yaml"
@@ -76,10 +77,12 @@ def describe_config(config: BrokerConfig) -> dict[str, Any]:
 def _describe(value: object) -> Any:
     if isinstance(value, TrustDomain):
         return value.name
-    if isinstance(value, Endpoint | Path | VerifierKey):
+    if isinstance(value, Endpoint | Path | SpiffeId | VerifierKey):
         return str(value)
     if isinstance(value, tuple):
         return [_describe(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: _describe(each) for key, each in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: _describe(getattr(value, each.name)) for each in fields(value)}
     return value

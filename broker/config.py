@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from broker.audit.config import AuditConfig, read_audit
+from broker.user_config import Boundary, IssuerConfig, read_boundaries, read_issuers
 from hopseal.errors import InvalidError
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.settings import Section, load_settings
@@ -55,7 +57,8 @@ class Limits:
     """Bounds on what callers can make the broker hold.
 
     Args:
-        body_bytes: largest request body that is accepted.
+        body_bytes: largest request body that is held in memory and bound to its record at the start.
+        streams: accept or reject: whether larger bodies stream and are closed by a statement of their own.
         callers: processes whose identity is held at once.
         openings: identity subscriptions that are being opened at once.
         connections: connections on each of the two listening sockets.
@@ -65,6 +68,7 @@ class Limits:
     """
 
     body_bytes: int
+    streams: str
     callers: int
     openings: int
     connections: int
@@ -99,6 +103,8 @@ class BrokerConfig:
     default_component: str | None
     limits: Limits
     log: LogConfig
+    issuers: tuple[IssuerConfig, ...]
+    boundaries: Mapping[str, Boundary]
     audit: AuditConfig
 
     @property
@@ -141,8 +147,14 @@ def load_config(path: Path) -> BrokerConfig:
         default_component=_read_component(top, "default_component"),
         limits=_read_limits(top.section("limits")),
         log=_read_log(top.section("log")),
+        issuers=read_issuers(top),
+        boundaries=read_boundaries(top),
         audit=_read_audit(top.section("audit")),
     )
+    if config.trust_domain.name in config.boundaries:
+        top.mistake(
+            "boundaries", f"{config.trust_domain.name} is our own trust domain", "list other trust domains only"
+        )
     if sockets.is_present and config.out_socket == config.admin_socket:
         sockets.mistake("admin", "is the same path as sockets.out", "give each socket its own path")
     settings.finish()
@@ -207,6 +219,7 @@ def _read_attestor(section: Section) -> AttestorConfig:
 def _read_limits(section: Section) -> Limits:
     return Limits(
         body_bytes=section.integer("body_bytes", default=8_388_608, minimum=1, maximum=268_435_456),
+        streams=section.choice("streams", ("accept", "reject"), default="accept"),
         callers=section.integer("callers", default=4096, minimum=1, maximum=65_536),
         openings=section.integer("openings", default=16, minimum=1, maximum=100),
         connections=section.integer("connections", default=4096, minimum=1, maximum=65_536),

@@ -76,6 +76,9 @@ class DataPlane(Protocol):
     def set_routes(self, routes_json: str) -> None:
         """Component to endpoints on other nodes."""
 
+    def set_issuers(self, issuers_json: str) -> None:
+        """Issuers of user tokens with their keys; malformed ones raise and change nothing."""
+
     def set_policies(self, cedar_text: str, entities_json: str) -> None:
         """Replace the policies; invalid ones raise and change nothing."""
 
@@ -146,8 +149,17 @@ def encode_settings(config: BrokerConfig) -> str:
             "peer_listen": str(config.peer_listen),
             "log_dir": str(config.state_dir / "log"),
             "body_limit_bytes": config.limits.body_bytes,
+            "streams": config.limits.streams,
             "worker_threads": config.limits.worker_threads,
             "default_component": config.default_component,
+            "boundaries": {
+                name: {
+                    "sealed": boundary.sealed,
+                    "gateways": list(boundary.gateways),
+                    "unverified_users": boundary.unverified_users,
+                }
+                for name, boundary in config.boundaries.items()
+            },
             "log": {
                 "segment_bytes": config.audit.segment_bytes,
                 "wait_when_full": config.audit.wait_when_full,

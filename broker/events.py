@@ -17,6 +17,7 @@ import structlog
 
 from broker.dataplane_api import DataPlane
 from broker.identities.registry import Identities
+from broker.issuers import IssuerKeys
 
 Event: TypeAlias = Mapping[str, Any]
 
@@ -41,14 +42,20 @@ class DataPlaneEvents:
     Args:
         data_plane: reports them.
         identities: told about processes.
+        issuers: told about tokens whose key is not known.
         write_calls: writes the log lines of calls, given as the data plane's JSON texts.
     """
 
     def __init__(
-        self, data_plane: DataPlane, identities: Identities, write_calls: Callable[[Sequence[str]], None]
+        self,
+        data_plane: DataPlane,
+        identities: Identities,
+        issuers: IssuerKeys,
+        write_calls: Callable[[Sequence[str]], None],
     ) -> None:
         self._data_plane = data_plane
         self._identities = identities
+        self._issuers = issuers
         self._write_calls = write_calls
         self.log_health = LogHealth()
 
@@ -101,11 +108,16 @@ class DataPlaneEvents:
                 log.debug(name, **fields)
                 inode = 0 if event.get("dead") else int(event["pidfd_inode"])
                 self._identities.see_listener(str(event["component"]), inode)
+            case "issuer_key_unknown":
+                log.info(name, **fields)
+                self._issuers.look_for_newer(str(event["issuer"]), str(event["type"]))
             case "log_failed":
                 self.log_health = LogHealth(healthy=False, detail=str(event.get("detail", "")))
                 log.error(name, **fields)
             case "log_recovered":
                 self.log_health = LogHealth()
                 log.warning(name, **fields)
+            case "log_roll_failed":
+                log.error(name, **fields)
             case _:
                 log.info(name, **fields)

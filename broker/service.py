@@ -31,6 +31,7 @@ from broker.dataplane_api import DataPlane, load_data_plane, start_data_plane
 from broker.documents import DocumentKeeper
 from broker.events import DataPlaneEvents
 from broker.identities.registry import Identities
+from broker.issuers import IssuerKeys, encode_issuers
 from broker.logs import call_writer
 from broker.metrics import BrokerCollector
 from broker.own_identity import OwnIdentityClient
@@ -122,7 +123,8 @@ class Broker:
         self.routes = RouteFollower(config.routes)
         self.documents = DocumentFollower(config.documents, config.trust_domain)
         self._keeper = DocumentKeeper(self.documents, data_plane, self.policies, self.identities, self.callees)
-        self.events = DataPlaneEvents(data_plane, self.identities, call_writer(config.log))
+        self.issuers = IssuerKeys(config.issuers, source)
+        self.events = DataPlaneEvents(data_plane, self.identities, self.issuers, call_writer(config.log))
         self.local_log = LocalLog(config, log_signer, data_plane, self.own.current, source)
         self._attestor_admin = AttestorAdmin(config.attestor.admin_socket) if config.attestor.admin_socket else None
         self.status = StatusReader(
@@ -134,6 +136,7 @@ class Broker:
             link=self.link,
             identities=self.identities,
             callees=self.callees,
+            issuers=self.issuers,
             events=self.events,
             data_plane=data_plane,
             attestor_admin=self._attestor_admin,
@@ -150,6 +153,8 @@ class Broker:
             self.policies.run(),
             self.routes.run(),
             self._follow_routes(),
+            self.issuers.run(),
+            self._follow_issuers(),
             self.own.run(),
             self._follow_bundles(),
             self.link.run(),
@@ -179,6 +184,15 @@ class Broker:
             for problem in watch.value.problems:
                 log.warning("routes_refused", problem=problem)
             log.info("routes_set", components=[component for component, _ in watch.value.endpoints])
+
+    async def _follow_issuers(self) -> None:
+        watch = self.issuers.current
+        seen = 0
+        while True:
+            seen = await watch.wait_change(seen)
+            self._data_plane.set_issuers(encode_issuers(watch.value))
+            for problem in self.issuers.problems():
+                log.warning("issuer_keys_refused", problem=problem)
 
     async def _follow_bundles(self) -> None:
         watch = self.own.current

@@ -21,6 +21,7 @@ from broker.dataplane_api import DataPlane
 from broker.events import DataPlaneEvents
 from broker.identities.registry import Identities
 from broker.identities.tracked import Tracked, TrackedState
+from broker.issuers import IssuerKeys
 from broker.own_identity import OwnIdentityClient
 from broker.policy.follow import PolicyFollower
 from broker.references import CallerRef
@@ -46,6 +47,7 @@ class Status:
     callees: list[dict[str, Any]]
     routes: dict[str, Any]
     audit: dict[str, Any]
+    issuers: list[dict[str, Any]]
     stats: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -67,6 +69,7 @@ class StatusReader:
         link: AttestorLink,
         identities: Identities,
         callees: Callees,
+        issuers: IssuerKeys,
         events: DataPlaneEvents,
         data_plane: DataPlane,
         attestor_admin: AttestorAdmin | None,
@@ -81,6 +84,7 @@ class StatusReader:
         self._link = link
         self._identities = identities
         self._callees = callees
+        self._issuers = issuers
         self._events = events
         self._data_plane = data_plane
         self._attestor_admin = attestor_admin
@@ -109,6 +113,7 @@ class StatusReader:
                 "problems": list(self._routes.current.value.problems),
             },
             audit=self._local_log.describe(),
+            issuers=[state.to_json() for state in self._issuers.current.value],
             stats=json.loads(self._data_plane.stats()),
         )
 
@@ -129,6 +134,7 @@ class StatusReader:
             found.append("no policies are in force: every call is denied")
         found += [f"policies: {problem}" for problem in policies.problems]
         found += [f"routes: {problem}" for problem in self._routes.current.value.problems]
+        found += [f"user tokens: {problem}" for problem in self._issuers.problems()]
         if not self._events.log_health.healthy:
             found.append(f"the custody log cannot be written: {self._events.log_health.detail}")
         found += self._local_log.problems()

@@ -26,11 +26,11 @@ class Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX); self.sock.settimeout(20); self.sock.connect(self.path_)
 
 kept = {}
-def call(out, host, method, path, body, keep):
+def call(out, host, method, path, body, keep, headers):
     connection = kept.get(host) or Connection("localhost")
     connection.path_ = out
     try:
-        connection.request(method, path, body=body, headers={"Host": host})
+        connection.request(method, path, body=body, headers={"Host": host, **headers})
         answer = connection.getresponse()
         text = answer.read().decode()
     except (OSError, http.client.HTTPException) as error:
@@ -44,7 +44,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_POST(self):
         data = self.rfile.read(int(self.headers.get("content-length", 0)))
-        body = json.dumps({"got": data.decode(), "path": self.path, "pid": os.getpid()}).encode()
+        token = self.headers.get("txn-token")
+        body = json.dumps({"got": data.decode(), "path": self.path, "pid": os.getpid(), "token": token}).encode()
         self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers()
         self.wfile.write(body)
     do_GET = do_POST
@@ -81,10 +82,19 @@ class ComponentProcess:
         os.close(pidfd)
 
     def call(
-        self, out: Path, host: str, path: str = "/items", *, method: str = "POST", body: str = "x", keep: bool = False
+        self,
+        out: Path,
+        host: str,
+        path: str = "/items",
+        *,
+        method: str = "POST",
+        body: str = "x",
+        keep: bool = False,
+        headers: dict[str, str] | None = None,
     ) -> dict:
         """One request; ``keep`` leaves its connection open for the next."""
         order = {"out": str(out), "host": host, "method": method, "path": path, "body": body, "keep": keep}
+        order["headers"] = headers or {}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())

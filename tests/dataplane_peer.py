@@ -61,6 +61,11 @@ class Message:
         """The same with other claims, sealed anew."""
         return replace(self, headers=self.headers[1:], record=replace(self.record, **claims))
 
+    def changed_stream(self, rqb: str) -> Message:
+        """The same with a record whose body streams."""
+        assert self.record is not None
+        return replace(self, record=replace(self.record, rqb=rqb, bm="stream"))
+
     def sealed(self, svid: X509Svid | None = None) -> str:
         svid = svid or self.svid
         signer = Signer(svid.chain_der[0], load_der_private_key(svid.key_pkcs8, None))

@@ -32,6 +32,7 @@ class FakeDataPlane:
     bundles: list = field(default_factory=list)
     components: list = field(default_factory=list)
     routes: dict = field(default_factory=dict)
+    issuers: list = field(default_factory=list)
     policies: str = ""
     entities: list = field(default_factory=list)
     started: bool = False
@@ -116,6 +117,10 @@ class FakeDataPlane:
 
     def set_routes(self, routes_json: str) -> None:
         self.routes = json.loads(routes_json)
+
+    def set_issuers(self, issuers_json: str) -> None:
+        self.issuers = json.loads(issuers_json)
+        self.calls.append(("set_issuers",))
 
     def set_policies(self, cedar_text: str, entities_json: str) -> None:
         if self.refuse_policies:

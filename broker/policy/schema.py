@@ -34,6 +34,9 @@ namespace Hopseal {
       path: String,
       mcp_session: Bool,
       hop: Long,
+      user: String,
+      user_issuer: String,
+      user_verified: Bool,
     },
   };
 }

@@ -61,8 +61,8 @@ def paint_state(state: str) -> str:
 
 
 def format_count(number: int, noun: str) -> str:
-    """``1 agent``, ``2 agents``, ``2 entries``."""
-    plural = noun.removesuffix("y") + "ies" if noun.endswith("ry") else noun + "s"
+    """``1 agent``, ``2 agents``, ``2 entries``, ``2 witnesses``."""
+    plural = noun.removesuffix("y") + "ies" if noun.endswith("ry") else noun + ("es" if noun.endswith("s") else "s")
     return f"{number} {noun if number == 1 else plural}"
 
 

@@ -12,7 +12,15 @@ import click
 from hopseal.cli.admin import AdminClient
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.options import attestor_socket_option, broker_socket_option
-from hopseal.cli.output import format_since, format_until, json_option, paint_state, print_json, print_table
+from hopseal.cli.output import (
+    format_count,
+    format_since,
+    format_until,
+    json_option,
+    paint_state,
+    print_json,
+    print_table,
+)
 from hopseal.errors import HopsealError
 
 
@@ -91,6 +99,8 @@ def _print(report: dict[str, Any], *, as_json: bool) -> None:
         f"documents {str(attestor.get('documents', {}).get('sha256') or 'none')[:12]}; "
         f"broker {'answers' if broker else 'does not answer'}"
     )
+    if broker and broker.get("audit"):
+        click.echo(_describe_log(broker["audit"]))
     for problem in report["problems"]:
         click.secho(f"  ! {problem}", fg="yellow")
     click.echo()
@@ -105,6 +115,15 @@ def _print(report: dict[str, Any], *, as_json: bool) -> None:
             ("pid", "uid", "executable", "state", "since"),
             [(each["pid"], each["uid"], each["exe"], "unknown", format_since(each["since"])) for each in unknown],
         )
+
+
+def _describe_log(audit: dict[str, Any]) -> str:
+    witnesses = audit["witnesses"]
+    cosigning = sum(each["state"] == "cosigned" for each in witnesses)
+    by = f", {cosigning} of {format_count(len(witnesses), 'witness')} cosign" if witnesses else ", no witnesses"
+    when = f" {format_since(audit['published_at'])} ago" if audit["published_at"] else ""
+    entries = format_count(audit["entries"], "entry")
+    return f"log {audit['origin']}: {entries}, {audit['published']} published{when}{by}"
 
 
 def _rows(attestor: dict[str, Any], broker: dict[str, Any] | None) -> Iterator[tuple[object, ...]]:

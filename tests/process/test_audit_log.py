@@ -102,9 +102,8 @@ def test_killed_again_and_again_under_load_log_and_tree_lose_nothing_that_was_ac
     acknowledged: set[str] = set()
     promised: list[Checkpoint] = []
     for _ in range(KILLS):
-        began = time.monotonic()
         port = killed.start()
-        assert time.monotonic() - began < 5  # the interpreter's start included, on a busy machine
+        assert killed.start_took_s < 1
 
         def one(_: int, port: int = port) -> None:
             message = Message(svid)
@@ -173,6 +172,7 @@ def test_a_replay_from_an_earlier_file_is_refused_after_a_start(killed: NodeProc
 def test_artifacts_are_logged_after_the_certificates_that_verify_them(tmp_path: Path, authority: Authority) -> None:
     node = Node(tmp_path / "n", authority)
     svid = authority.issue("spiffe://example.org/hopseal/broker/n")
+    hostile = {"type": "token", "th": "A" * 43, "kid": "a\n\x1b[2J", "claims": {"deep": {"n": [1.5]}}}
     with pytest.raises(DataPlaneError, match="log_unavailable"):
         node.plane.append_artifact('{"type":"token"}')
     assert node.plane.log_durable() == 0
@@ -180,7 +180,7 @@ def test_artifacts_are_logged_after_the_certificates_that_verify_them(tmp_path: 
     try:
         sealed = seal_log_key(svid, load_log_signer(tmp_path / "log.key", ORIGIN).key, 1)
         node.plane.append_artifact(json.dumps({"type": "attest", "sealed": sealed}), list(svid.chain_der))
-        node.plane.append_artifact(json.dumps({"type": "token", "th": "a\n\x1b[2J", "claims": {"deep": {"n": 1}}}))
+        node.plane.append_artifact(json.dumps(hostile))
         begun = node.plane.log_durable()
         wait_until(lambda: len(node.log().entries) >= 5)
         wait_until(lambda: node.plane.log_durable() == len(node.log().entries) >= begun)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 from attestor_double import AttestorDouble
 from broker_parts import DOCUMENT
 from broker_process import BrokerProcess, ComponentProcess
+from oauth_server import ISSUER, Served
 from waiting import async_wait_until
 
 FRONT = "spiffe://example.org/agents/crm/front"
@@ -450,3 +452,39 @@ async def test_descriptors_do_not_grow_with_callers(tmp_path):
         for _ in range(30):
             await n.call()
         await async_wait_until(lambda: len(os.listdir(folder)) <= before + 4)
+
+
+def issuers_of(served: Served) -> str:
+    return (
+        f"[{{issuer: {ISSUER}, type: txn, audience: [example.org], jwks_url: '{served.url}/jwks'}}, "
+        f"{{issuer: {ISSUER}, type: at, audience: [x], jwks_file: /nowhere/jwks.json}}]"
+    )
+
+
+async def test_a_users_token_passes_with_the_keys_that_the_broker_fetched(tmp_path):
+    with Served() as served:
+        served.register(FRONT)
+        async with node(tmp_path, issuers=issuers_of(served)) as n:
+            n.attest_both()
+            await n.ready()
+
+            async def call() -> tuple[int, dict]:
+                token = await asyncio.to_thread(lambda: served.exchange(served.log_in("alice", FRONT), FRONT))
+                answer = await n.call(headers={"Txn-Token": token})
+                body = json.loads(answer["body"])
+                assert body.get("token") in {None, token}
+                return answer["status"], body
+
+            status, body = await call()
+            assert (status, "token" in body) == (200, True)
+            served.server.rotate("key-2")
+            status, body = await call()
+            assert (status, body["code"]) == (403, "user_token_invalid")
+
+            async def passes() -> bool:
+                return (await call())[0] == 200
+
+            await async_wait_until(passes, timeout_s=30, what="the new key")
+            shown = await n.status()
+            assert [each["keys"] for each in shown["issuers"]] == [1, 0]
+            assert any("/nowhere/jwks.json" in each and "refused" in each for each in shown["problems"])

@@ -346,6 +346,7 @@ def test_an_answer_that_the_component_cuts_is_an_error_on_both_sides(nodes: tupl
     short, long = outcomes(b)
     assert (short.fin, short.st) == (Fin.DENY, 503)
     assert (long.fin, BodySum(long.length, long.cd)) == (Fin.ABORT, BodySum.of(b"hello"))
+    wait_until(lambda: len(statements(a, Direction.RECEIVED)) == 2)
     (entry,) = [each for each in statements(a, Direction.RECEIVED) if not each.accepted]
     assert (entry.code, entry.sealed) == ("receipt_missing", None)
 

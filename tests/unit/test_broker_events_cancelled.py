@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import suppress
 
 import pytest
 
 from broker.events import DataPlaneEvents
+from broker.issuers import IssuerKeys
 from fake_dataplane import FakeDataPlane
 
 
@@ -21,7 +23,7 @@ class Nobody:
 @pytest.mark.parametrize("steps", range(8))
 async def test_an_event_together_with_the_cancellation_does_not_keep_it_running(steps: int) -> None:
     plane = FakeDataPlane()
-    task = asyncio.create_task(DataPlaneEvents(plane, Nobody(), lambda _: None).run())
+    task = asyncio.create_task(DataPlaneEvents(plane, Nobody(), IssuerKeys((), random.Random(0)), lambda _: None).run())
     await asyncio.sleep(0)
     plane.emit("caller_idle", pidfd_inode=5)
     for _ in range(steps):

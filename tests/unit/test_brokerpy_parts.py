@@ -14,6 +14,7 @@ from broker.config import LogConfig
 from broker.documents import DocumentKeeper, encode_components
 from broker.events import DataPlaneEvents
 from broker.isolated import run_isolated
+from broker.issuers import IssuerKeys
 from broker.logs import call_writer, configure_logs
 from broker.metrics import render_metrics, translate_family
 from broker.references import CallerRef, ListenerRef, encode_reference
@@ -30,6 +31,8 @@ from hopseal.watch import Watch
 from hopseal.wire.gen.hopseal.v1.reference_pb2 import ListenerReference, PidfdReference
 from svid_authority import Authority
 from waiting import async_wait_until
+
+NO_ISSUERS = IssuerKeys((), random.Random(0))
 
 # Routes.
 
@@ -273,7 +276,7 @@ class Seen:
 
 async def test_events_reach_the_identities_in_order():
     plane, seen = FakeDataPlane(), Seen()
-    events = DataPlaneEvents(plane, seen, pytest.fail)
+    events = DataPlaneEvents(plane, seen, NO_ISSUERS, pytest.fail)
     task = asyncio.create_task(events.run())
     plane.emit("caller_seen", pidfd_inode=5, pid=11, uid=0)
     plane.emit("listener_seen", component="crm/store", path="/x", pidfd_inode=9, dead=False)
@@ -297,7 +300,7 @@ async def test_events_reach_the_identities_in_order():
 
 async def test_what_the_identities_must_know_goes_before_the_lines_about_calls():
     plane, seen = FakeDataPlane(), Seen()
-    events = DataPlaneEvents(plane, seen, lambda texts: seen.calls.append(("calls", len(texts))))
+    events = DataPlaneEvents(plane, seen, NO_ISSUERS, lambda texts: seen.calls.append(("calls", len(texts))))
     for _ in range(300):
         plane.emit("call")
     plane.emit("caller_seen", pidfd_inode=5, pid=11)
@@ -308,7 +311,7 @@ async def test_what_the_identities_must_know_goes_before_the_lines_about_calls()
 
 
 def test_a_log_that_cannot_be_written_is_unhealthy_until_it_recovers():
-    events = DataPlaneEvents(FakeDataPlane(), Seen(), pytest.fail)
+    events = DataPlaneEvents(FakeDataPlane(), Seen(), NO_ISSUERS, pytest.fail)
     events.handle({"event": "log_failed", "detail": "no space left on device"})
     assert events.log_health.healthy is False
     assert events.log_health.detail == "no space left on device"

@@ -95,6 +95,27 @@ def test_a_component_that_can_hold_its_own_key_is_marked(tmp_path: Path, svid: s
     assert ("own key" in output) is is_shown
 
 
+@pytest.mark.parametrize(
+    ("audit", "expected"),
+    [
+        ({"entries": 1, "published": 0, "published_at": None, "witnesses": []}, "1 entry, 0 published, no witnesses"),
+        (
+            {
+                "entries": 7,
+                "published": 5,
+                "published_at": 1,
+                "witnesses": [{"state": "cosigned"}, {"state": "refused"}],
+            },
+            "7 entries, 5 published",
+        ),
+    ],
+)
+def test_status_tells_how_far_the_log_is_published(tmp_path: Path, audit: dict[str, Any], expected: str) -> None:
+    output = node(tmp_path, ATTESTOR, BROKER | {"audit": {"origin": "custody.example.org/n", **audit}}).output
+    assert f"log custody.example.org/n: {expected}" in output
+    assert ("1 of 2 witnesses cosign" in output) == bool(audit["witnesses"])
+
+
 def test_status_as_json_has_both_daemons_answers(tmp_path: Path) -> None:
     shown = json.loads(node(tmp_path, ATTESTOR, BROKER, "--json").stdout)
     assert shown == {"healthy": True, "problems": [], "attestor": ATTESTOR, "broker": BROKER}

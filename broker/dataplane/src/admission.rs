@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use hopseal_custody::behalf::Behalf;
 use hopseal_custody::binding::Body;
 use hopseal_custody::cert::Certificate;
 use hopseal_custody::chain::Chain;
@@ -16,7 +17,6 @@ use hopseal_custody::record::Record;
 use http::{HeaderMap, HeaderValue};
 use tokio::time::timeout;
 
-use crate::body::Buffered;
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::clock;
@@ -29,6 +29,7 @@ use crate::operation::Operation;
 use crate::policy::{Question, Side};
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
+use crate::users;
 use crate::voucher::{Voucher, receipt_unavailable};
 
 /// A request as it came, beside what it was read as.
@@ -38,7 +39,7 @@ pub struct Received<'a> {
     pub path: &'a str,
     pub target_uri: String,
     pub headers: &'a HeaderMap,
-    pub body: &'a Buffered,
+    pub body: Body,
     pub operation: &'a Operation,
 }
 
@@ -62,19 +63,26 @@ pub async fn accept(
         method: received.method,
         target_uri: &received.target_uri,
         headers: &lines,
-        body: Body::of(&received.body.bytes),
+        body: received.body,
         peer: Some(&connection.peer),
         own_id: &received.callee.id,
         own_leaves: &own_leaves,
     };
     let operations = [received.operation.name.as_str(), received.operation.http.as_str()];
     let examined = broker.receiver.examine(&request, &policy, now).map_err(refusal_of)?;
+    if examined.newest().1.streams && received.body != Body::Stream {
+        return Err(refusal_of(Rejection::new(
+            Code::Forbidden,
+            "the body streams where no closing statement can follow",
+        )));
+    }
     let vouch_for = voucher_of(broker, connection, &examined);
     let bundles = broker.trust.current();
     let authenticated = broker.receiver.authenticate(examined, &bundles, &policy, &operations, clock::now_s());
     if authenticated.as_ref().map_or_else(|rejection| is_after_proof(rejection.code), |_| true) {
         *voucher = Some(vouch_for);
     }
+    users::report_unknown_keys(broker, &policy.issuers);
     let verified = authenticated.map_err(refusal_of)?;
     record.cid = Some(verified.chain().cid().to_string());
     record.hop = Some(verified.chain().hop());
@@ -87,6 +95,9 @@ pub async fn accept(
         return Err(receipt_unavailable("the server leaf may not seal: svid_expired"));
     }
     let chain = broker.receiver.commit(verified, clock::now_s()).map_err(refusal_of)?;
+    if let Some(token) = chain.behalf().and_then(Behalf::token) {
+        users::log_token(broker, token);
+    }
     log_accepted(broker, &chain).await?;
     Ok(chain)
 }
@@ -101,6 +112,7 @@ fn voucher_of(broker: &Arc<Broker>, connection: &PeerConnection, examined: &Exam
         rec,
         receipts: Arc::default(),
         decision: String::new(),
+        ending: record.streams.then(Arc::default),
     }
 }
 
@@ -139,6 +151,7 @@ fn decide(
         method: received.method,
         path: received.path,
         hop: u32::try_from(verified.chain().hop()).unwrap_or(u32::MAX),
+        user: verified.chain().behalf().map(users::on_behalf),
     });
     record.policy.clone_from(&decision.policies);
     if decision.allowed { Ok(()) } else { Err(forbidden(decision.errors.join("; "))) }
@@ -175,6 +188,13 @@ async fn log_accepted(broker: &Broker, chain: &Chain) -> Result<(), Refusal> {
         };
         refusal_of(Rejection::new(Code::Unavailable, format!("log: {why}")))
     })
+}
+
+/// Whether the request says that its body streams; nothing of it is proven.
+pub fn says_stream(headers: &HeaderMap) -> bool {
+    let record = headers.get(RECORD).filter(|_| !headers.contains_key("content-digest"));
+    let peeked = record.and_then(|record| peek_unverified(&[(RECORD, record.as_bytes())]));
+    peeked.is_some_and(|(_, record)| record.streams)
 }
 
 /// A refused message is logged before it is answered; if the log is away the refusal stands anyway.

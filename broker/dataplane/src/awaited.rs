@@ -92,9 +92,10 @@ impl Awaited {
         };
         let verified = broker.receiver.verify_receipt(&fields, &exchange, &broker.trust.current(), now);
         let receipt = verified.map_err(|rejection| self.refuse(rejection, Some(fields.receipt.to_owned())))?;
-        let certificates = receipt.certificates().map(log_certificate).collect();
-        self.log(None, Some(receipt.sealed().to_owned()), certificates);
-        self.sent.receipts.add(receipt.hash());
+        self.sent.receipts.add(receipt.hash(), || {
+            let certificates = receipt.certificates().map(log_certificate).collect();
+            self.log(None, Some(receipt.sealed().to_owned()), certificates);
+        });
         self.judge(receipt.claims().outcome.fin)
     }
 

@@ -125,6 +125,10 @@ impl DataPlane {
         self.broker.directory.set_routes(routes_json).map_err(|why| error("routes_invalid", why))
     }
 
+    fn set_issuers(&self, issuers_json: &str) -> PyResult<()> {
+        self.broker.set_issuers(issuers_json).map_err(|why| error("issuers_invalid", why))
+    }
+
     fn set_policies(&self, py: Python<'_>, cedar_text: &str, entities_json: &str) -> PyResult<()> {
         py.detach(|| self.broker.set_policies(cedar_text, entities_json)).map_err(|why| error("policy_invalid", why))
     }

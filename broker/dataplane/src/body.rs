@@ -1,10 +1,7 @@
-//! Bodies: requests are buffered whole under a bound and a deadline, long answers stream.
+//! Bodies of requests: buffered whole under a bound and a deadline, or a stream from there on.
 //!
-//! Owns: memory and time limits of request bodies, and the answer's body that keeps its call's
-//! record until its last byte. Source: custody-wire §7.3; threats.md (Skipper CVE-2026-50197).
+//! Owns: memory and time limits. Source: custody-wire §7.3; threats.md (Skipper CVE-2026-50197).
 
-use std::borrow::Cow;
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,21 +9,18 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Full};
+use http_body::Body;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::call::CallRecord;
 use crate::problem::Refusal;
-use crate::verified::VerifiedBody;
-use crate::vouched::VouchedBody;
-
-/// Answers of at most so many bytes, if their end is known, are held back whole until their receipt is there.
-pub const WHOLE_BYTES: usize = 64 << 10;
 
 /// Unit in which buffered memory is counted.
 const PERMIT_BYTES: usize = 1024;
+/// Piece of what was read before a body began to stream.
+const PIECE_BYTES: usize = 64 << 10;
 /// Most of a refused request's body that is read and dropped.
 const DRAIN_BYTES: usize = 256 << 10;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -43,6 +37,50 @@ pub struct BodyMemory {
 pub struct Buffered {
     pub bytes: Bytes,
     _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// A request body that is too long to be buffered, or does not end: what was read of it, and the rest.
+pub struct Streamed {
+    first: Bytes,
+    /// None once it was given up.
+    rest: Option<Incoming>,
+    memory: Option<OwnedSemaphorePermit>,
+}
+
+impl Streamed {
+    /// The next bytes; what was read already comes in pieces like those that follow.
+    pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<hyper::Result<Bytes>>> {
+        if !self.first.is_empty() {
+            return Poll::Ready(Some(Ok(self.first.split_to(self.first.len().min(PIECE_BYTES)))));
+        }
+        self.memory = None;
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(rest).poll_frame(context));
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default())))
+    }
+}
+
+/// A request body as it came in.
+pub enum Intake {
+    Whole(Buffered),
+    Stream(Streamed),
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        // As in a refusal: who still writes would lose the answer.
+        if let (Some(mut rest), Ok(runtime)) = (self.rest.take(), Handle::try_current())
+            && !rest.is_end_stream()
+        {
+            runtime.spawn(async move { drain(&mut rest).await });
+        }
+    }
+}
+
+#[derive(Default)]
+struct Reading {
+    bytes: BytesMut,
+    memory: Option<OwnedSemaphorePermit>,
 }
 
 impl BodyMemory {
@@ -66,19 +104,55 @@ impl BodyMemory {
         }
     }
 
+    /// Reads a request body to its end, or up to the limit or deadline if it is longer. `body` stays for the caller to
+    /// drain unless it is given back as a stream.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; `body_too_large` only if an announced length does not arrive in time.
+    pub async fn read_or_stream(&self, headers: &HeaderMap, body: &mut Option<Incoming>) -> Result<Intake, Refusal> {
+        let gone = || Refusal::new("internal", "the body was taken");
+        let announced = announced_length(headers);
+        let mut reading = Reading::default();
+        let is_over = if announced.is_some_and(|length| length > self.limit_bytes as u64) {
+            true
+        } else {
+            let body = body.as_mut().ok_or_else(gone)?;
+            match tokio::time::timeout(self.timeout, self.fill(&mut reading, body)).await {
+                Ok(filled) => !filled?,
+                Err(_elapsed) if announced.is_none() => true,
+                Err(_elapsed) => return Err(Refusal::new("body_too_large", "the body did not end in time")),
+            }
+        };
+        let Reading { bytes, memory } = reading;
+        if is_over {
+            let rest = body.take().ok_or_else(gone)?;
+            return Ok(Intake::Stream(Streamed { first: bytes.freeze(), rest: Some(rest), memory }));
+        }
+        Ok(Intake::Whole(Buffered { bytes: bytes.freeze(), _memory: memory }))
+    }
+
     async fn collect(&self, body: &mut Incoming) -> Result<Buffered, Refusal> {
-        let mut bytes = BytesMut::new();
-        let mut memory: Option<OwnedSemaphorePermit> = None;
+        let mut reading = Reading::default();
+        if !self.fill(&mut reading, body).await? {
+            return Err(Refusal::new("body_too_large", "streamed length"));
+        }
+        Ok(Buffered { bytes: reading.bytes.freeze(), _memory: reading.memory })
+    }
+
+    /// Reads on to the end, or to the first piece beyond the limit; true if it was the end. Every piece that was read
+    /// is kept: this can be given up at any time.
+    async fn fill(&self, reading: &mut Reading, body: &mut Incoming) -> Result<bool, Refusal> {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Refusal::new("request_invalid", format!("body: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > self.limit_bytes {
-                return Err(Refusal::new("body_too_large", "streamed length"));
+            let length = reading.bytes.len() + data.len();
+            self.reserve(&mut reading.memory, length)?;
+            reading.bytes.extend_from_slice(&data);
+            if length > self.limit_bytes {
+                return Ok(false);
             }
-            self.reserve(&mut memory, bytes.len() + data.len())?;
-            bytes.extend_from_slice(&data);
         }
-        Ok(Buffered { bytes: bytes.freeze(), _memory: memory })
+        Ok(true)
     }
 
     /// Grows `memory` so that it covers `bytes`.
@@ -117,119 +191,7 @@ pub async fn drain(body: &mut Incoming) {
     let _or_too_slow = tokio::time::timeout(DRAIN_TIMEOUT, read_on).await;
 }
 
-/// Why a stream broke off; whoever reads it sees it end early.
-#[derive(Debug, Clone)]
-pub struct BodyFailed {
-    pub code: Cow<'static, str>,
-    pub detail: String,
-}
-
-impl BodyFailed {
-    pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
-        Self { code: code.into(), detail: detail.into() }
-    }
-}
-
-impl From<Refusal> for BodyFailed {
-    fn from(refusal: Refusal) -> Self {
-        Self { code: refusal.code, detail: refusal.detail }
-    }
-}
-
-impl fmt::Display for BodyFailed {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}: {}", self.code, self.detail)
-    }
-}
-
-impl std::error::Error for BodyFailed {}
-
 /// The length that `Content-Length` announces.
 pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
-}
-
-/// Whether an answer is short enough, and known to end, to be held back until its receipt is there.
-pub fn is_whole(headers: &HeaderMap, body: &Incoming) -> bool {
-    body.is_end_stream() || announced_length(headers).is_some_and(|length| length <= WHOLE_BYTES as u64)
-}
-
-/// The body of an answer.
-pub enum Reply {
-    Whole {
-        data: Full<Bytes>,
-        trailers: Option<HeaderMap>,
-    },
-    /// A component's answer on its way to a peer.
-    Vouched(Box<VouchedBody>),
-    /// A peer's answer on its way to a component.
-    Verified(Box<VerifiedBody>),
-}
-
-impl Reply {
-    pub fn whole(bytes: Bytes) -> Self {
-        Self::Whole { data: Full::new(bytes), trailers: None }
-    }
-
-    pub fn whole_with_trailers(bytes: Bytes, trailers: HeaderMap) -> Self {
-        Self::Whole { data: Full::new(bytes), trailers: Some(trailers) }
-    }
-}
-
-/// What a caller gets back, and the record of its call, which ends with the last byte.
-pub struct AnswerBody {
-    reply: Reply,
-    record: CallRecord,
-}
-
-impl AnswerBody {
-    pub fn new(reply: Reply, record: CallRecord) -> Self {
-        let mut answer = Self { reply, record };
-        answer.finish_if_ended();
-        answer
-    }
-
-    fn finish_if_ended(&mut self) {
-        if self.is_end_stream() {
-            self.record.complete();
-        }
-    }
-}
-
-impl Body for AnswerBody {
-    type Data = Bytes;
-    type Error = BodyFailed;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
-        let this = self.get_mut();
-        let frame = match &mut this.reply {
-            Reply::Whole { data, trailers } => match ready!(Pin::new(data).poll_frame(context)) {
-                Some(frame) => Some(frame.map_err(|never| match never {})),
-                None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
-            },
-            Reply::Vouched(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
-            Reply::Verified(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
-        };
-        match &frame {
-            Some(Ok(_)) => this.finish_if_ended(),
-            Some(Err(failed)) => this.record.broke_off(failed),
-            None => this.record.complete(),
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.reply {
-            Reply::Whole { data, trailers } => data.is_end_stream() && trailers.is_none(),
-            Reply::Vouched(body) => body.is_end_stream(),
-            Reply::Verified(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.reply {
-            Reply::Whole { data, .. } => data.size_hint(),
-            Reply::Vouched(_) | Reply::Verified(_) => SizeHint::default(),
-        }
-    }
 }

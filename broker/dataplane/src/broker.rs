@@ -19,6 +19,7 @@ use hopseal_custody::limits::PEER_SHARE;
 use hopseal_custody::receive::{Policy as ReceivePolicy, Receiver};
 use hopseal_custody::replay::ReplayStore;
 use hopseal_custody::trust::Bundles;
+use hopseal_custody::usertoken::Issuers;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -38,9 +39,11 @@ use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
 use crate::settings::{Settings, ms};
 use crate::stats::Stats;
+use crate::terms::Terms;
 use crate::throttle::Throttle;
 use crate::tls::Tls;
 use crate::trust::Trust;
+use crate::users::LoggedTokens;
 
 /// Refused messages without a proven record that are logged; the others are only counted.
 const UNPROVEN_PER_SECOND: f64 = 20.0;
@@ -59,6 +62,8 @@ pub struct Context {
     pub continues: Continues,
     /// Receipts obtained under it.
     pub receipts: Arc<Gathered>,
+    /// What it adds to every call.
+    pub terms: Terms,
 }
 
 /// What exists only once the sockets are bound and the log is open.
@@ -90,6 +95,8 @@ pub struct Broker {
     pub started: OnceLock<Started>,
     /// Refused messages without a proven record: any peer can send those, and the disk is finite.
     pub unproven: Throttle,
+    /// Users' tokens whose line is in the log.
+    pub logged_tokens: LoggedTokens,
     policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
     bundles: Mutex<BundleNews>,
@@ -142,8 +149,9 @@ impl Broker {
             calls: Arc::new(Semaphore::new(limits.calls)),
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
+            logged_tokens: LoggedTokens::default(),
             policy: RwLock::default(),
-            receive_policy: RwLock::default(),
+            receive_policy: RwLock::new(Arc::new(settings.receive_policy())),
             bundles: Mutex::default(),
             listeners,
             sockets,
@@ -198,12 +206,28 @@ impl Broker {
         }
         let built = Bundles::build(&parsed).map_err(|error| error.to_string())?;
         // Every trust domain passes here; documents and Cedar decide about each root (see `receive`).
-        let policy = ReceivePolicy { autonomous_roots, ..ReceivePolicy::default() };
-        *self.receive_policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.change_receive_policy(|policy| policy.autonomous_roots = autonomous_roots);
         self.trust.publish(built);
         self.bundles.lock().unwrap_or_else(PoisonError::into_inner).current = current;
         self.log_bundles();
         Ok(())
+    }
+
+    /// Takes the issuers of users' tokens with their keys; tokens that the keys before verified are forgotten.
+    ///
+    /// # Errors
+    /// They are malformed; those in force stay.
+    pub fn set_issuers(&self, json: &str) -> Result<(), String> {
+        let issuers = Issuers::parse(json)?;
+        self.change_receive_policy(|policy| policy.issuers = Arc::new(issuers));
+        Ok(())
+    }
+
+    fn change_receive_policy(&self, change: impl FnOnce(&mut ReceivePolicy)) {
+        let mut guard = self.receive_policy.write().unwrap_or_else(PoisonError::into_inner);
+        let mut policy = ReceivePolicy::clone(&guard);
+        change(&mut policy);
+        *guard = Arc::new(policy);
     }
 
     /// Puts bundles into the log that differ from what it has; before start nothing is logged yet.

@@ -10,9 +10,9 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::activity::Busy;
-use crate::body::BodyFailed;
 use crate::events::{Events, Weight};
 use crate::problem::Refusal;
+use crate::reply::BodyFailed;
 use crate::stats::Stats;
 
 /// Facts about one call, filled in as they become known; told when dropped.

@@ -12,8 +12,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -26,9 +24,10 @@ use crate::listeners::{Listener, Listeners, socket_at};
 use crate::pidfd::{PinError, PinnedPeer, pin_peer};
 use crate::problem::Refusal;
 use crate::settings::{Settings, buffer_bytes, ms};
+use crate::upload::RequestBody;
 
 /// What a request to a component is sent on.
-pub type Sender = http1::SendRequest<Full<Bytes>>;
+pub type Sender = http1::SendRequest<RequestBody>;
 
 /// A connection to a component's socket whose listener is admitted.
 pub struct Reached {

@@ -5,10 +5,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hopseal_custody::chain::Chain;
 use hopseal_custody::fields::HANDLE;
-use hopseal_custody::limits::MAX_CHAIN_AGE_S;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::Full;
@@ -17,38 +15,55 @@ use tokio::time::timeout;
 
 use crate::body::Buffered;
 use crate::broker::{Broker, Context, Continues};
-use crate::clock;
 use crate::component::Reached;
 use crate::directory::Component;
 use crate::gathered::Gathered;
 use crate::headers;
+use crate::opened::OpenedBody;
 use crate::problem::Refusal;
 use crate::settings::ms;
+use crate::terms::{Terms, expires_at};
+use crate::upload::RequestBody;
 
-/// An accepted request.
+/// An accepted request, but for its body.
 pub struct Delivery<'a> {
     pub callee: &'a Component,
     pub chain: Chain,
     pub method: Method,
     pub target: PathAndQuery,
     pub headers: HeaderMap,
-    pub body: Buffered,
     /// Receipts that the component will obtain because of this call.
     pub receipts: Arc<Gathered>,
+}
+
+/// The body of an accepted request.
+pub enum Content {
+    Whole(Buffered),
+    Stream(OpenedBody),
 }
 
 /// Gives the request to the component and its answer back, streaming.
 ///
 /// # Errors
 /// `callee_unavailable`, `callee_timeout`.
-pub async fn deliver(broker: &Broker, delivery: Delivery<'_>) -> Result<Response<Incoming>, Refusal> {
+pub async fn deliver(broker: &Broker, delivery: &Delivery<'_>, body: Content) -> Result<Response<Incoming>, Refusal> {
+    let body = match body {
+        Content::Whole(body) => body,
+        // Sent once, and so on a connection that nobody can have closed for being idle.
+        Content::Stream(body) => {
+            let reached = broker.sockets.reach(delivery.callee, true).await?;
+            let body = RequestBody::Opened(Box::new(body));
+            return attempt(broker, delivery, reached, body).await.map_err(Undelivered::into_refusal);
+        }
+    };
+    let whole = || RequestBody::Whole(Full::new(body.bytes.clone()));
     let reached = broker.sockets.reach(delivery.callee, false).await?;
     let was_fresh = reached.fresh;
-    match attempt(broker, &delivery, reached).await {
+    match attempt(broker, delivery, reached, whole()).await {
         // An idle connection that the component closed meanwhile: nothing of the request was read.
         Err(Undelivered::Unsent(_)) if !was_fresh => {
             let reached = broker.sockets.reach(delivery.callee, true).await?;
-            attempt(broker, &delivery, reached).await.map_err(Undelivered::into_refusal)
+            attempt(broker, delivery, reached, whole()).await.map_err(Undelivered::into_refusal)
         }
         other => other.map_err(Undelivered::into_refusal),
     }
@@ -72,8 +87,9 @@ async fn attempt(
     broker: &Broker,
     delivery: &Delivery<'_>,
     mut reached: Reached,
+    body: RequestBody,
 ) -> Result<Response<Incoming>, Undelivered> {
-    let request = build(broker, delivery, &reached).map_err(Undelivered::Refused)?;
+    let request = build(broker, delivery, &reached, body).map_err(Undelivered::Refused)?;
     let deadline = ms(broker.settings.timeouts_ms.response_head);
     let sent = timeout(deadline, reached.sender.try_send_request(request)).await;
     let sent = sent.map_err(|_| Undelivered::Refused(Refusal::new("callee_timeout", "no answer in time")))?;
@@ -89,21 +105,26 @@ async fn attempt(
     Ok(response)
 }
 
-fn build(broker: &Broker, delivery: &Delivery<'_>, reached: &Reached) -> Result<Request<Full<Bytes>>, Refusal> {
+fn build(
+    broker: &Broker,
+    delivery: &Delivery<'_>,
+    reached: &Reached,
+    body: RequestBody,
+) -> Result<Request<RequestBody>, Refusal> {
     let mut list = delivery.headers.clone();
     headers::strip(&mut list);
-    list.remove(header::CONTENT_LENGTH);
+    if matches!(body, RequestBody::Whole(_)) {
+        list.remove(header::CONTENT_LENGTH);
+    }
     let host = HeaderValue::from_str(&delivery.callee.listen_host);
     list.insert(header::HOST, host.map_err(|error| Refusal::new("callee_unavailable", error.to_string()))?);
-    let now = clock::now_s();
-    let chain = &delivery.chain;
-    let root_iat = chain.statements().next().map_or(now, |root| root.record().iat);
-    let until = chain.authority().exp.min(root_iat + MAX_CHAIN_AGE_S);
-    let context = Context { continues: Continues::Call(chain.clone()), receipts: Arc::clone(&delivery.receipts) };
+    let (continues, terms) = (Continues::Call(delivery.chain.clone()), Terms::default());
+    let until = expires_at(&continues, &terms);
+    let context = Context { continues, receipts: Arc::clone(&delivery.receipts), terms };
     let handle = broker.handles.issue(&reached.instance, Arc::new(context), until);
     let handle = handle.ok_or_else(|| Refusal::new("overloaded", "too many handles"))?;
     list.extend(headers::custody_value(&handle).map(|value| (HeaderName::from_static(HANDLE), value)));
-    let mut request = Request::new(Full::new(delivery.body.bytes.clone()));
+    let mut request = Request::new(body);
     *request.method_mut() = delivery.method.clone();
     *request.uri_mut() = Uri::from(delivery.target.clone());
     *request.headers_mut() = list;

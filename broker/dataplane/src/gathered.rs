@@ -1,7 +1,7 @@
-//! Receipts obtained under one handle: what the next call is based on, and what the own receipt
-//! commits to.
+//! What happened under one handle: the receipts obtained, which the next call is based on and the own receipt
+//! commits to, and the newest record, which a root that resumes the chain names.
 //!
-//! Source: custody-wire §7.1 `kids`, §7.2 `in`.
+//! Source: custody-wire §7.1 `kids`, §7.2 `in`, §8.4 `cont`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,11 +14,24 @@ const MAX_RECEIPTS: usize = 4_096;
 
 /// Statement hashes in the order in which the receipts were verified.
 #[derive(Default)]
-pub struct Gathered(Mutex<Vec<StatementHash>>);
+pub struct Gathered(Mutex<Vec<StatementHash>>, Mutex<Option<StatementHash>>);
 
 impl Gathered {
-    pub fn add(&self, receipt: StatementHash) {
-        self.lock().push(receipt);
+    /// Adds a receipt that `log` puts into the log: here and there they stand in one order.
+    pub fn add(&self, receipt: StatementHash, log: impl FnOnce()) {
+        let mut receipts = self.lock();
+        log();
+        receipts.push(receipt);
+    }
+
+    /// Notes that a record was sent.
+    pub fn sent(&self, record: StatementHash) {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(record);
+    }
+
+    /// The record that was sent last.
+    pub fn newest_record(&self) -> Option<StatementHash> {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether no further call may be made under this handle.
@@ -32,9 +45,10 @@ impl Gathered {
         receipts[receipts.len().saturating_sub(MAX_INPUTS)..].to_vec()
     }
 
-    /// All of them, for the `kids` claim.
-    pub fn kids(&self) -> Kids {
-        Kids::of(&self.lock())
+    /// Seals a receipt with all of them as its `kids`; none can come between `seal`, which only queues, and that.
+    pub fn commit<T>(&self, seal: impl FnOnce(Kids) -> T) -> T {
+        let receipts = self.lock();
+        seal(Kids::of(&receipts))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<StatementHash>> {
@@ -49,12 +63,13 @@ mod tests {
     #[test]
     fn the_newest_eight_are_inputs_and_all_are_kids() {
         let gathered = Gathered::default();
-        assert_eq!((gathered.newest().len(), gathered.kids()), (0, Kids::Listed(Vec::new())));
+        let kids = || gathered.commit(|kids| kids);
+        assert_eq!((gathered.newest().len(), kids()), (0, Kids::Listed(Vec::new())));
         for n in 0..10 {
-            gathered.add(StatementHash([n; 32]));
+            gathered.add(StatementHash([n; 32]), || {});
         }
         assert_eq!(gathered.newest(), (2..10).map(|n| StatementHash([n; 32])).collect::<Vec<_>>());
-        assert!(matches!(gathered.kids(), Kids::Tree { n: 10, .. }));
+        assert!(matches!(kids(), Kids::Tree { n: 10, .. }));
         assert!(!gathered.is_full());
     }
 }

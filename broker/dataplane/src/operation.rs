@@ -5,8 +5,8 @@
 //! informative `op`.
 //!
 //! Rules: a body that two JSON readers could take for different calls (duplicate keys, keys that
-//! differ in case, batches, JSON that does not parse or is coded) is `unreadable`, and no MCP
-//! pattern matches it.
+//! differ in case, batches, JSON that does not parse or is coded, anything that streams) is
+//! `unreadable`, and no MCP pattern matches it.
 //!
 //! Source: interfaces.md "The Agent document"; custody-wire §8.3.
 
@@ -58,6 +58,15 @@ impl Operation {
             Body::Unreadable => (Protocol::Unreadable, http.clone()),
         };
         Self { protocol, http, name, mcp_session }
+    }
+}
+
+impl Operation {
+    /// The operation of a request whose body streams: nobody has read what it asks for.
+    pub fn of_stream(method: &Method, path: &str) -> Self {
+        let http = format!("{method} {path}");
+        let protocol = if method == Method::POST { Protocol::Unreadable } else { Protocol::Http };
+        Self { protocol, name: http.clone(), http, mcp_session: false }
     }
 }
 

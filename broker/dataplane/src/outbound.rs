@@ -14,22 +14,26 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 
-use crate::body::{AnswerBody, Buffered, Reply, drain};
-use crate::broker::{Broker, Continues};
+use crate::body::{Intake, drain};
+use crate::boundary;
+use crate::broker::{Broker, Context, Continues};
 use crate::call::CallRecord;
 use crate::callers::Connected;
 use crate::clock;
 use crate::directory::Component;
-use crate::gathered::Gathered;
 use crate::headers;
 use crate::instance::{InstanceKey, Leaf};
 use crate::operation::Operation;
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Content, Outgoing};
 use crate::path::verify_target;
 use crate::policy::{Question, Side};
 use crate::problem::Refusal;
+use crate::reply::{AnswerBody, Reply};
+use crate::requests;
 use crate::send::send;
+use crate::settings::Streams;
 use crate::task;
+use crate::users;
 
 /// The host under which the broker itself answers.
 const BROKER_HOST: &str = "hopseal.local";
@@ -42,6 +46,21 @@ pub enum Parent {
         root: Root,
         is_new: bool,
     },
+    /// A root that hides what it continues; `hop` is the call's place in that.
+    Sealed {
+        root: Root,
+        hop: i64,
+    },
+}
+
+impl Parent {
+    /// The root that the call makes, if it makes one.
+    pub fn root(&self) -> Option<&Root> {
+        match self {
+            Self::Call(_) => None,
+            Self::Root { root, .. } | Self::Sealed { root, .. } => Some(root),
+        }
+    }
 }
 
 /// A component that calls, with the leaf that it calls with.
@@ -54,14 +73,17 @@ pub struct Caller {
 /// Answers one request on `out.sock`; never fails, refusals are answers.
 pub async fn answer(broker: &Arc<Broker>, connected: &Connected, request: Request<Incoming>) -> Response<AnswerBody> {
     let mut record = CallRecord::begin("out", &broker.events, &broker.stats);
-    let (parts, mut body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut body = Some(body);
     match call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record).await {
         Ok(response) => {
             record.answered(response.status());
             response.map(|reply| AnswerBody::new(reply, record))
         }
         Err(refusal) => {
-            drain(&mut body).await;
+            if let Some(body) = &mut body {
+                drain(body).await;
+            }
             record.refused(&refusal);
             refusal.response().map(|body| AnswerBody::new(Reply::whole(body), record))
         }
@@ -72,7 +94,7 @@ async fn call(
     broker: &Arc<Broker>,
     connected: &Connected,
     request: Request<()>,
-    body: &mut Incoming,
+    body: &mut Option<Incoming>,
     record: &mut CallRecord,
 ) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
@@ -85,28 +107,37 @@ async fn call(
     let (mut parts, ()) = request.into_parts();
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
-    let body = broker.memory.read(&parts.headers, body).await?;
+    let body = take_in(broker, &parts.headers, body, host == BROKER_HOST).await?;
     if host == BROKER_HOST {
-        return task::answer(broker, &caller, &parts.method, &target, &body).map(|made| made.map(Reply::whole));
+        let Content::Whole(body) = body else { return Err(Refusal::new("body_too_large", "a request to the broker")) };
+        return requests::answer(broker, &caller, (&parts.method, &target), &parts.headers, &body)
+            .map(|made| made.map(Reply::whole));
     }
     let callee = broker
         .directory
         .resolve(&host, &caller.component.agent)
         .ok_or_else(|| Refusal::new("unknown_peer", host.clone()))?;
     record.callee = Some(callee.id.to_string());
-    if parts.headers.get_all(HANDLE).iter().count() > 1 {
-        return Err(Refusal::new("handle_unknown", "several handles"));
-    }
-    let handle = parts.headers.remove(HANDLE);
-    let (parent, receipts) = parent_of(broker, &caller, handle.as_ref())?;
+    let (mut parent, context) = parent_of(broker, &caller, &parts.headers)?;
+    let (receipts, terms) =
+        context.map_or_else(Default::default, |found| (Arc::clone(&found.receipts), found.terms.clone()));
     prepare(&mut parts.headers, &body);
-    let operation = Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes);
+    let operation = match &body {
+        Content::Whole(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
+        Content::Stream(_) => Operation::of_stream(&parts.method, target.path()),
+    };
     record.operation = Some(operation.name.clone());
+    if boundary::is_sealed(broker, &callee, &parent) {
+        parent = boundary::seal(broker, (&caller, &callee), (parent, &terms), &operation, &mut parts.headers)?;
+    } else {
+        users::carry(broker, &parent, &mut parts.headers)?;
+    }
     let outgoing = Outgoing {
         caller,
         callee,
         parent,
         receipts,
+        terms,
         method: parts.method,
         version: parts.version,
         target,
@@ -155,17 +186,13 @@ fn identify(broker: &Broker, instance: InstanceKey) -> Result<Caller, Refusal> {
 }
 
 /// No handle: a new root, if the component may start one. A handle: what it continues, never else.
-fn parent_of(
-    broker: &Broker,
-    caller: &Caller,
-    handle: Option<&HeaderValue>,
-) -> Result<(Parent, Arc<Gathered>), Refusal> {
-    let now = clock::now_s();
-    let Some(handle) = handle else {
-        return task::new_root(caller, now).map(|root| (Parent::Root { root, is_new: true }, Arc::default()));
-    };
-    let found = handle.to_str().ok().and_then(|handle| broker.handles.find(handle, &caller.instance, now));
-    let context = found.ok_or_else(|| Refusal::new("handle_unknown", "unknown, expired or another instance's"))?;
+fn parent_of(broker: &Broker, caller: &Caller, list: &HeaderMap) -> Result<(Parent, Option<Arc<Context>>), Refusal> {
+    if !list.contains_key(HANDLE) {
+        let user = users::opening(broker, caller, list)?;
+        let root = task::new_root(caller, clock::now_s(), user)?;
+        return Ok((Parent::Root { root, is_new: true }, None));
+    }
+    let context = context_of(broker, caller, list)?;
     if context.receipts.is_full() {
         return Err(Refusal::new("overloaded", "too many calls under one handle"));
     }
@@ -173,15 +200,46 @@ fn parent_of(
         Continues::Call(chain) => Parent::Call(chain.clone()),
         Continues::Task(root) => Parent::Root { root: root.clone(), is_new: false },
     };
-    Ok((parent, Arc::clone(&context.receipts)))
+    Ok((parent, Some(context)))
 }
 
-/// Makes the header list exactly what will be sent, but for the Custody fields.
-fn prepare(list: &mut HeaderMap, body: &Buffered) {
+/// What the request's one handle stands for.
+///
+/// # Errors
+/// `handle_unknown`.
+pub fn context_of(broker: &Broker, caller: &Caller, list: &HeaderMap) -> Result<Arc<Context>, Refusal> {
+    let mut handles = list.get_all(HANDLE).iter();
+    let (Some(handle), None) = (handles.next(), handles.next()) else {
+        return Err(Refusal::new("handle_unknown", "not exactly one handle"));
+    };
+    let found = handle.to_str().ok().and_then(|handle| broker.handles.find(handle, &caller.instance, clock::now_s()));
+    found.ok_or_else(|| Refusal::new("handle_unknown", "unknown, expired or another instance's"))
+}
+
+async fn take_in(
+    broker: &Broker,
+    list: &HeaderMap,
+    body: &mut Option<Incoming>,
+    is_for_broker: bool,
+) -> Result<Content, Refusal> {
+    if is_for_broker || broker.settings.streams == Streams::Reject {
+        let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
+        return broker.memory.read(list, body).await.map(Content::Whole);
+    }
+    Ok(match broker.memory.read_or_stream(list, body).await? {
+        Intake::Whole(body) => Content::Whole(body),
+        Intake::Stream(body) => Content::Stream(Some(body)),
+    })
+}
+
+/// Makes the header list exactly what will be sent, but for the Custody fields. A stream keeps the length that it
+/// announces and has no digest: its closing statement does.
+fn prepare(list: &mut HeaderMap, body: &Content) {
     headers::strip(list);
     list.remove(header::HOST);
-    list.remove(header::CONTENT_LENGTH);
     list.remove("content-digest");
+    let Content::Whole(body) = body else { return };
+    list.remove(header::CONTENT_LENGTH);
     if !body.bytes.is_empty() {
         let digest = hopseal_custody::binding::content_digest(&hopseal_custody::hash::sha256(&body.bytes));
         list.extend(
@@ -193,6 +251,7 @@ fn prepare(list: &mut HeaderMap, body: &Buffered) {
 fn decide(broker: &Broker, outgoing: &Outgoing, record: &mut CallRecord) -> Result<(), Refusal> {
     let hop = match &outgoing.parent {
         Parent::Root { .. } => 0,
+        Parent::Sealed { hop, .. } => *hop,
         Parent::Call(chain) => chain.hop() + 1,
     };
     record.hop = Some(hop);
@@ -206,6 +265,7 @@ fn decide(broker: &Broker, outgoing: &Outgoing, record: &mut CallRecord) -> Resu
         method: outgoing.method.as_str(),
         path: outgoing.target.path(),
         hop: u32::try_from(hop).unwrap_or(u32::MAX),
+        user: users::user_of(&outgoing.parent),
     });
     record.policy.clone_from(&decision.policies);
     if decision.allowed { Ok(()) } else { Err(Refusal::new("policy_denied", decision.errors.join("; "))) }

@@ -5,9 +5,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hopseal_custody::binding;
-use hopseal_custody::compose::{self, Call, Payload};
+use hopseal_custody::compose::{self, Call, Payload, Root};
 use hopseal_custody::fields::{CERTS, CHAIN, RECORD};
 use hopseal_custody::forward::ForwardedFields;
 use hopseal_custody::hash::RandomId;
@@ -18,7 +17,7 @@ use http_body_util::Full;
 use tokio::time::timeout;
 
 use crate::awaited::Sent;
-use crate::body::Buffered;
+use crate::body::{Buffered, Streamed};
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::clock;
@@ -32,6 +31,9 @@ use crate::outbound::{Caller, Parent};
 use crate::pool::{Lease, Sender};
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
+use crate::terms::Terms;
+use crate::upload::{Closer, ClosingBody, RequestBody};
+use crate::users;
 
 /// A call that policy has allowed.
 pub struct Outgoing {
@@ -40,14 +42,23 @@ pub struct Outgoing {
     pub parent: Parent,
     /// Receipts obtained under the same handle.
     pub receipts: Arc<Gathered>,
+    /// What the handle adds to the record.
+    pub terms: Terms,
     pub method: Method,
     /// That of the component's request.
     pub version: Version,
     pub target: PathAndQuery,
     /// As it will be sent, but for the Custody fields.
     pub headers: HeaderMap,
-    pub body: Buffered,
+    pub body: Content,
     pub operation: Operation,
+}
+
+/// What is sent after the head.
+pub enum Content {
+    Whole(Buffered),
+    /// None once it was begun: a stream is sent once.
+    Stream(Option<Streamed>),
 }
 
 /// The request for one attempt, its record sealed and durable in the log, and what its receipt must fit.
@@ -56,13 +67,13 @@ pub struct Outgoing {
 /// The record may not be made, or the log cannot be written: the request must not be sent.
 pub async fn compose_request(
     broker: &Arc<Broker>,
-    outgoing: &Outgoing,
+    outgoing: &mut Outgoing,
     lease: &Lease,
     extra_certificates: &[String],
     record: &mut CallRecord,
-) -> Result<(Request<Full<Bytes>>, Sent), Refusal> {
+) -> Result<(Request<RequestBody>, Sent), Refusal> {
     let fields = match &outgoing.parent {
-        Parent::Root { .. } => ForwardedFields::default(),
+        Parent::Root { .. } | Parent::Sealed { .. } => ForwardedFields::default(),
         Parent::Call(chain) => ForwardedFields::build(chain, broker.receive_policy().hops).map_err(refusal_of)?,
     };
     let target_uri = format!("https://{}{}", outgoing.callee.host, outgoing.target);
@@ -84,7 +95,11 @@ pub async fn compose_request(
         receiver_trust_domain: outgoing.callee.id.trust_domain().to_owned(),
         claims: Sealed::Record(claims),
     };
+    if let Some(Root { user: Some(token), .. }) = outgoing.parent.root() {
+        users::log_token(broker, token);
+    }
     let sealed = seal(broker, request).await?;
+    outgoing.receipts.sent(sent.rec);
     fields.check_with_record(&sealed).map_err(refusal_of)?;
     let certs = join(fields.certs, extra_certificates);
     let mut list = outgoing.headers.clone();
@@ -92,7 +107,24 @@ pub async fn compose_request(
         let value = value.as_deref().and_then(headers::custody_value);
         list.extend(value.map(|value| (HeaderName::from_static(name), value)));
     }
-    Ok((build_request(outgoing, lease, &target_uri, list)?, sent))
+    let body = match &mut outgoing.body {
+        Content::Whole(body) => RequestBody::Whole(Full::new(body.bytes.clone())),
+        Content::Stream(body) => {
+            let body = body.take().ok_or_else(|| Refusal::new("internal", "a stream is sent once"))?;
+            RequestBody::Closing(Box::new(ClosingBody::new(body, closer_of(&sent, &lease.leaf))))
+        }
+    };
+    Ok((build_request(outgoing, lease, &target_uri, list, body)?, sent))
+}
+
+fn closer_of(sent: &Sent, leaf: &Arc<Leaf>) -> Closer {
+    Closer {
+        broker: Arc::clone(&sent.broker),
+        leaf: Arc::clone(leaf),
+        callee: sent.callee.clone(),
+        cid: sent.cid,
+        rec: sent.rec,
+    }
 }
 
 fn build_request(
@@ -100,9 +132,10 @@ fn build_request(
     lease: &Lease,
     target_uri: &str,
     mut list: HeaderMap,
-) -> Result<Request<Full<Bytes>>, Refusal> {
+    body: RequestBody,
+) -> Result<Request<RequestBody>, Refusal> {
     let malformed = |why: String| Refusal::new("request_invalid", why);
-    let mut request = Request::new(Full::new(outgoing.body.bytes.clone()));
+    let mut request = Request::new(body);
     *request.method_mut() = outgoing.method.clone();
     *request.uri_mut() = match lease.sender {
         Sender::H2(_) => target_uri.parse::<Uri>().map_err(|error| malformed(error.to_string()))?,
@@ -132,6 +165,8 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
     let operation = &outgoing.operation;
     let jti = RandomId::generate().map_err(|_| Refusal::new("internal", "no randomness"))?;
     let op = (operation.name.len() <= MAX_OP_BYTES && operation.name.is_ascii()).then_some(operation.name.as_str());
+    let is_sealed = matches!(outgoing.parent, Parent::Sealed { .. });
+    let inputs = outgoing.receipts.newest();
     let call = Call {
         iss: &lease.leaf.id,
         aud: outgoing.callee.id.as_str(),
@@ -139,18 +174,22 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
         exp: now + DEFAULT_LIFETIME_S,
         jti,
         rqb: binding::request_binding(method, target_uri, &lines).map_err(refusal_of)?,
-        streams: false,
+        streams: matches!(outgoing.body, Content::Stream(_)),
         operations: &[&operation.name, &operation.http],
         srv: Some(lease.peer.leaf().thumbprint()),
         by: None,
         op,
-        inputs: &outgoing.receipts.newest(),
+        // A partner behind a sealed boundary learns nothing of other calls and of approvals.
+        inputs: if is_sealed { &[] } else { &inputs },
+        approvals: if is_sealed { &[] } else { &outgoing.terms.approvals },
         rr: true,
         tid: None,
     };
     let (payload, cid, hop) = match &outgoing.parent {
-        Parent::Root { root, .. } => (compose::root_payload(&call, root), root.cid, 0),
-        Parent::Call(chain) => (compose::child_payload(&call, chain, None), chain.cid(), chain.hop() + 1),
+        Parent::Root { root, .. } | Parent::Sealed { root, .. } => (compose::root_payload(&call, root), root.cid, 0),
+        Parent::Call(chain) => {
+            (compose::child_payload(&call, chain, outgoing.terms.narrowing.as_ref()), chain.cid(), chain.hop() + 1)
+        }
     };
     let claims = Claims {
         iss: call.iss.to_string(),

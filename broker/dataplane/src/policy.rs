@@ -34,6 +34,17 @@ pub struct Question<'a> {
     pub method: &'a str,
     pub path: &'a str,
     pub hop: u32,
+    /// The user that the chain acts for.
+    pub user: Option<OnBehalf<'a>>,
+}
+
+/// A user as policies see one.
+#[derive(Debug, Clone, Copy)]
+pub struct OnBehalf<'a> {
+    pub issuer: &'a str,
+    pub subject: &'a str,
+    /// Whether the issuer's token was verified here (custody-wire §8.4).
+    pub verified: bool,
 }
 
 /// The answer, with the policies that made it (their `@id`, else Cedar's own name).
@@ -101,7 +112,11 @@ fn context(question: &Question<'_>) -> Result<Context, String> {
         Side::Caller => "caller",
         Side::Callee => "callee",
     };
+    let user = question.user;
     Context::from_pairs([
+        ("user".to_owned(), text(user.map_or("", |user| user.subject))),
+        ("user_issuer".to_owned(), text(user.map_or("", |user| user.issuer))),
+        ("user_verified".to_owned(), flag(user.is_some_and(|user| user.verified))),
         ("caller".to_owned(), text(question.caller)),
         ("callee".to_owned(), text(question.callee)),
         ("caller_documented".to_owned(), flag(question.caller_documented)),
@@ -133,6 +148,7 @@ mod tests {
             method: "GET",
             path,
             hop: 0,
+            user: None,
         })
     }
 

@@ -10,10 +10,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use hopseal_custody::hash::Thumbprint;
 use hopseal_custody::ids::SpiffeId;
-use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
@@ -31,6 +29,7 @@ use crate::problem::Refusal;
 use crate::stats::Stats;
 use crate::tls::{ALPN_H2, SNI_SUFFIX, Tls};
 use crate::trust::{PeerChain, Trust};
+use crate::upload::RequestBody;
 
 /// Response body bytes that a peer may send ahead, per call and per connection.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -43,8 +42,8 @@ const RESPONSE_HEADER_BYTES: u32 = 32 << 10;
 
 /// Something a request can be sent on.
 pub enum Sender {
-    H2(http2::SendRequest<Full<Bytes>>),
-    H1(http1::SendRequest<Full<Bytes>>),
+    H2(http2::SendRequest<RequestBody>),
+    H1(http1::SendRequest<RequestBody>),
 }
 
 /// A connection ready for one request.
@@ -68,13 +67,13 @@ struct Key {
 struct Slot {
     leaf: Arc<Leaf>,
     state: tokio::sync::Mutex<SlotState>,
-    idle_h1: Mutex<Vec<(http1::SendRequest<Full<Bytes>>, PeerChain)>>,
+    idle_h1: Mutex<Vec<(http1::SendRequest<RequestBody>, PeerChain)>>,
     idle_limit: usize,
 }
 
 #[derive(Default)]
 struct SlotState {
-    shared: Option<(http2::SendRequest<Full<Bytes>>, PeerChain)>,
+    shared: Option<(http2::SendRequest<RequestBody>, PeerChain)>,
     /// Those who queued behind a failed attempt share its outcome.
     failed: Option<(Instant, Refusal)>,
     used: Option<Instant>,
@@ -254,7 +253,7 @@ impl Lease {
 
 impl ReturnTo {
     /// Gives the connection back once its response has been read to the end.
-    pub fn reuse(self, mut sender: http1::SendRequest<Full<Bytes>>) {
+    pub fn reuse(self, mut sender: http1::SendRequest<RequestBody>) {
         tokio::spawn(async move {
             if sender.ready().await.is_ok() {
                 let mut idle = self.slot.idle();
@@ -267,11 +266,11 @@ impl ReturnTo {
 }
 
 impl Slot {
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(http1::SendRequest<Full<Bytes>>, PeerChain)>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(http1::SendRequest<RequestBody>, PeerChain)>> {
         self.idle_h1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_idle(&self) -> Option<(http1::SendRequest<Full<Bytes>>, PeerChain)> {
+    fn take_idle(&self) -> Option<(http1::SendRequest<RequestBody>, PeerChain)> {
         let mut idle = self.idle();
         while let Some((sender, peer)) = idle.pop() {
             if sender.is_ready() {

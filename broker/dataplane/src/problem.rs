@@ -96,17 +96,22 @@ fn is_missing_item(text: &str) -> bool {
 fn status_of(code: &str) -> StatusCode {
     match code {
         "host_invalid" | "path_invalid" | "request_invalid" => StatusCode::BAD_REQUEST,
-        "identity_none" | "identity_ambiguous" | "caller_gone" | "policy_denied" | "may_not_start" => {
-            StatusCode::FORBIDDEN
-        }
+        "identity_none"
+        | "identity_ambiguous"
+        | "caller_gone"
+        | "policy_denied"
+        | "may_not_start"
+        | "user_token_invalid"
+        | "user_token_mismatch" => StatusCode::FORBIDDEN,
         "unknown_peer" | "not_found" => StatusCode::NOT_FOUND,
-        "handle_unknown" => StatusCode::CONFLICT,
+        "handle_unknown" | "nothing_to_continue" => StatusCode::CONFLICT,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "upgrade_unsupported" => StatusCode::NOT_IMPLEMENTED,
         "peer_unreachable" | "peer_untrusted" | "receipt_missing" | "receipt_invalid" | "answer_aborted"
         | "answer_too_long" => StatusCode::BAD_GATEWAY,
         "callee_timeout" | "peer_timeout" => StatusCode::GATEWAY_TIMEOUT,
         "attestor_unavailable"
+        | "issuer_unavailable"
         | "callee_unavailable"
         | "log_unavailable"
         | "log_unwitnessed"

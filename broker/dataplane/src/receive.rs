@@ -6,20 +6,24 @@
 
 use std::sync::Arc;
 
+use hopseal_custody::binding::Body;
 use hopseal_custody::fields::RECORD;
-use http::{Request, Response};
+use http::{Request, Response, header};
 use hyper::body::Incoming;
 
-use crate::admission::{Received, accept, log_refused};
-use crate::body::{AnswerBody, Reply, drain};
+use crate::admission::{Received, accept, log_refused, says_stream};
+use crate::body::drain;
 use crate::broker::Broker;
 use crate::call::CallRecord;
-use crate::deliver::{Delivery, deliver};
+use crate::deliver::{Content, Delivery, deliver};
 use crate::headers;
 use crate::inbound::PeerConnection;
+use crate::opened::OpenedBody;
 use crate::operation::Operation;
 use crate::path::verify_target;
 use crate::problem::Refusal;
+use crate::reply::{AnswerBody, Reply};
+use crate::settings::Streams;
 use crate::vouched::{Peer, vouch, vouch_refusal};
 use crate::voucher::Voucher;
 
@@ -33,7 +37,8 @@ pub async fn answer(
     record.caller = Some(connection.chain.id.to_string());
     record.busy = Some(connection.activity.busy());
     let claimed = request.headers().get(RECORD).cloned();
-    let (parts, mut body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut body = Some(body);
     let peer = Peer::of(&parts.method, parts.version, &parts.headers, broker.settings.body_limit_bytes);
     let mut voucher = None;
     let called =
@@ -44,7 +49,9 @@ pub async fn answer(
             response.map(|reply| AnswerBody::new(reply, record))
         }
         Err(refusal) => {
-            drain(&mut body).await;
+            if let Some(body) = &mut body {
+                drain(body).await;
+            }
             // The chain has a name once it was proven; anybody with a certificate can make up the rest.
             let logged = log_refused(broker, &refusal, claimed, record.cid.is_some());
             let response = match voucher {
@@ -64,7 +71,7 @@ async fn call(
     broker: &Arc<Broker>,
     connection: &PeerConnection,
     request: Request<()>,
-    body: &mut Incoming,
+    body: &mut Option<Incoming>,
     peer: &Peer,
     record: &mut CallRecord,
     voucher: &mut Option<Voucher>,
@@ -78,8 +85,15 @@ async fn call(
     let target = parts.uri.path_and_query().cloned();
     let target = target.ok_or_else(|| Refusal::new("path_invalid", "no path"))?;
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
-    let body = broker.memory.read(&parts.headers, body).await?;
-    let operation = Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes);
+    let streams = peer.can_stream() && broker.settings.streams == Streams::Accept && says_stream(&parts.headers);
+    let whole = match body.as_mut().filter(|_| !streams) {
+        Some(body) => Some(broker.memory.read(&parts.headers, body).await?),
+        None => None,
+    };
+    let operation = match &whole {
+        Some(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
+        None => Operation::of_stream(&parts.method, target.path()),
+    };
     record.operation = Some(operation.name.clone());
     let received = Received {
         callee: &callee,
@@ -87,13 +101,30 @@ async fn call(
         path: target.path(),
         target_uri: format!("https://{}{target}", callee.host),
         headers: &parts.headers,
-        body: &body,
+        body: whole.as_ref().map_or(Body::Stream, |body| Body::of(&body.bytes)),
         operation: &operation,
     };
     let chain = accept(broker, connection, &received, record, voucher).await?;
-    let receipts = voucher.as_ref().map(|voucher| Arc::clone(&voucher.receipts)).unwrap_or_default();
-    let delivery =
-        Delivery { callee: &callee, chain, method: parts.method, target, headers: parts.headers, body, receipts };
-    let response = deliver(broker, delivery).await?;
+    let Some(vouch_for) = voucher else { return Err(Refusal::new("internal", "an accepted call without voucher")) };
+    let content = match (whole, body.take()) {
+        (Some(body), _) => Content::Whole(body),
+        (None, Some(rest)) => {
+            let ending = Arc::clone(vouch_for.ending.get_or_insert_default());
+            let holds_last = parts.headers.contains_key(header::CONTENT_LENGTH);
+            let newest = Arc::clone(chain.newest());
+            Content::Stream(OpenedBody::new(
+                rest,
+                Arc::clone(broker),
+                connection.peer.clone(),
+                newest,
+                ending,
+                holds_last,
+            ))
+        }
+        (None, None) => return Err(Refusal::new("internal", "the body was taken")),
+    };
+    let receipts = Arc::clone(&vouch_for.receipts);
+    let delivery = Delivery { callee: &callee, chain, method: parts.method, target, headers: parts.headers, receipts };
+    let response = deliver(broker, &delivery, content).await?;
     vouch(voucher, peer, response).await
 }

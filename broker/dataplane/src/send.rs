@@ -7,27 +7,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hopseal_custody::error::Code;
 use hopseal_custody::fields::HANDLE;
 use hopseal_custody::hash::encode_base64;
 use http::{HeaderName, Method, Request, Response, Version};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use crate::body::Reply;
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::directory::Component;
 use crate::headers;
 use crate::instance::Leaf;
 use crate::outbound::Parent;
-use crate::outgoing::{Outgoing, compose_request};
+use crate::outgoing::{Content, Outgoing, compose_request};
 use crate::pool::{Lease, Sender};
 use crate::problem::{PeerRefusal, Refusal};
+use crate::reply::Reply;
 use crate::settings::ms;
 use crate::task;
+use crate::upload::RequestBody;
 use crate::verified::{Taken, take};
 
 /// A request that was not processed is sent this often in all.
@@ -46,28 +45,32 @@ enum Failed {
 /// The call did not happen, or its answer was lost.
 pub async fn send(
     broker: &Arc<Broker>,
-    outgoing: Outgoing,
+    mut outgoing: Outgoing,
     record: &mut CallRecord,
 ) -> Result<Response<Reply>, Refusal> {
     let mut extra_certificates: Vec<String> = Vec::new();
     let mut last = String::new();
     for attempt in 0..ATTEMPTS {
         let lease = connect(broker, &outgoing).await?;
-        let (request, sent) = compose_request(broker, &outgoing, &lease, &extra_certificates, record).await?;
+        let streams = matches!(outgoing.body, Content::Stream(_));
+        if streams && matches!(lease.sender, Sender::H1(_)) {
+            return Err(Refusal::new("body_too_large", "the peer takes no streams: it speaks HTTP/1.1 only"));
+        }
+        let (request, sent) = compose_request(broker, &mut outgoing, &lease, &extra_certificates, record).await?;
         let response = match transmit(broker, lease, request).await {
             Ok(response) => response,
-            Err(Failed::Unprocessed(why)) => {
+            Err(Failed::Unprocessed(why)) if !streams => {
                 last = why;
                 continue;
             }
-            Err(Failed::Lost(why)) => return Err(Refusal::new("peer_unreachable", why)),
+            Err(Failed::Unprocessed(why) | Failed::Lost(why)) => return Err(Refusal::new("peer_unreachable", why)),
         };
         let is_head = outgoing.method == Method::HEAD;
         match take(sent, response, is_head, outgoing.version >= Version::HTTP_11).await? {
             Taken::Answer(response) => return finish(broker, outgoing, response),
             Taken::Refused(PeerRefusal { refusal }) => {
                 extra_certificates = wanted_certificates(&outgoing.caller.leaf, &refusal);
-                if attempt > 0 || extra_certificates.is_empty() {
+                if attempt > 0 || streams || extra_certificates.is_empty() {
                     return finish(broker, outgoing, refusal.response().map(Reply::whole));
                 }
             }
@@ -110,7 +113,7 @@ fn endpoints_of(broker: &Broker, callee: &Component) -> Result<Vec<String>, Refu
     own().filter(|_| is_known_here).ok_or_else(nowhere)
 }
 
-async fn transmit(broker: &Broker, lease: Lease, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failed> {
+async fn transmit(broker: &Broker, lease: Lease, request: Request<RequestBody>) -> Result<Response<Incoming>, Failed> {
     let deadline = ms(broker.settings.timeouts_ms.response_head);
     let return_to = lease.return_to();
     match lease.sender {

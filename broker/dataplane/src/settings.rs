@@ -3,11 +3,14 @@
 //! Owns: names, defaults and units of every bound. Does not own: anything that changes at run
 //! time (identities, bundles, routes, policies), which arrives through the binding.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hopseal_custody::authority::AudiencePattern;
 use hopseal_custody::ids::TrustDomain;
+use hopseal_custody::receive::Policy as ReceivePolicy;
 use serde::Deserialize;
 
 use crate::log::Patience;
@@ -32,18 +35,33 @@ pub struct Settings {
     /// Largest request body that is buffered and digested (custody-wire §7.3).
     #[serde(default = "default_body_limit")]
     pub body_limit_bytes: usize,
+    /// Whether longer ones stream, sent and received.
+    #[serde(default)]
+    pub streams: Streams,
     /// 1 runs everything on one thread, which is also the cheapest per call.
     #[serde(default = "default_threads")]
     pub worker_threads: usize,
     /// The component, as `agent/component`, that answers connections with an unknown or no SNI.
     #[serde(default)]
     pub default_component: Option<String>,
+    /// How chains cross to and from other trust domains, by their names.
+    #[serde(default)]
+    pub boundaries: HashMap<String, Boundary>,
     #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
     pub timeouts_ms: Timeouts,
     #[serde(default)]
     pub log: LogSettings,
+}
+
+/// What happens to request bodies that are not buffered (custody-wire §7.3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Streams {
+    Accept,
+    #[default]
+    Reject,
 }
 
 /// How the custody log is kept and what calls wait for.
@@ -62,6 +80,18 @@ impl Default for LogSettings {
     fn default() -> Self {
         Self { segment_bytes: 256 << 20, wait_when_full: false, strict: false }
     }
+}
+
+/// One boundary (custody-wire §8.4).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Boundary {
+    /// Calls towards it begin a chain of their own.
+    pub sealed: bool,
+    /// Patterns of its components that may begin such chains towards us.
+    pub gateways: Vec<String>,
+    /// Its roots may name users whose issuer is not among ours.
+    pub unverified_users: bool,
 }
 
 /// Bounds on what may be held at once.
@@ -175,6 +205,13 @@ impl Settings {
         if TrustDomain::parse(&settings.trust_domain).is_none() {
             return Err("trust_domain is malformed".into());
         }
+        for (name, boundary) in &settings.boundaries {
+            let is_within = |text: &String| text.starts_with(&format!("spiffe://{name}/"));
+            let is_pattern = |text: &String| AudiencePattern::parse(text).is_some() && is_within(text);
+            if TrustDomain::parse(name).is_none() || !boundary.gateways.iter().all(is_pattern) {
+                return Err(format!("boundaries: {name} or one of its gateways is malformed"));
+            }
+        }
         if settings.worker_threads == 0 || settings.body_limit_bytes == 0 {
             return Err("worker_threads and body_limit_bytes must be positive".into());
         }
@@ -185,6 +222,19 @@ impl Settings {
             return Err("log.segment_bytes must be positive".into());
         }
         Ok(settings)
+    }
+
+    /// What receivers allow before bundles and issuers are known.
+    pub fn receive_policy(&self) -> ReceivePolicy {
+        let accept_streams = self.streams == Streams::Accept;
+        let mut policy = ReceivePolicy { accept_streams, ..ReceivePolicy::default() };
+        for (name, boundary) in &self.boundaries {
+            policy.sealing_gateways.extend(boundary.gateways.iter().filter_map(|text| AudiencePattern::parse(text)));
+            if boundary.unverified_users {
+                policy.unverified_users.extend(AudiencePattern::parse(&format!("spiffe://{name}/*")));
+            }
+        }
+        policy
     }
 
     /// What calls wait for.
@@ -247,6 +297,17 @@ mod tests {
     fn unknown_keys_are_refused() {
         assert!(Settings::parse(&MINIMAL.replace("node", "nod")).is_err());
         assert!(Settings::parse(&MINIMAL.replace("{\"trust", "{\"limits\":{\"x\":1},\"trust")).is_err());
+    }
+
+    #[test]
+    fn boundaries_list_gateways_of_their_own_trust_domain() {
+        let with = |text: &str| MINIMAL.replace("{\"trust", &format!("{{\"boundaries\":{text},\"trust"));
+        let good = r#"{"b.example":{"sealed":true,"gateways":["spiffe://b.example/gw/*"],"unverified_users":true}}"#;
+        let policy = Settings::parse(&with(good)).unwrap().receive_policy();
+        assert_eq!((policy.sealing_gateways.len(), policy.unverified_users.len()), (1, 1));
+        assert!(policy.unverified_users[0].matches("spiffe://b.example/x"));
+        assert!(Settings::parse(&with(&good.replace("spiffe://b", "spiffe://c"))).is_err());
+        assert!(Settings::parse(&with(&good.replace("{\"b.example", "{\"B.example"))).is_err());
     }
 
     #[test]

@@ -18,9 +18,10 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::awaited::{Awaited, Sent, Unverified};
-use crate::body::{BodyFailed, Reply, WHOLE_BYTES, announced_length, is_whole};
+use crate::body::announced_length;
 use crate::headers;
 use crate::problem::{PeerRefusal, Refusal};
+use crate::reply::{BodyFailed, Reply, WHOLE_BYTES, is_whole};
 use crate::sse::{Scanner, is_event_stream};
 
 /// What came back for one request.

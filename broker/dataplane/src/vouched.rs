@@ -12,15 +12,14 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use hopseal_custody::binding::{BodySum, BodySummer};
 use hopseal_custody::fields::{RECEIPT, receipt_comment};
-use hopseal_custody::outcome::Fin;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::body::{BodyFailed, Reply, WHOLE_BYTES, is_whole};
 use crate::headers;
 use crate::problem::Refusal;
+use crate::reply::{BodyFailed, Reply, WHOLE_BYTES, is_whole};
 use crate::sse;
 use crate::voucher::{HeadVoucher, Voucher, bind_head, receipt_unavailable};
 
@@ -39,6 +38,11 @@ impl Peer {
         let says_trailers = te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
         let takes_trailers = version == Version::HTTP_2 || (version == Version::HTTP_11 && says_trailers);
         Self { version, is_head: method == Method::HEAD, takes_trailers, limit_bytes }
+    }
+
+    /// Whether a request of this peer can end with a closing statement.
+    pub fn can_stream(&self) -> bool {
+        self.is_h2()
     }
 
     fn is_h2(&self) -> bool {
@@ -75,7 +79,7 @@ pub async fn vouch(
         if !peer.is_head {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
-        let sealed = head.seal(BodySum::of(&bytes), Fin::Eof).await?;
+        let sealed = head.seal(BodySum::of(&bytes)).await?;
         let place = if is_bodiless { Place::Header } else { peer.whole_place() };
         return Ok(place.put(sealed, Response::from_parts(parts, bytes)));
     }
@@ -94,7 +98,7 @@ pub async fn vouch_refusal(voucher: Voucher, peer: &Peer, refusal: &Refusal) -> 
     let response = refusal.response();
     let body = BodySum::of(response.body());
     let sealed = match bind_head(response.status(), response.headers()) {
-        Ok(head) => HeadVoucher::new(voucher, head).seal(body, Fin::Deny).await,
+        Ok(head) => HeadVoucher::new(voucher, head).seal_refusal(body).await,
         Err(refusal) => Err(refusal),
     };
     match sealed {
@@ -180,7 +184,7 @@ fn receipt_fields(sealed: &str) -> HeaderMap {
 type Sealing = Pin<Box<dyn Future<Output = Result<String, Refusal>> + Send>>;
 
 enum State {
-    Streaming { voucher: HeadVoucher, body: BodySummer, at_line_start: bool },
+    Streaming { voucher: Box<HeadVoucher>, body: BodySummer, at_line_start: bool },
     Sealing(Sealing),
     Ended,
 }
@@ -194,7 +198,7 @@ pub struct VouchedBody {
 
 impl VouchedBody {
     fn new(inner: Incoming, voucher: HeadVoucher, in_comment: bool) -> Self {
-        let state = State::Streaming { voucher, body: BodySummer::default(), at_line_start: true };
+        let state = State::Streaming { voucher: Box::new(voucher), body: BodySummer::default(), at_line_start: true };
         Self { inner, state, in_comment }
     }
 
@@ -208,7 +212,7 @@ impl VouchedBody {
         if let Some(feed) = &feed {
             body.update(feed);
         }
-        self.state = State::Sealing(Box::pin(voucher.seal(body.finish(), Fin::Eof)));
+        self.state = State::Sealing(Box::pin(voucher.seal(body.finish())));
         feed.map(Frame::data)
     }
 

@@ -14,7 +14,7 @@ use hopseal_custody::error::{Code, Rejection};
 use hopseal_custody::hash::{ClaimHash, RandomId, StatementHash};
 use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::limits::MAX_DECISION_BYTES;
-use hopseal_custody::outcome::{Fin, Outcome};
+use hopseal_custody::outcome::{Fin, Kids, Outcome};
 use hopseal_custody::receipt::Receipt;
 use http::{HeaderMap, StatusCode};
 use tokio::time::timeout;
@@ -26,6 +26,7 @@ use crate::gathered::Gathered;
 use crate::headers::lines;
 use crate::instance::Leaf;
 use crate::log::{About, Kind, LogError, SealRequest, Sealed};
+use crate::opened::Ending;
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
 
@@ -42,6 +43,8 @@ pub struct Voucher {
     pub receipts: Arc<Gathered>,
     /// Policies that decided.
     pub decision: String,
+    /// How the request's body ended, if it streams.
+    pub ending: Option<Arc<Ending>>,
 }
 
 /// The head of an answer as a receipt binds it.
@@ -70,6 +73,16 @@ pub fn bind_head(status: StatusCode, headers: &HeaderMap) -> Result<Head, Refusa
 }
 
 impl Voucher {
+    /// How an answer ends that is whole: without the end of the request there is no end of the exchange.
+    fn fin(&self) -> Fin {
+        if self.ending.as_ref().is_none_or(|ending| ending.is_closed()) { Fin::Eof } else { Fin::Abort }
+    }
+
+    /// How a refusal ends.
+    fn denial(&self) -> Fin {
+        if self.ending.as_ref().is_some_and(|ending| ending.is_broken()) { Fin::Abort } else { Fin::Deny }
+    }
+
     /// The ids of the policies that decided, as far as they fit into a receipt.
     pub fn decided_by(&mut self, policies: &[String]) {
         self.decision.clear();
@@ -99,17 +112,33 @@ impl HeadVoucher {
         self.voucher.broker.memory.clone()
     }
 
-    /// The receipt's sealed text, once it is durable in the log.
+    /// The sealed receipt of a whole answer, once it is durable in the log.
     ///
     /// # Errors
     /// `custody_receipt_unavailable` if the leaf may no longer seal, `custody_unavailable` if the log is away: the
     /// answer must not pass as complete.
-    pub async fn seal(self, body: BodySum, fin: Fin) -> Result<String, Refusal> {
+    pub async fn seal(self, body: BodySum) -> Result<String, Refusal> {
+        let fin = self.voucher.fin();
+        self.seal_as(body, fin).await
+    }
+
+    /// The sealed receipt of a refusal, once it is durable in the log.
+    ///
+    /// # Errors
+    /// As [`Self::seal`].
+    pub async fn seal_refusal(self, body: BodySum) -> Result<String, Refusal> {
+        let fin = self.voucher.denial();
+        self.seal_as(body, fin).await
+    }
+
+    async fn seal_as(self, body: BodySum, fin: Fin) -> Result<String, Refusal> {
         let unavailable = |why: String| refusal_of(Rejection::new(Code::Unavailable, format!("log: {why}")));
         let broker = Arc::clone(&self.voucher.broker);
         let started = broker.started.get().ok_or_else(|| unavailable("not started".into()))?;
-        let sealing = started.log.seal(self.request(body, fin)?);
-        match timeout(ms(broker.settings.timeouts_ms.log_write), sealing).await {
+        let receipts = Arc::clone(&self.voucher.receipts);
+        let queued =
+            receipts.commit(|kids| self.request(body, fin, kids).map(|request| started.log.queue_seal(request)))?;
+        match timeout(ms(broker.settings.timeouts_ms.log_write), queued.sealed()).await {
             Ok(Ok(sealed)) => Ok(sealed),
             Ok(Err(LogError::Unsealable(code))) => {
                 Err(receipt_unavailable(&format!("the server leaf may not seal: {code}")))
@@ -124,13 +153,16 @@ impl HeadVoucher {
 
     /// Logs that the answer was cut after `body`; nobody waits for it.
     pub fn abort(self, body: BodySum) {
-        let broker = Arc::clone(&self.voucher.broker);
-        if let (Some(started), Ok(request)) = (broker.started.get(), self.request(body, Fin::Abort)) {
-            let _the_call_is_lost_anyway = started.log.seal_nowait(request);
-        }
+        let (broker, receipts) = (Arc::clone(&self.voucher.broker), Arc::clone(&self.voucher.receipts));
+        let Some(started) = broker.started.get() else { return };
+        receipts.commit(|kids| {
+            if let Ok(request) = self.request(body, Fin::Abort, kids) {
+                let _the_call_is_lost_anyway = started.log.seal_nowait(request);
+            }
+        });
     }
 
-    fn request(self, body: BodySum, fin: Fin) -> Result<SealRequest, Refusal> {
+    fn request(self, body: BodySum, fin: Fin, kids: Kids) -> Result<SealRequest, Refusal> {
         let Self { voucher, head: Head { status, rsb } } = self;
         let about = About {
             iss: voucher.leaf.id.to_string(),
@@ -152,7 +184,7 @@ impl HeadVoucher {
             len: body.len,
             cd: ClaimHash(body.sha256),
             fin,
-            kids: voucher.receipts.kids(),
+            kids,
             dec: (!voucher.decision.is_empty()).then_some(voucher.decision),
         };
         let payload =

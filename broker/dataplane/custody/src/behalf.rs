@@ -12,6 +12,7 @@ use crate::binding::HeaderLine;
 use crate::cache::VerifiedStatement;
 use crate::error::{Code, Rejection, Result};
 use crate::ids::SpiffeId;
+use crate::limits::MAX_TOKEN_BYTES;
 use crate::record::{Obo, User};
 use crate::usertoken::{Issuers, TokenType, UserToken, token_hash};
 
@@ -20,12 +21,19 @@ pub const TXN_TOKEN: &str = "txn-token";
 pub const AUTHORIZATION: &str = "authorization";
 
 /// The user that a chain acts for.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Behalf {
     user: User,
     token: Option<Arc<UserToken>>,
-    /// What the message brought for the root's `th`, verified or not: what the next hop gets.
-    carried: Option<Arc<str>>,
+    /// What the message brought for the root's `th` where that is not verified here: the next hop may be able to.
+    unverified: Option<Arc<str>>,
+}
+
+impl std::fmt::Debug for Behalf {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // What is carried is a credential.
+        write!(out, "Behalf({:?}, verified: {})", self.user, self.token.is_some())
+    }
 }
 
 impl Behalf {
@@ -41,11 +49,17 @@ impl Behalf {
         self.token.as_ref()
     }
 
-    /// The field line that brings the token to the next hop.
+    /// The token's type; None for types that no message brings.
     #[must_use]
-    pub fn field(&self) -> Option<(&'static str, String)> {
-        let typ = TokenType::parse(&self.user.typ)?;
-        self.carried.as_deref().map(|text| token_field(typ, text))
+    pub fn typ(&self) -> Option<TokenType> {
+        TokenType::parse(&self.user.typ)
+    }
+
+    /// The token as the message brought it, for the next hop; None if it did not.
+    #[must_use]
+    pub fn carried(&self) -> Option<&str> {
+        // One text for all calls with a token: handles hold it for as long as their chains last.
+        self.token.as_ref().map(|token| token.text()).or(self.unverified.as_deref())
     }
 }
 
@@ -119,15 +133,16 @@ pub(crate) fn verify_behalf(
     let Some(Obo::User(user)) = &record.obo else { return Ok(None) };
     let typ = TokenType::parse(&user.typ);
     let text = typ.and_then(|typ| presented.of(typ));
-    let carried = text.filter(|text| token_hash(text) == user.th).map(Arc::from);
+    let brings_it = text.is_some_and(|text| token_hash(text) == user.th);
     let Some(typ) = typ.filter(|_| issuers.contains(&user.iss, &user.typ)) else {
         if record.iss.trust_domain() == own_id.trust_domain() {
             return Err(refused("the issuer of the root's token is not configured"));
         }
-        return Ok(Some(Behalf { user: user.clone(), token: None, carried }));
+        let unverified = text.filter(|text| brings_it && text.len() <= MAX_TOKEN_BYTES).map(Arc::from);
+        return Ok(Some(Behalf { user: user.clone(), token: None, unverified }));
     };
     let text = text.ok_or_else(|| refused("the message does not bring the root's token"))?;
-    if carried.is_none() {
+    if !brings_it {
         return Err(refused("the message brings another token than the root's"));
     }
     let token = issuers.verify(text, typ, peer, now)?;
@@ -138,7 +153,7 @@ pub(crate) fn verify_behalf(
         return Err(refused("the token was issued to another workload than the root's"));
     }
     check_scope(authority, &token)?;
-    Ok(Some(Behalf { user: user.clone(), token: Some(token), carried }))
+    Ok(Some(Behalf { user: user.clone(), token: Some(token), unverified: None }))
 }
 
 /// Nothing if `authority` has a scope and it is within the token's; none at all would be every scope.

@@ -19,7 +19,7 @@ use crate::limits::{DEFAULT_AUTHORITY_S, MAX_SEALED_BYTES};
 use crate::merkle::statement_hash;
 use crate::observation::Observation;
 use crate::receipt::Receipt;
-use crate::record::{Continuation, Obo, Record, Task};
+use crate::record::{Approval, Continuation, Obo, Record, Task};
 use crate::statement::{Statement, StatementClaims as _};
 use crate::usertoken::{Holder, UserToken};
 
@@ -110,6 +110,8 @@ pub struct Call<'a> {
     pub op: Option<&'a str>,
     /// Receipts that this call is based on.
     pub inputs: &'a [StatementHash],
+    /// Evidence of approvals.
+    pub approvals: &'a [Approval],
     pub rr: bool,
     /// W3C trace-id, 32 hexadecimal characters.
     pub tid: Option<&'a str>,
@@ -223,7 +225,7 @@ fn record_of(call: &Call<'_>, cid: RandomId, hop: i64) -> Record {
         op: call.op.map(str::to_owned),
         inputs: call.inputs.to_vec(),
         att: None,
-        approvals: Vec::new(),
+        approvals: call.approvals.to_vec(),
         rr: call.rr,
         tid: call.tid.map(str::to_owned),
         obo: None,

@@ -192,7 +192,11 @@ impl Continuation {
 }
 
 impl Approval {
-    fn parse(members: &[(String, Value)]) -> Result<Self> {
+    /// The approval in the members of one object of `apv`.
+    ///
+    /// # Errors
+    /// `malformed`.
+    pub fn parse(members: &[(String, Value)]) -> Result<Self> {
         let claims = Claims(members);
         let known = |text: &str| APPROVAL_TYPES.contains(&text).then(|| text.to_owned());
         Ok(Self {

@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
@@ -32,7 +33,7 @@ use crate::limits::{
     TOKEN_CACHE_ENTRIES,
 };
 use crate::record::User;
-use crate::tokenjson::{exact_integer, flat, parse_token_object};
+use crate::tokenjson::{exact, exact_integer, parse_token_object};
 
 /// Types of token that can be verified, as `obo.typ` names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -67,6 +68,10 @@ impl TokenType {
     }
 }
 
+/// States of `Issuer::misses_key`; 0 is that no key was missed.
+const MISSED: u8 = 1;
+const TOLD: u8 = 2;
+
 /// Who issues tokens that count here.
 #[derive(Debug)]
 struct Issuer {
@@ -77,6 +82,8 @@ struct Issuer {
     keys: Option<Vec<IssuerKey>>,
     /// SPIFFE ID by client ID, for an issuer that names workloads otherwise.
     clients: HashMap<String, String>,
+    /// A token named a key that is not among `keys`.
+    misses_key: AtomicU8,
 }
 
 #[derive(Deserialize)]
@@ -121,6 +128,7 @@ pub enum Holder {
 
 /// A token that was verified.
 pub struct UserToken {
+    typ: TokenType,
     user: User,
     not_before: i64,
     scope: BTreeSet<String>,
@@ -152,6 +160,12 @@ impl UserToken {
         &self.user
     }
 
+    /// Its type.
+    #[must_use]
+    pub fn typ(&self) -> TokenType {
+        self.typ
+    }
+
     /// Empty if it grants none.
     #[must_use]
     pub fn scope(&self) -> &BTreeSet<String> {
@@ -173,7 +187,7 @@ impl UserToken {
     /// The decoded payload as a log line can hold it; never the signature.
     #[must_use]
     pub fn claims_for_log(&self) -> Map<String, Json> {
-        flat(&self.claims)
+        exact(&self.claims)
     }
 
     /// The token itself, a credential: it goes into its header field and nowhere else.
@@ -211,7 +225,7 @@ impl Issuers {
                 return Err(format!("{} is listed twice", text.issuer));
             }
             let (name, typ, audiences) = (text.issuer, text.r#type, text.audience);
-            list.push(Issuer { name, typ, audiences, keys, clients: text.clients });
+            list.push(Issuer { name, typ, audiences, keys, clients: text.clients, misses_key: AtomicU8::new(0) });
         }
         Ok(Self::of(list))
     }
@@ -227,10 +241,30 @@ impl Issuers {
         self.find(issuer, typ).is_some()
     }
 
+    /// True if no issuer is configured: no token can be verified.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// True if any issuer of tokens of this type is configured.
+    #[must_use]
+    pub fn has(&self, typ: TokenType) -> bool {
+        self.list.iter().any(|known| known.typ == typ)
+    }
+
+    /// Issuers of which a token named a key that they do not have, each once for these keys.
+    pub fn take_unknown_keys(&self) -> Vec<(&str, TokenType)> {
+        let missing = self.list.iter().filter(|issuer| {
+            issuer.misses_key.compare_exchange(MISSED, TOLD, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        });
+        missing.map(|issuer| (issuer.name.as_str(), issuer.typ)).collect()
+    }
+
     /// True if `text` looks like a token of a configured issuer; nothing about it is verified.
     #[must_use]
     pub fn claims_unverified(&self, text: &str, typ: TokenType) -> bool {
-        let payload = text.split('.').nth(1).filter(|_| text.len() <= MAX_TOKEN_BYTES);
+        let payload = text.split('.').nth(1).filter(|_| self.has(typ) && text.len() <= MAX_TOKEN_BYTES);
         let claims = payload.and_then(decode_base64url).and_then(|bytes| parse_token_object(&bytes).ok());
         let issuer = claims.as_ref().and_then(|claims| claims.get("iss")).and_then(Json::as_str);
         issuer.is_some_and(|issuer| self.contains(issuer, typ.as_str()))
@@ -243,7 +277,7 @@ impl Issuers {
     pub fn verify(&self, text: &str, typ: TokenType, peer: &str, now: i64) -> Result<Arc<UserToken>> {
         let th = token_hash(text);
         let known = self.verified.lock().unwrap_or_else(PoisonError::into_inner).get(&th).cloned();
-        if let Some(known) = known.filter(|known| known.user.typ == typ.as_str()) {
+        if let Some(known) = known.filter(|known| known.typ == typ) {
             return if known.is_valid_at(now) { Ok(known) } else { Err(refused("it is not valid now")) };
         }
         let token = Arc::new(self.verify_new(text, th, typ, now)?);
@@ -276,7 +310,10 @@ impl Issuers {
         let Some(keys) = &issuer.keys else {
             return Err(Rejection::new(Code::Unavailable, "the keys of the token's issuer are not known"));
         };
-        let key = choose_key(keys, kid).ok_or_else(|| refused(UNKNOWN_KEY))?;
+        let key = choose_key(keys, kid).ok_or_else(|| {
+            let _told_already = issuer.misses_key.compare_exchange(0, MISSED, Ordering::Relaxed, Ordering::Relaxed);
+            refused("its key is not one of the issuer's")
+        })?;
         // 4
         let (signing_input, _) = text.rsplit_once('.').unwrap_or_default();
         if !key.verifies(algorithm, signing_input.as_bytes(), &signature) {
@@ -287,9 +324,6 @@ impl Issuers {
         if token.is_valid_at(now) { Ok(token) } else { Err(refused("it is not valid now")) }
     }
 }
-
-/// What the log says of a token whose key the issuer does not have: a reason to look for newer keys.
-pub const UNKNOWN_KEY: &str = "its key is not one of the issuer's";
 
 /// `th`: the hash that a root names a token by (custody-wire §8.1).
 #[must_use]
@@ -333,7 +367,8 @@ fn read_token(
         exp,
     };
     let holder = read_holder(&claims, issuer)?;
-    Ok(UserToken { user, not_before: iat.max(nbf), scope, holder, kid, claims: members, text: text.to_owned() })
+    let typ = issuer.typ;
+    Ok(UserToken { typ, user, not_before: iat.max(nbf), scope, holder, kid, claims: members, text: text.to_owned() })
 }
 
 fn check_audience(claims: &Claims<'_>, issuer: &Issuer) -> Result<()> {

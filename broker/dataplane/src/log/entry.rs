@@ -88,6 +88,12 @@ pub enum Entry {
         sequence: u64,
         x509: Vec<String>,
     },
+    /// What a user's token says, once for each; never its signature.
+    Token {
+        th: String,
+        kid: Option<String>,
+        claims: serde_json::Map<String, serde_json::Value>,
+    },
     Start {
         node: String,
     },
@@ -144,6 +150,12 @@ fn verdict(refused: Option<&String>) -> &'static str {
 }
 
 impl Entry {
+    /// Whether this is a receipt that came in. In one write those stand after the receipts made here: one that came
+    /// later must not look as if its receiver had left it out of its own (`kids`).
+    pub fn is_receipt_of_peer(&self) -> bool {
+        matches!(self, Self::Statement { kind: Kind::Receipt, direction: Direction::Received, .. })
+    }
+
     /// Appends the line of this entry, numbered `n` and dated `at_ms`, to `lines`.
     ///
     /// # Errors
@@ -197,6 +209,9 @@ impl Entry {
             Self::Bundle { trust_domain, sequence, x509 } => serde_json::to_vec(&serde_json::json!(
                 {"n": n, "at_ms": at_ms, "type": "bundle", "td": trust_domain, "sequence": sequence, "x509": x509}
             )),
+            Self::Token { th, kid, claims } => serde_json::to_vec(&serde_json::json!(
+                {"n": n, "at_ms": at_ms, "type": "token", "th": th, "kid": kid, "claims": claims}
+            )),
             Self::Start { node } => serde_json::to_vec(&serde_json::json!(
                 {"n": n, "at_ms": at_ms, "type": "start", "node": node, "version": env!("CARGO_PKG_VERSION")}
             )),
@@ -239,11 +254,43 @@ pub struct ReadLine {
 impl ReadLine {
     /// The entry in one line without its newline, or None if it is damaged.
     pub fn parse(line: &[u8]) -> Option<Self> {
-        let (crc, json) = line.split_at_checked(9)?;
-        let crc = std::str::from_utf8(crc).ok()?.strip_suffix(' ')?;
-        let expected = u32::from_str_radix(crc, 16).ok()?;
-        (crc32fast::hash(json) == expected).then(|| serde_json::from_slice(json).ok()).flatten()
+        serde_json::from_slice(checked_json(line)?).ok()
     }
+}
+
+/// The JSON of one line without its newline, or None if its checksum does not fit.
+pub fn checked_json(line: &[u8]) -> Option<&[u8]> {
+    let (crc, json) = line.split_at_checked(9)?;
+    let crc = std::str::from_utf8(crc).ok()?.strip_suffix(' ')?;
+    let expected = u32::from_str_radix(crc, 16).ok()?;
+    (crc32fast::hash(json) == expected).then_some(json)
+}
+
+/// The members that every line begins with.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LineStart<'a> {
+    pub n: u64,
+    pub at_ms: u64,
+    pub r#type: &'a str,
+}
+
+impl<'a> LineStart<'a> {
+    /// The start of a line's JSON as the writer forms it; None for any other form.
+    pub fn read(json: &'a [u8]) -> Option<Self> {
+        let (n, rest) = read_number(json.strip_prefix(b"{\"n\":")?)?;
+        let (at_ms, rest) = read_number(rest.strip_prefix(b",\"at_ms\":")?)?;
+        let rest = rest.strip_prefix(b",\"type\":\"")?;
+        let end = rest.iter().position(|byte| !byte.is_ascii_lowercase())?;
+        let (kind, rest) = rest.split_at(end);
+        rest.starts_with(b"\"").then_some(())?;
+        Some(Self { n, at_ms, r#type: std::str::from_utf8(kind).ok()? })
+    }
+}
+
+fn read_number(text: &[u8]) -> Option<(u64, &[u8])> {
+    let end = text.iter().position(|byte| !byte.is_ascii_digit())?;
+    let (digits, rest) = text.split_at(end);
+    Some((std::str::from_utf8(digits).ok()?.parse().ok()?, rest))
 }
 
 #[cfg(test)]
@@ -294,6 +341,17 @@ mod tests {
                 }
                 assert!(ReadLine::parse(&damaged).is_none(), "byte {position} bit {bit}");
             }
+        }
+    }
+
+    #[test]
+    fn the_start_of_a_line_says_what_the_whole_line_does() {
+        let mut lines = Vec::new();
+        record(None).write_line(3, 9, &mut lines).unwrap();
+        let json = checked_json(&lines[..lines.len() - 1]).unwrap();
+        assert_eq!(LineStart::read(json), Some(LineStart { n: 3, at_ms: 9, r#type: "rec" }));
+        for other in ["", "{}", r#"{"n":1}"#, r#"{"n":,"at_ms":1,"type":"rec"}"#, r#"{"n":1,"at_ms":1,"type":"r"#] {
+            assert_eq!(LineStart::read(other.as_bytes()), None, "{other}");
         }
     }
 }

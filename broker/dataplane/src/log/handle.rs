@@ -101,11 +101,17 @@ impl Log {
     /// # Errors
     /// The statement must not be sent.
     pub async fn seal(&self, request: SealRequest) -> Result<String, LogError> {
+        self.queue_seal(request).sealed().await
+    }
+
+    /// Queues a statement now and lets it be waited for later: for callers to whom the order in the log matters.
+    pub fn queue_seal(&self, request: SealRequest) -> QueuedSeal {
         let (done, outcome) = oneshot::channel();
-        self.enqueue_patiently(Job::Seal(request, done)).await?;
-        let (sealed, count) = outcome.await.unwrap_or_else(|_| Err(ended()))?;
-        self.wait_witnessed(count).await?;
-        Ok(sealed)
+        let late = match self.jobs.try_send(Job::Seal(request, done)) {
+            Err(TrySendError::Full(job)) => Some(job),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => None,
+        };
+        QueuedSeal { log: self.clone(), late, outcome }
     }
 
     /// Logs an entry and waits until it is durable; one that was accepted also until it is witnessed, if that is
@@ -182,6 +188,29 @@ impl Log {
 
     fn enqueue(&self, job: Job) -> Result<(), LogError> {
         self.jobs.try_send(job).map_err(|error| refused(&error))
+    }
+}
+
+/// A statement on its way into the log.
+pub struct QueuedSeal {
+    log: Log,
+    /// Not queued yet: there was no space.
+    late: Option<Job>,
+    outcome: oneshot::Receiver<Result<(String, u64), LogError>>,
+}
+
+impl QueuedSeal {
+    /// The sealed text, as by [`Log::seal`].
+    ///
+    /// # Errors
+    /// The statement must not be sent.
+    pub async fn sealed(self) -> Result<String, LogError> {
+        if let Some(job) = self.late {
+            self.log.enqueue_patiently(job).await?;
+        }
+        let (sealed, count) = self.outcome.await.unwrap_or_else(|_| Err(ended()))?;
+        self.log.wait_witnessed(count).await?;
+        Ok(sealed)
     }
 }
 

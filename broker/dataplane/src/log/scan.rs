@@ -6,7 +6,12 @@
 use std::collections::HashSet;
 use std::io::{self, BufRead};
 
-use super::entry::{Direction, ReadLine};
+use hopseal_custody::limits::{MAX_LIFETIME_S, MAX_SKEW_S};
+
+use super::entry::{Direction, LineStart, ReadLine, checked_json};
+
+/// How long after its line was written a record can be replayed at most; a second more for what milliseconds round.
+const REPLAYABLE_S: i64 = MAX_LIFETIME_S + MAX_SKEW_S + 1;
 
 /// An accepted record whose replay must still be refused.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,21 +61,51 @@ pub fn scan(mut log: impl BufRead, since: i64) -> io::Result<Scan> {
             return Ok(scan);
         }
         position += bytes as u64;
-        let entry = line.strip_suffix(b"\n").and_then(ReadLine::parse);
-        let Some(entry) = entry else {
+        let Some(json) = line.strip_suffix(b"\n").and_then(checked_json) else {
+            unreadable_since_good += 1;
+            continue;
+        };
+        let passed = (!scan.is_empty()).then(|| can_pass(json, since)).flatten();
+        let entry = if passed.is_none() { serde_json::from_slice::<ReadLine>(json).ok() } else { None };
+        let Some(n) = passed.as_ref().map(|passed| passed.n).or(entry.as_ref().map(|entry| entry.n)) else {
             unreadable_since_good += 1;
             continue;
         };
         scan.damaged += unreadable_since_good;
         unreadable_since_good = 0;
         scan.length = position;
-        scan.next_n = scan.next_n.max(entry.n + 1);
+        scan.next_n = scan.next_n.max(n + 1);
+        scan.latest_exp = scan.latest_exp.max(passed.map_or(0, |passed| passed.latest_exp));
+        let Some(entry) = entry else { continue };
         if scan.first_n.is_none() {
             scan.first_n = Some(entry.n);
             scan.before = entry.latest_exp;
-            scan.latest_exp = entry.latest_exp.unwrap_or(0);
+            scan.latest_exp = scan.latest_exp.max(entry.latest_exp.unwrap_or(0));
         }
         scan.remember(entry, since);
+    }
+}
+
+/// A line that nothing has to be remembered of, so its JSON is not read: most of a file.
+struct Passed {
+    n: u64,
+    /// Not before the `exp` of the record in it.
+    latest_exp: i64,
+}
+
+/// What is passed over: an old record, and whatever is no record and no certificate.
+///
+/// A record is accepted only if `iat` is at most the skew ahead and `exp` at most the lifetime after it
+/// (custody-wire §6.8): its line's own time bounds it, whatever the clock did since.
+fn can_pass(json: &[u8], since: i64) -> Option<Passed> {
+    let start = LineStart::read(json)?;
+    match start.r#type {
+        "cert" => None,
+        "rec" => {
+            let latest_exp = i64::try_from(start.at_ms / 1000).ok()?.checked_add(REPLAYABLE_S)?;
+            (latest_exp < since).then_some(Passed { n: start.n, latest_exp })
+        }
+        _ => Some(Passed { n: start.n, latest_exp: 0 }),
     }
 }
 
@@ -127,29 +162,31 @@ mod tests {
     use super::super::entry::{Claims, Entry};
     use super::*;
 
+    fn line(n: u64, at_s: u64, exp: i64) -> Vec<u8> {
+        let claims = Claims {
+            iss: "spiffe://a/b".into(),
+            aud: "spiffe://a/c".into(),
+            jti: format!("j{n}"),
+            exp,
+            cid: "c".into(),
+            hop: 0,
+            op: None,
+        };
+        let entry = Entry::Record {
+            direction: Direction::Received,
+            refused: None,
+            detail: None,
+            sealed: Some("s".into()),
+            ancestors: Vec::new(),
+            claims: Some(claims),
+        };
+        let mut line = Vec::new();
+        entry.write_line(n, at_s * 1000, &mut line).unwrap();
+        line
+    }
+
     fn lines(expiries: &[i64]) -> Vec<u8> {
-        let mut lines = Vec::new();
-        for (n, exp) in expiries.iter().enumerate() {
-            let claims = Claims {
-                iss: "spiffe://a/b".into(),
-                aud: "spiffe://a/c".into(),
-                jti: format!("j{n}"),
-                exp: *exp,
-                cid: "c".into(),
-                hop: 0,
-                op: None,
-            };
-            let entry = Entry::Record {
-                direction: Direction::Received,
-                refused: None,
-                detail: None,
-                sealed: Some("s".into()),
-                ancestors: Vec::new(),
-                claims: Some(claims),
-            };
-            entry.write_line(n as u64, 0, &mut lines).unwrap();
-        }
-        lines
+        (0..).zip(expiries).flat_map(|(n, exp)| line(n, 0, *exp)).collect()
     }
 
     #[test]
@@ -176,5 +213,15 @@ mod tests {
         log[middle] ^= 1;
         let found = scan(&log[..], 0).unwrap();
         assert_eq!((found.length, found.damaged, found.accepted.len()), (log.len() as u64, 1, 2));
+    }
+
+    #[test]
+    fn old_records_are_passed_over_and_count_as_late_as_they_can_be() {
+        let log =
+            [line(0, 1000, 1030), line(1, 1000, 1030), line(2, 1929, 1990), line(3, 1928, 1998), line(4, 1100, 1130)];
+        let found = scan(&log.concat()[..], 2000).unwrap();
+        assert_eq!((found.accepted.len(), found.next_n, found.damaged, found.latest_exp), (0, 5, 0, 2000 - 1));
+        let found = scan(&log.concat()[..], 1990).unwrap();
+        assert_eq!(found.accepted.iter().map(|a| a.jti.as_str()).collect::<Vec<_>>(), ["j2", "j3"]);
     }
 }

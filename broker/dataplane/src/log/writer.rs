@@ -170,8 +170,12 @@ impl Writer {
             batch.add(entry, &mut self.next_n);
         }
         let mut seals: Vec<(SealRequest, SealOutcome)> = Vec::new();
+        let mut after_seals: Vec<Unawaited> = Vec::new();
         for job in jobs {
             match job {
+                Job::Append { entry, certificates, done: None } if entry.is_receipt_of_peer() => {
+                    after_seals.push((entry, certificates));
+                }
                 Job::Seal(request, done) => seals.push((request, done)),
                 Job::Append { entry, certificates, done } => {
                     self.add_certificates(&certificates, &mut batch);
@@ -185,6 +189,11 @@ impl Writer {
             }
         }
         self.seal(seals, &mut batch);
+        for (entry, certificates) in &after_seals {
+            self.add_certificates(certificates, &mut batch);
+            batch.add(entry, &mut self.next_n);
+        }
+        kept.extend(after_seals);
         if batch.lines.is_empty() {
             return;
         }

@@ -137,6 +137,7 @@ fn payload_named(name: &str) -> Payload {
         by: None,
         op: Some(name),
         inputs: &[],
+        approvals: &[],
         rr: false,
         tid: None,
     };

@@ -273,6 +273,7 @@ pub fn call<'a>(from: &'a Broker, to: &'a Broker, message: &Message) -> Call<'a>
         by: None,
         op: Some(OPERATION),
         inputs: &[],
+        approvals: &[],
         rr: false,
         tid: None,
     }

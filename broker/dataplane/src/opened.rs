@@ -1,0 +1,188 @@
+//! Streamed requests of peers on their way to a component: its end passes only once the closing
+//! statement was verified.
+//!
+//! Owns: digesting what streams, holding back the last piece of a body with a known length and the end
+//! of any other, and logging the closing statement. Does not own: accepting the opening record (see
+//! `admission`), what the receipt then says (see `voucher`).
+//!
+//! Source: custody-wire §7.3.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hopseal_custody::binding::{BodySum, BodySummer};
+use hopseal_custody::cache::VerifiedStatement;
+use hopseal_custody::error::{Code, Rejection};
+use hopseal_custody::fields::{CLOSE, ClosingFields};
+use hopseal_custody::outcome::Fin;
+use hopseal_custody::receive::{ExpectedClosing, Peer};
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+
+use crate::broker::Broker;
+use crate::clock;
+use crate::headers;
+use crate::instance::log_certificate;
+use crate::log::{About, Direction, Entry, Kind};
+use crate::reply::BodyFailed;
+
+const UNKNOWN: u8 = 0;
+const CLOSED: u8 = 1;
+const BROKEN: u8 = 2;
+
+/// How a streamed request ended, for its receipt.
+#[derive(Default)]
+pub struct Ending(AtomicU8);
+
+impl Ending {
+    /// Whether the closing statement was verified.
+    pub fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Acquire) == CLOSED
+    }
+
+    /// Whether the stream was cut, or its closing statement is not true of it.
+    pub fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Acquire) == BROKEN
+    }
+}
+
+struct Pending {
+    broker: Arc<Broker>,
+    /// The caller as TLS showed it.
+    peer: Peer,
+    /// The opening record.
+    record: Arc<VerifiedStatement>,
+    ending: Arc<Ending>,
+    sum: BodySummer,
+}
+
+/// A peer's streaming body.
+pub struct OpenedBody {
+    inner: Incoming,
+    /// None once the stream has ended, well or not.
+    pending: Option<Pending>,
+    holds_last: bool,
+    held: VecDeque<Bytes>,
+}
+
+impl OpenedBody {
+    /// The body that follows the accepted `record`; `holds_last` if its reader knows how long it will be.
+    pub fn new(
+        inner: Incoming,
+        broker: Arc<Broker>,
+        peer: Peer,
+        record: Arc<VerifiedStatement>,
+        ending: Arc<Ending>,
+        holds_last: bool,
+    ) -> Self {
+        let pending = Some(Pending { broker, peer, record, ending, sum: BodySummer::default() });
+        Self { inner, pending, holds_last, held: VecDeque::new() }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.pending.is_none() && self.held.is_empty()
+    }
+
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+        while let Some(pending) = &mut self.pending {
+            let trailers = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        pending.sum.update(&data);
+                        self.held.extend((!data.is_empty()).then_some(data));
+                        match self.held.pop_front() {
+                            Some(only) if self.holds_last && self.held.is_empty() => self.held.push_front(only),
+                            Some(chunk) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
+                            None => {}
+                        }
+                        continue;
+                    }
+                    Err(frame) => frame.into_trailers().unwrap_or_default(),
+                },
+                // Dropping what is pending logs that the stream was cut.
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.break_off(error.to_string())))),
+                None => HeaderMap::new(),
+            };
+            if let Some(pending) = self.pending.take()
+                && let Err(rejection) = pending.close(&trailers)
+            {
+                self.held.clear();
+                return Poll::Ready(Some(Err(BodyFailed::new(rejection.code.as_str(), rejection.detail))));
+            }
+        }
+        Poll::Ready(self.held.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+    }
+
+    fn break_off(&mut self, why: String) -> BodyFailed {
+        self.held.clear();
+        self.pending = None;
+        BodyFailed::new(Code::Missing.as_str(), why)
+    }
+}
+
+impl Pending {
+    /// Nothing if the stream, which has ended with these trailers, was closed by who opened it.
+    fn close(mut self, trailers: &HeaderMap) -> Result<(), Rejection> {
+        let lines = headers::lines(trailers);
+        let body = std::mem::take(&mut self.sum).finish();
+        let claimed = trailers.get(CLOSE).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
+        match self.verify(&lines, body) {
+            Ok(certificates) => {
+                self.log(None, claimed, certificates);
+                self.ending.0.store(CLOSED, Ordering::Release);
+                Ok(())
+            }
+            Err(rejection) => {
+                self.log(Some((rejection.code.as_str(), &rejection.detail)), claimed, Vec::new());
+                self.ending.0.store(BROKEN, Ordering::Release);
+                Err(rejection)
+            }
+        }
+    }
+
+    fn verify(&self, lines: &[(&str, &[u8])], body: BodySum) -> Result<Vec<(String, String)>, Rejection> {
+        let fields = ClosingFields::read(lines)?;
+        let expected =
+            ExpectedClosing { record: self.record.record(), hash: self.record.hash(), peer: Some(&self.peer), body };
+        let bundles = self.broker.trust.current();
+        let closing = self.broker.receiver.verify_closing(&fields, &expected, &bundles, clock::now_s())?;
+        if closing.claims().fin != Fin::Eof {
+            return Err(Rejection::new(Code::Missing, "the caller says that it cut the stream"));
+        }
+        Ok(closing.certificates().map(log_certificate).collect())
+    }
+
+    fn log(&self, refused: Option<(&str, &str)>, sealed: Option<String>, certificates: Vec<(String, String)>) {
+        let Some(started) = self.broker.started.get() else { return };
+        let record = self.record.record();
+        let entry = Entry::Statement {
+            kind: Kind::Closing,
+            direction: Direction::Received,
+            refused: refused.map(|(code, _)| code.to_owned()),
+            detail: refused.map(|(_, detail)| detail.to_owned()),
+            sealed,
+            about: About {
+                iss: record.iss.to_string(),
+                aud: record.aud.clone(),
+                cid: record.cid.to_string(),
+                rec: self.record.hash().to_string(),
+                st: None,
+            },
+        };
+        // It is written before the receipt, which is waited for.
+        let _counted_by_the_writer = started.log.append_nowait(entry, certificates);
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.ending.0.compare_exchange(UNKNOWN, BROKEN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            self.log(Some((Code::Missing.as_str(), "the stream broke off")), None, Vec::new());
+        }
+    }
+}

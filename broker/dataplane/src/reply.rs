@@ -1,0 +1,136 @@
+//! Bodies of answers: held back whole, or streaming.
+//!
+//! Owns: which answers are short, and that a call's record ends with the last byte of its answer. Does
+//! not own: receipts (see `vouched`, `verified`).
+
+use std::borrow::Cow;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use crate::body::announced_length;
+use crate::call::CallRecord;
+use crate::problem::Refusal;
+use crate::verified::VerifiedBody;
+use crate::vouched::VouchedBody;
+
+/// Answers of at most so many bytes, if their end is known, are held back whole until their receipt is there.
+pub const WHOLE_BYTES: usize = 64 << 10;
+
+/// Why a stream broke off; whoever reads it sees it end early.
+#[derive(Debug, Clone)]
+pub struct BodyFailed {
+    pub code: Cow<'static, str>,
+    pub detail: String,
+}
+
+impl BodyFailed {
+    pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { code: code.into(), detail: detail.into() }
+    }
+}
+
+impl From<Refusal> for BodyFailed {
+    fn from(refusal: Refusal) -> Self {
+        Self { code: refusal.code, detail: refusal.detail }
+    }
+}
+
+impl fmt::Display for BodyFailed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.code, self.detail)
+    }
+}
+
+impl std::error::Error for BodyFailed {}
+
+/// Whether an answer is short enough, and known to end, to be held back until its receipt is there.
+pub fn is_whole(headers: &HeaderMap, body: &Incoming) -> bool {
+    body.is_end_stream() || announced_length(headers).is_some_and(|length| length <= WHOLE_BYTES as u64)
+}
+
+/// The body of an answer.
+pub enum Reply {
+    Whole {
+        data: Full<Bytes>,
+        trailers: Option<HeaderMap>,
+    },
+    /// A component's answer on its way to a peer.
+    Vouched(Box<VouchedBody>),
+    /// A peer's answer on its way to a component.
+    Verified(Box<VerifiedBody>),
+}
+
+impl Reply {
+    pub fn whole(bytes: Bytes) -> Self {
+        Self::Whole { data: Full::new(bytes), trailers: None }
+    }
+
+    pub fn whole_with_trailers(bytes: Bytes, trailers: HeaderMap) -> Self {
+        Self::Whole { data: Full::new(bytes), trailers: Some(trailers) }
+    }
+}
+
+/// What a caller gets back, and the record of its call, which ends with the last byte.
+pub struct AnswerBody {
+    reply: Reply,
+    record: CallRecord,
+}
+
+impl AnswerBody {
+    pub fn new(reply: Reply, record: CallRecord) -> Self {
+        let mut answer = Self { reply, record };
+        answer.finish_if_ended();
+        answer
+    }
+
+    fn finish_if_ended(&mut self) {
+        if self.is_end_stream() {
+            self.record.complete();
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyFailed;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.reply {
+            Reply::Whole { data, trailers } => match ready!(Pin::new(data).poll_frame(context)) {
+                Some(frame) => Some(frame.map_err(|never| match never {})),
+                None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
+            },
+            Reply::Vouched(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
+            Reply::Verified(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
+        };
+        match &frame {
+            Some(Ok(_)) => this.finish_if_ended(),
+            Some(Err(failed)) => this.record.broke_off(failed),
+            None => this.record.complete(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.reply {
+            Reply::Whole { data, trailers } => data.is_end_stream() && trailers.is_none(),
+            Reply::Vouched(body) => body.is_end_stream(),
+            Reply::Verified(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.reply {
+            Reply::Whole { data, .. } => data.size_hint(),
+            Reply::Vouched(_) | Reply::Verified(_) => SizeHint::default(),
+        }
+    }
+}

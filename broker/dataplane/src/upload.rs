@@ -1,0 +1,197 @@
+//! Requests whose body streams, on their way to a peer: opened by a record, closed by a statement.
+//!
+//! Owns: the bodies of requests to peers and components, and the closing statement of what we streamed:
+//! sealed and logged before the end of the stream leaves. Does not own: the opening record (see
+//! `outgoing`), what the receiver makes of it (see `opened`).
+//!
+//! Source: custody-wire §7.3.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hopseal_custody::binding::{BodySum, BodySummer};
+use hopseal_custody::closing::Closing;
+use hopseal_custody::compose::closing_payload;
+use hopseal_custody::fields::CLOSE;
+use hopseal_custody::hash::{ClaimHash, RandomId, StatementHash};
+use hopseal_custody::ids::SpiffeId;
+use hopseal_custody::outcome::Fin;
+use http::{HeaderMap, HeaderName};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use tokio::time::timeout;
+
+use crate::body::Streamed;
+use crate::broker::Broker;
+use crate::clock;
+use crate::headers;
+use crate::instance::Leaf;
+use crate::log::{About, Kind, LogError, SealRequest, Sealed};
+use crate::opened::OpenedBody;
+use crate::problem::{Refusal, refusal_of};
+use crate::reply::BodyFailed;
+use crate::settings::ms;
+
+/// The body of a request that we send.
+pub enum RequestBody {
+    Whole(Full<Bytes>),
+    /// To a peer.
+    Closing(Box<ClosingBody>),
+    /// To a component.
+    Opened(Box<OpenedBody>),
+}
+
+/// Who closes a stream, and which.
+pub struct Closer {
+    pub broker: Arc<Broker>,
+    /// The leaf that sealed the opening record.
+    pub leaf: Arc<Leaf>,
+    pub callee: SpiffeId,
+    pub cid: RandomId,
+    /// Statement hash of the opening record.
+    pub rec: StatementHash,
+}
+
+impl Closer {
+    async fn seal(self, body: BodySum) -> Result<String, Refusal> {
+        let broker = Arc::clone(&self.broker);
+        let started = broker.started.get().ok_or_else(|| Refusal::new("log_unavailable", "not started"))?;
+        let sealing = started.log.seal(self.request(body, Fin::Eof)?);
+        match timeout(ms(broker.settings.timeouts_ms.log_write), sealing).await {
+            Ok(Ok(sealed)) => Ok(sealed),
+            Ok(Err(LogError::Unavailable(why))) => Err(Refusal::new("log_unavailable", why)),
+            Ok(Err(LogError::Unsealable(code))) => Err(Refusal::new(code, "the key may not sign")),
+            Ok(Err(LogError::Unwitnessed)) => Err(Refusal::new("log_unwitnessed", "no witness confirmed the close")),
+            Err(_elapsed) => Err(Refusal::new("log_unavailable", "the log did not write in time")),
+        }
+    }
+
+    /// Logs that the stream was cut after `body`; nobody waits for it.
+    fn abort(self, body: BodySum) {
+        let broker = Arc::clone(&self.broker);
+        if let (Some(started), Ok(request)) = (broker.started.get(), self.request(body, Fin::Abort)) {
+            let _the_call_is_lost_anyway = started.log.seal_nowait(request);
+        }
+    }
+
+    fn request(self, body: BodySum, fin: Fin) -> Result<SealRequest, Refusal> {
+        let about = About {
+            iss: self.leaf.id.to_string(),
+            aud: self.callee.to_string(),
+            cid: self.cid.to_string(),
+            rec: self.rec.to_string(),
+            st: None,
+        };
+        let receiver_trust_domain = self.callee.trust_domain().to_owned();
+        let closing = Closing {
+            iss: self.leaf.id.clone(),
+            aud: self.callee,
+            iat: clock::now_s(),
+            jti: RandomId::generate().map_err(|_| Refusal::new("internal", "no randomness"))?,
+            cid: self.cid,
+            rec: self.rec,
+            cd: ClaimHash(body.sha256),
+            len: body.len,
+            fin,
+        };
+        let payload = closing_payload(&closing).map_err(refusal_of)?;
+        Ok(SealRequest { leaf: self.leaf, payload, receiver_trust_domain, claims: Sealed::Other(Kind::Closing, about) })
+    }
+}
+
+type Sealing = Pin<Box<dyn Future<Output = Result<String, Refusal>> + Send>>;
+
+enum State {
+    Streaming { closer: Closer, sum: BodySummer },
+    Sealing(Sealing),
+    Ended,
+}
+
+/// A component's streaming body that ends with its closing statement.
+pub struct ClosingBody {
+    body: Streamed,
+    state: State,
+}
+
+impl ClosingBody {
+    pub fn new(body: Streamed, closer: Closer) -> Self {
+        Self { body, state: State::Streaming { closer, sum: BodySummer::default() } }
+    }
+
+    fn end(&mut self) {
+        if let State::Streaming { closer, sum } = std::mem::replace(&mut self.state, State::Ended) {
+            self.state = State::Sealing(Box::pin(closer.seal(sum.finish())));
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+        loop {
+            match &mut self.state {
+                State::Streaming { sum, .. } => {
+                    match ready!(self.body.poll_data(context)) {
+                        Some(Ok(data)) if data.is_empty() => {}
+                        Some(Ok(data)) => {
+                            sum.update(&data);
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                        // Dropping the state logs that the stream was cut.
+                        Some(Err(error)) => {
+                            return Poll::Ready(Some(Err(BodyFailed::new("request_invalid", error.to_string()))));
+                        }
+                        None => self.end(),
+                    }
+                }
+                State::Sealing(sealing) => {
+                    let sealed = ready!(sealing.as_mut().poll(context));
+                    self.state = State::Ended;
+                    return Poll::Ready(Some(sealed.map(|sealed| closing_fields(&sealed)).map_err(BodyFailed::from)));
+                }
+                State::Ended => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+fn closing_fields(sealed: &str) -> Frame<Bytes> {
+    let value = headers::custody_value(sealed);
+    let fields: HeaderMap = value.map(|value| (HeaderName::from_static(CLOSE), value)).into_iter().collect();
+    Frame::trailers(fields)
+}
+
+impl Drop for ClosingBody {
+    fn drop(&mut self) {
+        if let State::Streaming { closer, sum } = std::mem::replace(&mut self.state, State::Ended) {
+            closer.abort(sum.finish());
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyFailed;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Self::Closing(body) => body.poll(context),
+            Self::Opened(body) => body.poll(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Closing(body) => matches!(body.state, State::Ended),
+            Self::Opened(body) => body.has_ended(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Closing(_) | Self::Opened(_) => SizeHint::default(),
+        }
+    }
+}
