@@ -407,7 +407,7 @@ def test_without_a_durable_receipt_there_is_no_answer(nodes: tuple[Node, Node, C
     else:
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
             call(a, path=path)
-    assert b.of("log_failed")
+    wait_until(lambda: b.of("log_failed"))
     assert not [each for each in statements(a, Direction.RECEIVED) if each.accepted]
 
 
