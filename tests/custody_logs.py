@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from hopseal.custody.receipt import parse_sealed_receipt
 from hopseal.custody.receiver import Accepted
 from hopseal.custody.record import SealedRecord, parse_sealed_record
 from hopseal.custody.seal import thumbprint
@@ -49,6 +50,12 @@ class LogFile:
     def received(self, accepted: Accepted, **changes: Any) -> None:
         ancestors = [each.sealed.text for each in accepted.chain[:-1]]
         self.write(_record("received", accepted.newest) | {"ancestors": ancestors} | changes)
+
+    def receipt(self, direction: str, text: str, **changes: Any) -> None:
+        outcome = parse_sealed_receipt(text).claims.outcome
+        claims = {"iss": str(outcome.iss), "aud": str(outcome.aud), "cid": outcome.cid, "rec": outcome.rec}
+        head = {"type": "rcp", "dir": direction, "verdict": "accepted", "code": None, "detail": None, "sealed": text}
+        self.write(head | claims | {"st": outcome.st} | changes)
 
     def bytes(self) -> bytes:
         return b"".join(self.lines)

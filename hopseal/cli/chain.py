@@ -15,6 +15,7 @@ from hopseal.cli.options import log_option, trust_domain_option
 from hopseal.cli.output import json_option, paint_state, print_json
 from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
+from hopseal.log.answers import AnswerReport
 from hopseal.log.entries import BundleEntry, Direction, LogEntry, RecordEntry
 from hopseal.log.evidence import Rejected
 from hopseal.log.offline import ChainReport, HopReport, verify_chain_offline
@@ -139,7 +140,23 @@ def _hop_json(hop: HopReport) -> dict[str, Any]:
         "code": hop.code,
         "detail": hop.detail,
         "seen": [{"node": each.node, "direction": str(each.direction), "at_ms": each.at_ms} for each in hop.sightings],
+        "answers": [_answer_json(each) for each in hop.answers],
+        "based_on": list(record.based_on or ()),
         "children": [_hop_json(child) for child in hop.children],
+    }
+
+
+def _answer_json(each: AnswerReport) -> dict[str, Any]:
+    outcome = each.outcome
+    return {
+        "hash": each.hash,
+        "status": outcome.st if outcome else None,
+        "end": str(outcome.fin) if outcome else None,
+        "bytes": outcome.length if outcome else None,
+        "verified": each.verified,
+        "refused": each.refused,
+        "code": each.code,
+        "detail": each.detail,
     }
 
 
@@ -162,12 +179,19 @@ def _print(report: ChainReport, damage: list[str]) -> None:
     if first is not None:
         begun = datetime.fromtimestamp(first.iat, UTC).astimezone().isoformat(" ", "seconds")
         click.echo(f"task {first.task.id if first.task else '?'}, begun by {short_id(str(first.iss))} at {begun}")
+    answered = dict(_answered(report.roots))
     for hop, lead, text in _lines(report.roots, ""):
         mark = click.style("✓", fg="green") if hop.verified else click.style("✗", fg="red")
         click.echo(f"{lead}{mark} {text}")
+        blank = " " * len(lead)
         if hop.code:
-            blank = " " * len(lead)
             click.secho(f"{blank}  {hop.code}: {hop.detail}", fg="red")
+        for receipt in hop.record.based_on or ():
+            click.echo(
+                f"{blank}  based on the answer of {short_id(answered.get(receipt)) if receipt in answered else '?'}"
+            )
+        for answer in hop.answers:
+            click.echo(f"{blank}  {_answer(answer)}")
     for each in report.rejected:
         claimed = f"{short_id(each.unverified_iss)} → {short_id(each.unverified_aud)}"
         click.secho(f"refused on {each.node}: {each.code} ({claimed}) {each.detail}", fg="yellow")
@@ -175,6 +199,24 @@ def _print(report: ChainReport, damage: list[str]) -> None:
         click.secho(f"the log contradicts itself on {each.node}: {each.detail}", fg="red")
     for line in damage:
         click.secho(f"the log is damaged: {line}", fg="red")
+
+
+def _answer(each: AnswerReport) -> str:
+    """How a call ended, in one line."""
+    if each.refused is not None:
+        return click.style(f"✗ answer refused: {each.refused}: {each.detail}", fg="yellow")
+    if each.code is not None:
+        return click.style(f"✗ receipt: {each.code}: {each.detail}", fg="red")
+    said = f"{each.outcome.st}, {each.outcome.length} bytes, {each.outcome.fin}" if each.outcome else "?"
+    return f"{click.style('✓', fg='green')} receipt: {said}"
+
+
+def _answered(hops: Sequence[HopReport]) -> Iterator[tuple[str, str]]:
+    """Who gave each receipt."""
+    for hop in hops:
+        for each in hop.answers:
+            yield each.hash, hop.record.aud
+        yield from _answered(hop.children)
 
 
 def _lines(hops: Sequence[HopReport], indent: str) -> Iterator[tuple[HopReport, str, str]]:

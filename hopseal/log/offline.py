@@ -9,13 +9,14 @@ Source: custody-wire §11 (steps 1, 4, 6, 7 and 8, without witnessed time).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from hopseal.custody.authority import Authority
 from hopseal.custody.errors import Code, CustodyError, refusal
 from hopseal.custody.record import Record, SealedRecord
 from hopseal.custody.verification import StatementVerifier
+from hopseal.log.answers import AnswerReport, judge_answers
 from hopseal.log.entries import LogEntry
 from hopseal.log.evidence import ChainEvidence, Rejected, Sighting, gather
 from hopseal.log.judge import ChainJudge, Finding, JudgedHop
@@ -36,6 +37,7 @@ class HopReport:
         authority_after: what is left after this record's own narrowing.
         code: why it does not verify; None if it does.
         detail: for the operator.
+        answers: what came back, by the receipts in the logs; more than one is wrong, and none is not known or lost.
         children: records that continue it, by time.
     """
 
@@ -46,6 +48,7 @@ class HopReport:
     authority_after: Authority | None
     code: str | None
     detail: str
+    answers: tuple[AnswerReport, ...]
     children: tuple[HopReport, ...]
 
     @property
@@ -73,14 +76,16 @@ class ChainReport:
 
     @property
     def verified(self) -> bool:
-        """Whether there is a record, all of them hold, and no entry contradicts itself."""
+        """Whether there is a record, all of them hold with their receipts, and no entry contradicts itself."""
         return bool(self.roots) and not self.contradictions and all(map(_holds, self.roots))
 
 
 def verify_chain_offline(entries: Iterable[LogEntry], cid: str) -> ChainReport:
     """The report on chain ``cid`` from entries of one or several logs, each log's entries in order; never raises."""
-    evidence = gather(entries, cid)
-    check = _Check(evidence)
+    listed = tuple(entries)
+    evidence = gather(listed, cid)
+    verifier = StatementVerifier()
+    check = _Check(evidence, judge_answers(listed, evidence, verifier), verifier)
     judge = ChainJudge(evidence.records, check.record, _own_time, check.root)
     roots = tuple(map(check.report, judge.judge()))
     return ChainReport(cid, roots, evidence.rejected, evidence.contradictions)
@@ -89,7 +94,8 @@ def verify_chain_offline(entries: Iterable[LogEntry], cid: str) -> ChainReport:
 @dataclass(frozen=True, slots=True)
 class _Check:
     evidence: ChainEvidence
-    verifier: StatementVerifier = field(default_factory=StatementVerifier)
+    answers: Mapping[str, tuple[AnswerReport, ...]]
+    verifier: StatementVerifier
 
     def record(self, sealed: SealedRecord) -> Finding | None:
         """Steps 1 and 4 for every logged form of a record, and what of step 7 one chain's records show."""
@@ -123,6 +129,7 @@ class _Check:
             authority_after=hop.authority_after,
             code=hop.finding.code if hop.finding else None,
             detail=hop.finding.detail if hop.finding else "",
+            answers=self.answers.get(hop.sealed.hash, ()),
             children=tuple(map(self.report, hop.children)),
         )
 
@@ -132,4 +139,4 @@ def _own_time(sealed: SealedRecord) -> int:
 
 
 def _holds(hop: HopReport) -> bool:
-    return hop.verified and all(map(_holds, hop.children))
+    return hop.verified and not any(each.code for each in hop.answers) and all(map(_holds, hop.children))
