@@ -149,12 +149,21 @@ class ArtifactEntry:
 
 @dataclass(frozen=True, slots=True)
 class TokenEntry:
-    """A user token: its hash and its claims, never its signature."""
+    """A user token: its hash and its claims, never its signature.
+
+    Args:
+        n: position in the log.
+        at_ms: when it was written, milliseconds since 1970.
+        th: hash of the token.
+        claims: its decoded payload.
+        workload: SPIFFE ID that the writer's configuration gives to the client ID in ``claims``; None if it gives none.
+    """
 
     n: int
     at_ms: int
     th: str
     claims: dict[str, object]
+    workload: str | None = None
 
 
 LogEntry = RecordEntry | StatementEntry | CertificateEntry | BundleEntry | StartEntry | ArtifactEntry | TokenEntry
@@ -259,7 +268,7 @@ def _start(members: Members, n: int, at_ms: int) -> StartEntry:
 
 def _token(members: Members, n: int, at_ms: int) -> TokenEntry:
     claims = Members.read(members.values.get("claims"), "entry.claims").values
-    return TokenEntry(n, at_ms, members.required("th", read_hash), dict(claims))
+    return TokenEntry(n, at_ms, members.required("th", read_hash), dict(claims), _nullable_text(members, "workload"))
 
 
 def _artifact(members: Members, n: int, at_ms: int) -> ArtifactEntry:

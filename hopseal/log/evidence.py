@@ -54,7 +54,7 @@ class ChainEvidence:
         uses: statement hashes by issuer and ``jti``.
         rejected: messages that were refused.
         contradictions: entries that cannot be what the broker wrote.
-        tokens: claims of user tokens, by the token's hash.
+        tokens: user tokens, by their hash.
     """
 
     cid: str
@@ -66,7 +66,7 @@ class ChainEvidence:
     rejected: tuple[Rejected, ...] = ()
     contradictions: tuple[Rejected, ...] = ()
     bundles: dict[TrustDomain, list[tuple[int, Bundle]]] = field(default_factory=dict)
-    tokens: dict[str, dict[str, object]] = field(default_factory=dict)
+    tokens: dict[str, TokenEntry] = field(default_factory=dict)
 
     def bundles_at(self, moment: int) -> dict[TrustDomain, Bundle]:
         """For each trust domain the authorities that some clock held for current at ``moment`` (NumericDate seconds).
@@ -129,7 +129,7 @@ def gather(entries: Iterable[LogEntry], cid: str) -> ChainEvidence:
         elif isinstance(entry, BundleEntry):
             evidence.bundles.setdefault(entry.bundle.trust_domain, []).append((entry.at_ms, entry.bundle))
         elif isinstance(entry, TokenEntry):
-            evidence.tokens.setdefault(entry.th, entry.claims)
+            evidence.tokens.setdefault(entry.th, entry)
         elif isinstance(entry, RecordEntry):
             evidence.add(entry, node)
     for history in evidence.bundles.values():

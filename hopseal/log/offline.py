@@ -114,10 +114,10 @@ class _Check:
         obo = root.record.obo
         if obo is None:
             return
-        claims = self.evidence.tokens.get(obo.th)
-        if claims is None:
+        token = self.evidence.tokens.get(obo.th)
+        if token is None:
             raise refusal(Code.AUTHORITY, "no log holds the user's token")
-        check_token(root, obo, claims)
+        check_token(root, obo, token)
 
     def report(self, hop: JudgedHop) -> HopReport:
         """The report on a judged hop and all that continues it."""

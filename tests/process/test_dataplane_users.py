@@ -157,6 +157,21 @@ def test_a_workload_may_act_for_itself_with_its_own_credentials(chain: Chain) ->
     assert token_lines(chain.c)[0]["claims"]["sub"] == ORCHESTRATOR
 
 
+def test_an_issuer_may_have_names_of_its_own_for_workloads(chain: Chain) -> None:
+    chain.auth.register("crm-1")
+    token = chain.auth.exchange(chain.auth.log_in("alice", "crm-1"), "crm-1", txn=False)
+    headers = {"Authorization": f"Bearer {token}"}
+    assert chain.call(headers).code == "user_token_invalid"
+    for node in (chain.a, chain.b, chain.c):
+        listed = [each | {"clients": {"crm-1": ORCHESTRATOR}} for each in json.loads(issuers_json(chain.auth))]
+        node.plane.set_issuers(json.dumps(listed))
+    assert chain.call(headers).status == 200
+    entries = chain.c.log().entries
+    (record,) = [each for each in entries if isinstance(each, RecordEntry)]
+    report = verify_chain_offline(entries, record.cid)
+    assert report.verified, report
+
+
 def test_another_users_token_in_the_middle_of_a_chain_is_refused(chain: Chain) -> None:
     chain.forward = {"Txn-Token": chain.txn("bob")}
     got = chain.call({"Txn-Token": chain.txn("alice")})

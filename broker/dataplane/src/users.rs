@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hopseal_custody::behalf::{AUTHORIZATION, Behalf, Presented, TXN_TOKEN, token_field};
 use hopseal_custody::error::{Code, Rejection};
 use hopseal_custody::hash::ClaimHash;
-use hopseal_custody::usertoken::{Issuers, TokenType, UserToken};
+use hopseal_custody::usertoken::{Holder, Issuers, TokenType, UserToken};
 use http::{HeaderMap, HeaderName};
 use serde_json::json;
 
@@ -135,8 +135,12 @@ pub fn log_token(broker: &Broker, token: &UserToken) {
     if !broker.logged_tokens.is_new(th) {
         return;
     }
-    let entry =
-        Entry::Token { th: th.to_string(), kid: token.kid().map(ToOwned::to_owned), claims: token.claims_for_log() };
+    let workload = match token.holder() {
+        Holder::Named(name) => Some(name.clone()),
+        Holder::Certificate(_) => None,
+    };
+    let kid = token.kid().map(ToOwned::to_owned);
+    let entry = Entry::Token { th: th.to_string(), kid, workload, claims: token.claims_for_log() };
     if started.log.append_nowait(entry, Vec::new()).is_err() {
         broker.logged_tokens.forget(th);
     }

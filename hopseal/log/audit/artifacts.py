@@ -66,7 +66,7 @@ class Artifacts:
 
     Args:
         bundles: trust bundles that are proven to be logged.
-        tokens: claims of user tokens by the token's hash.
+        tokens: user tokens by their hash.
         refusals: messages that were refused.
         announced: evidence statements by brokers about the key of their log.
         revoking: evidence statements that withdraw an identity.
@@ -76,7 +76,7 @@ class Artifacts:
     """
 
     bundles: list[LoggedBundle] = field(default_factory=list)
-    tokens: dict[str, dict[str, object]] = field(default_factory=dict)
+    tokens: dict[str, TokenEntry] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     announced: list[ReadStatement] = field(default_factory=list)
     revoking: list[ReadStatement] = field(default_factory=list)
@@ -123,7 +123,7 @@ def _read_bundle(artifact: Artifact, text: bytes, _leaf: bytes, place: Witnessed
 def _read_token(_artifact: Artifact, text: bytes, _leaf: bytes, place: WitnessedEntry | None, found: Artifacts) -> None:
     entry = parse_entry(text)
     if isinstance(entry, TokenEntry) and place is not None:
-        found.tokens.setdefault(entry.th, entry.claims)
+        found.tokens.setdefault(entry.th, entry)
 
 
 def _read_attest(artifact: Artifact, text: bytes, leaf: bytes, _place: WitnessedEntry | None, found: Artifacts) -> None:

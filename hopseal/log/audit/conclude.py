@@ -115,11 +115,11 @@ class Conclusion:
         obo = root.record.obo
         if obo is None:
             return
-        claims = self._artifacts.tokens.get(obo.th)
-        if claims is None:
+        token = self._artifacts.tokens.get(obo.th)
+        if token is None:
             self._table.by_hash[root.hash].lacks(f"token:{obo.th}")
         else:
-            check_token(root, obo, claims)
+            check_token(root, obo, token)
 
     def _chain(self, cid: str, trees: tuple[JudgedHop, ...], loose: tuple[LooseStatement, ...]) -> ChainAudit:
         roots = tuple(sorted(map(self._hop, trees), key=_by_log))

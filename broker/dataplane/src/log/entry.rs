@@ -92,6 +92,8 @@ pub enum Entry {
     Token {
         th: String,
         kid: Option<String>,
+        /// What the configuration makes of its client ID.
+        workload: Option<String>,
         claims: serde_json::Map<String, serde_json::Value>,
     },
     Start {
@@ -209,8 +211,9 @@ impl Entry {
             Self::Bundle { trust_domain, sequence, x509 } => serde_json::to_vec(&serde_json::json!(
                 {"n": n, "at_ms": at_ms, "type": "bundle", "td": trust_domain, "sequence": sequence, "x509": x509}
             )),
-            Self::Token { th, kid, claims } => serde_json::to_vec(&serde_json::json!(
-                {"n": n, "at_ms": at_ms, "type": "token", "th": th, "kid": kid, "claims": claims}
+            Self::Token { th, kid, workload, claims } => serde_json::to_vec(&serde_json::json!(
+                {"n": n, "at_ms": at_ms, "type": "token", "th": th, "kid": kid, "workload": workload,
+                 "claims": claims}
             )),
             Self::Start { node } => serde_json::to_vec(&serde_json::json!(
                 {"n": n, "at_ms": at_ms, "type": "start", "node": node, "version": env!("CARGO_PKG_VERSION")}
