@@ -1,6 +1,6 @@
-"""A node in a process of its own, to be killed: reads its set-up as JSON, prints its port, admits everybody.
+"""A node in a process of its own, to be killed: reads its set-up as JSON, prints its port and the time its start took.
 
-With ``tlog`` its log is tiled and signed in that folder.
+It admits everybody. With ``tlog`` its log is tiled and signed in that folder.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import select
 import sys
 import threading
+import time
 from pathlib import Path
 
 from broker._dataplane import DataPlane
@@ -39,10 +40,12 @@ def main() -> None:
         plane.set_identity(
             instance, component, spiffe_id, [base64.b64decode(der) for der in chain], base64.b64decode(key), expires_at
         )
+    began = time.monotonic()
     port = plane.start()
+    took_s = time.monotonic() - began
     if setup.get("tlog"):
         threading.Thread(target=follow, args=(Path(setup["tlog"]), plane), daemon=True).start()
-    print(port, flush=True)
+    print(port, took_s, flush=True)
     while True:
         select.select([plane.event_fd()], [], [], 0.05)
         for text in plane.take_events():

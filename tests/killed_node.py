@@ -60,7 +60,9 @@ class NodeProcess:
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(self.setup).encode() + b"\n")
         self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        port, took_s = self.process.stdout.readline().split()
+        self.start_took_s = float(took_s)
+        return int(port)
 
     def kill(self) -> None:
         self.process.kill()

@@ -12,6 +12,7 @@ _COMMANDS = {
     "show": ("hopseal.cli.audit_show:show", "An evidence bundle as a tree or a graph."),
     "search": ("hopseal.cli.audit_search:search", "Calls in broker logs, by who, what, whom for, and when."),
     "follow": ("hopseal.cli.audit_follow:follow", "New calls as brokers log them."),
+    "check": ("hopseal.cli.audit_check:check", "A node's journal beside its Merkle log."),
     "prune": ("hopseal.cli.audit_prune:prune", "Delete old files of a broker's log."),
     "key": ("hopseal.cli.audit_prune:key", "The key of this node's log, as a vkey."),
     "compare": ("hopseal.cli.audit_compare:compare", "Sender's log against receiver's."),

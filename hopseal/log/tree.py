@@ -11,7 +11,7 @@ Source: RFC 6962 §2.1, RFC 9162 §2.1.3 and §2.1.4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from hopseal.custody.encoding import sha256
 from hopseal.custody.errors import CustodyError
@@ -36,6 +36,22 @@ class ProofError(InvalidError):
 def read_root(size: int, read: HashReader) -> bytes:
     """The root of the tree over the first ``size`` leaves."""
     return _read_range(0, size, read) if size else EMPTY_ROOT
+
+
+def compute_tree_root(leaf_hashes: Iterable[bytes]) -> bytes:
+    """The root of the tree over all ``leaf_hashes``, which are taken one by one."""
+    perfect: list[tuple[int, bytes]] = []  # by level, which falls to the right
+    for leaf_hash in leaf_hashes:
+        level, node = 0, leaf_hash
+        while perfect and perfect[-1][0] == level:
+            level, node = level + 1, hash_node(perfect.pop()[1], node)
+        perfect.append((level, node))
+    if not perfect:
+        return EMPTY_ROOT
+    root = perfect.pop()[1]
+    while perfect:
+        root = hash_node(perfect.pop()[1], root)
+    return root
 
 
 def build_inclusion_proof(index: int, size: int, read: HashReader) -> tuple[bytes, ...]:

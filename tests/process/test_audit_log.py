@@ -102,9 +102,8 @@ def test_killed_again_and_again_under_load_log_and_tree_lose_nothing_that_was_ac
     acknowledged: set[str] = set()
     promised: list[Checkpoint] = []
     for _ in range(KILLS):
-        began = time.monotonic()
         port = killed.start()
-        assert time.monotonic() - began < 5  # the interpreter's start included, on a busy machine
+        assert killed.start_took_s < 1
 
         def one(_: int, port: int = port) -> None:
             message = Message(svid)

@@ -26,6 +26,7 @@ from hopseal.log.tree import (
     ProofError,
     build_consistency_proof,
     build_inclusion_proof,
+    compute_tree_root,
     read_root,
     verify_consistency,
     verify_inclusion,
@@ -84,6 +85,7 @@ def test_inclusion_proofs_are_those_of_the_definition_and_any_flipped_bit_is_fou
     assert list(proof) == path(m, leaves)
     leaf, root = hash_leaf(leaves[m]), mth(leaves)
     assert read_root(n, memory(leaves)) == root
+    assert compute_tree_root(map(hash_leaf, leaves)) == root
     verify_inclusion(leaf, m, n, proof, root)
     bit = data.draw(st.integers(0, 255))
     hashes = [leaf, *proof, root]

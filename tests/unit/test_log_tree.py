@@ -28,6 +28,7 @@ from hopseal.log.tree import (
     ProofError,
     build_consistency_proof,
     build_inclusion_proof,
+    compute_tree_root,
     read_root,
     verify_consistency,
     verify_inclusion,
@@ -42,7 +43,7 @@ def never(level: int, index: int) -> bytes:
 
 
 def test_the_empty_tree_has_the_hash_of_nothing_for_root() -> None:
-    assert read_root(0, never) == EMPTY_ROOT == hashlib.sha256(b"").digest()
+    assert compute_tree_root([]) == read_root(0, never) == EMPTY_ROOT == hashlib.sha256(b"").digest()
     verify_consistency(0, EMPTY_ROOT, 5, bytes(32), ())
 
 
