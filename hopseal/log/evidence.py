@@ -14,7 +14,15 @@ from hopseal.custody.errors import Code, CustodyError
 from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
 from hopseal.ids import TrustDomain
 from hopseal.limits import CLOCK_SKEW_S
-from hopseal.log.entries import BundleEntry, CertificateEntry, Direction, LogEntry, RecordEntry, StartEntry, TokenEntry
+from hopseal.log.entries import (
+    BundleEntry,
+    CertificateEntry,
+    Direction,
+    LogEntry,
+    RecordEntry,
+    StartEntry,
+    TokenEntry,
+)
 
 CONTRADICTION = "log_contradiction"
 _MS = 1_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import time
 from dataclasses import dataclass
@@ -162,6 +163,35 @@ def test_a_log_that_is_none_is_unavailable(tmp_path: Path, name: str) -> None:
     result = run("export", "--all", "--log", tmp_path / name, "-o", tmp_path / "out")
     assert result.exit_code == 3
     assert "log_unreadable" in result.stderr
+
+
+@pytest.mark.parametrize("path", ["log/custody.log", "tlog/history/2026112212.jsonl"])
+def test_a_part_of_a_log_that_cannot_be_read_is_unavailable(disk: Disk, tmp_path: Path, path: str) -> None:
+    (disk.left / path).unlink()
+    (disk.left / path).mkdir()
+    result = run("export", "--all", *both(disk), "-o", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "log_unreadable" in result.stderr
+
+
+def test_without_tiles_nothing_is_proven(disk: Disk, tmp_path: Path) -> None:
+    shutil.rmtree(disk.left / "tlog" / "tile")
+    result = run("export", "--all", *both(disk), "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "custody.prod.example.org/left/" in result.stderr
+
+
+def test_a_wider_tile_stands_in_for_one_that_is_gone(tmp_path: Path) -> None:
+    story = witnessed()
+    story.scene.call("orchestrator", "reasoner", story.first)
+    story.scene.witness()
+    disk = save(story, tmp_path)
+    partials = sorted((disk.left / "tlog/tile/0/000.p").iterdir(), key=lambda each: int(each.name))
+    assert len(partials) == 2
+    partials[0].unlink()
+    output = tmp_path / "out"
+    assert run("export", "--all", *both(disk), "-o", output).stderr == ""
+    assert output.read_bytes() == disk.evidence.read_bytes()
 
 
 def test_one_log_given_twice_is_bad_input(disk: Disk, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from audit_scene import hash_of, tell
 from custody_calls import Node, begin, go_on
 from custody_logs import LogFile
 from hopseal.cli.followed_log import FollowedLog
@@ -22,6 +23,8 @@ from hopseal.custody.receiver import Accepted
 from hopseal.log.entries import format_line
 from hopseal.log.segments import format_closed_name
 from vectors import pki
+from vectors.pki import NOW
+from vectors.scene import some_hash
 
 
 @dataclass
@@ -271,3 +274,21 @@ def test_text_of_a_caller_cannot_move_the_terminals_cursor(tmp_path: Path) -> No
     assert all(each.isprintable() for each in output.splitlines())
     assert "receipt 200" in output
     assert "user token seen" in output
+
+
+def test_what_a_call_is_based_on_is_shown_below_it(tmp_path: Path) -> None:
+    story = tell()
+    left, right = story.scene.save(tmp_path)
+    logs = ["--log", left / "log", "--log", right / "log"]
+    result = run("chain", "show", "--last", *logs)
+    assert result.exit_code == 0, result.output
+    assert "based on the answer of crm-assistant/reasoner" in result.output
+    ((root,),) = (chain["hops"] for chain in json.loads(run("chain", "show", "--last", "--json", *logs).stdout))
+    cited = [each["based_on"] for each in root["children"] if each["based_on"]]
+    assert cited == [[hash_of(story.told)]]
+    story.scene.left.statement(story.found, "received", NOW, sealed="a.b")
+    story.scene.left.statement(story.found, "received", NOW, cid="another chain")
+    story.scene.call("orchestrator", "reasoner", story.first, based_on=(some_hash("gone"),))
+    left, right = story.scene.save(tmp_path / "more")
+    result = run("chain", "show", "--last", "--log", left / "log", "--log", right / "log")
+    assert "based on the answer of ?" in result.output
