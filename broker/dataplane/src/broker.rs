@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hopseal_custody::acknowledged::Acknowledged;
 use hopseal_custody::authority::AudiencePattern;
 use hopseal_custody::cache::CacheSizes;
 use hopseal_custody::chain::Chain;
@@ -86,6 +87,8 @@ pub struct Broker {
     pub callers: Arc<Callers>,
     pub listeners: Arc<Listeners>,
     pub receiver: Receiver,
+    /// What peers need not be sent again.
+    pub acknowledged: Acknowledged,
     pub handles: Handles<Context>,
     pub pool: Pool,
     pub sockets: ComponentSockets,
@@ -151,6 +154,7 @@ impl Broker {
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),
             policy: RwLock::default(),
+            acknowledged: Acknowledged::default(),
             receive_policy: RwLock::new(Arc::new(settings.receive_policy())),
             bundles: Mutex::default(),
             listeners,

@@ -63,19 +63,19 @@ pub enum Content {
 
 /// The request for one attempt, its record sealed and durable in the log, and what its receipt must fit.
 ///
+/// What the peer has acknowledged is left out, unless the body streams and cannot be sent again. `again` is what a
+/// peer gets that lacked something: everything, and these certificates of our own.
+///
 /// # Errors
 /// The record may not be made, or the log cannot be written: the request must not be sent.
 pub async fn compose_request(
     broker: &Arc<Broker>,
     outgoing: &mut Outgoing,
     lease: &Lease,
-    extra_certificates: &[String],
+    again: Option<&[String]>,
     record: &mut CallRecord,
 ) -> Result<(Request<RequestBody>, Sent), Refusal> {
-    let fields = match &outgoing.parent {
-        Parent::Root { .. } | Parent::Sealed { .. } => ForwardedFields::default(),
-        Parent::Call(chain) => ForwardedFields::build(chain, broker.receive_policy().hops).map_err(refusal_of)?,
-    };
+    let fields = forwarded(broker, outgoing, lease, again.is_some())?;
     let target_uri = format!("https://{}{}", outgoing.callee.host, outgoing.target);
     let Composed { payload, claims, cid, iat } = compose_record(outgoing, lease, &target_uri)?;
     record.cid = Some(claims.cid.clone());
@@ -101,7 +101,7 @@ pub async fn compose_request(
     let sealed = seal(broker, request).await?;
     outgoing.receipts.sent(sent.rec);
     fields.check_with_record(&sealed).map_err(refusal_of)?;
-    let certs = join(fields.certs, extra_certificates);
+    let certs = join(fields.certs, again.unwrap_or_default());
     let mut list = outgoing.headers.clone();
     for (name, value) in [(RECORD, Some(sealed)), (CHAIN, fields.chain), (CERTS, certs)] {
         let value = value.as_deref().and_then(headers::custody_value);
@@ -125,6 +125,19 @@ fn closer_of(sent: &Sent, leaf: &Arc<Leaf>) -> Closer {
         cid: sent.cid,
         rec: sent.rec,
     }
+}
+
+/// The ancestors and certificates that go along; `all` to a peer that lacked some.
+fn forwarded(broker: &Broker, outgoing: &Outgoing, lease: &Lease, all: bool) -> Result<ForwardedFields, Refusal> {
+    let Parent::Call(chain) = &outgoing.parent else { return Ok(ForwardedFields::default()) };
+    let hops = broker.receive_policy().hops;
+    let fields = if all || matches!(outgoing.body, Content::Stream(_)) {
+        ForwardedFields::build(chain, hops)
+    } else {
+        let peer = lease.peer.leaf().thumbprint();
+        ForwardedFields::build_for(&peer, &broker.acknowledged, chain, hops)
+    };
+    fields.map_err(refusal_of)
 }
 
 fn build_request(

@@ -7,15 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hopseal_custody::acknowledged::can_supply;
 use hopseal_custody::error::Code;
 use hopseal_custody::fields::HANDLE;
-use hopseal_custody::hash::encode_base64;
-use http::{HeaderName, Method, Request, Response, Version};
+use hopseal_custody::hash::{Thumbprint, encode_base64};
+use http::{HeaderName, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use crate::broker::Broker;
 use crate::call::CallRecord;
+use crate::clock;
 use crate::directory::Component;
 use crate::headers;
 use crate::instance::Leaf;
@@ -48,15 +50,16 @@ pub async fn send(
     mut outgoing: Outgoing,
     record: &mut CallRecord,
 ) -> Result<Response<Reply>, Refusal> {
-    let mut extra_certificates: Vec<String> = Vec::new();
+    let mut again: Option<Vec<String>> = None;
     let mut last = String::new();
-    for attempt in 0..ATTEMPTS {
+    for _ in 0..ATTEMPTS {
         let lease = connect(broker, &outgoing).await?;
         let streams = matches!(outgoing.body, Content::Stream(_));
         if streams && matches!(lease.sender, Sender::H1(_)) {
             return Err(Refusal::new("body_too_large", "the peer takes no streams: it speaks HTTP/1.1 only"));
         }
-        let (request, sent) = compose_request(broker, &mut outgoing, &lease, &extra_certificates, record).await?;
+        let peer = lease.peer.leaf().thumbprint();
+        let (request, sent) = compose_request(broker, &mut outgoing, &lease, again.as_deref(), record).await?;
         let response = match transmit(broker, lease, request).await {
             Ok(response) => response,
             Err(Failed::Unprocessed(why)) if !streams => {
@@ -67,12 +70,18 @@ pub async fn send(
         };
         let is_head = outgoing.method == Method::HEAD;
         match take(sent, response, is_head, outgoing.version >= Version::HTTP_11).await? {
-            Taken::Answer(response) => return finish(broker, outgoing, response),
+            Taken::Answer(response) => {
+                acknowledge(broker, &outgoing, &peer, response.status());
+                return finish(broker, outgoing, response);
+            }
+            Taken::Refused(PeerRefusal { refusal })
+                if again.is_none() && !streams && lacks_what_we_have(&outgoing, &refusal) =>
+            {
+                broker.acknowledged.forget(&peer, clock::now_s());
+                again = Some(wanted_certificates(&outgoing.caller.leaf, &refusal));
+            }
             Taken::Refused(PeerRefusal { refusal }) => {
-                extra_certificates = wanted_certificates(&outgoing.caller.leaf, &refusal);
-                if attempt > 0 || streams || extra_certificates.is_empty() {
-                    return finish(broker, outgoing, refusal.response().map(Reply::whole));
-                }
+                return finish(broker, outgoing, refusal.response().map(Reply::whole));
             }
         }
     }
@@ -166,11 +175,27 @@ fn finish(broker: &Broker, outgoing: Outgoing, mut response: Response<Reply>) ->
     Ok(response)
 }
 
-/// Those of our own certificates that the peer asks for (custody-wire §5.7); ancestors' were sent already.
-fn wanted_certificates(leaf: &Leaf, refusal: &Refusal) -> Vec<String> {
-    if refusal.code != Code::Unresolved.as_str() {
-        return Vec::new();
+/// A peer that acted on the request holds what came with it (custody-wire §5.6).
+fn acknowledge(broker: &Broker, outgoing: &Outgoing, peer: &Thumbprint, status: StatusCode) {
+    if let Parent::Call(chain) = &outgoing.parent
+        && status.is_success()
+    {
+        broker.acknowledged.acknowledge(peer, chain, clock::now_s());
     }
+}
+
+/// True if the peer refused for want of items and we have one of them: once more is worth it (custody-wire §5.7).
+fn lacks_what_we_have(outgoing: &Outgoing, refusal: &Refusal) -> bool {
+    let in_chain = |item: &String| match &outgoing.parent {
+        Parent::Call(chain) => can_supply(chain, item),
+        Parent::Root { .. } | Parent::Sealed { .. } => false,
+    };
+    refusal.code == Code::Unresolved.as_str()
+        && (refusal.missing.iter().any(in_chain) || !wanted_certificates(&outgoing.caller.leaf, refusal).is_empty())
+}
+
+/// Those of our own certificates that the peer asks for; the next attempt brings all of the ancestors'.
+fn wanted_certificates(leaf: &Leaf, refusal: &Refusal) -> Vec<String> {
     let own = std::iter::once(&leaf.certificate).chain(&leaf.intermediates);
     own.filter(|certificate| refusal.missing.contains(&format!("cert:{}", certificate.thumbprint())))
         .map(|certificate| format!(":{}:", encode_base64(certificate.der())))

@@ -8,11 +8,17 @@ mod support;
 use std::hint::black_box;
 use std::time::Instant;
 
-use hopseal_custody::binding::Body;
+use hopseal_custody::acknowledged::Acknowledged;
+use hopseal_custody::binding::{Body, BodySum, HeaderLine, response_binding};
 use hopseal_custody::cache::CacheSizes;
-use hopseal_custody::compose::{Payload, root_payload};
+use hopseal_custody::chain::Chain;
+use hopseal_custody::compose::{Payload, receipt_payload, root_payload};
+use hopseal_custody::fields::ReceiptFields;
 use hopseal_custody::forward::ForwardedFields;
-use hopseal_custody::receive::{Receiver, Request};
+use hopseal_custody::hash::{ClaimHash, RandomId, Thumbprint, sha256};
+use hopseal_custody::outcome::{Fin, Kids, Outcome};
+use hopseal_custody::receipt::Receipt;
+use hopseal_custody::receive::{Exchange, Receiver, Request};
 use hopseal_custody::replay::ReplayStore;
 use support::{BODY, Broker, METHOD, Message, NOW, URI, World, call, child_message, deliver, root, root_message};
 
@@ -46,6 +52,79 @@ fn measure_receiving(world: &World, from: &Broker, name: &str, list: &[Message],
         black_box(deliver(to, Some(&from.peer), message, &world.bundles, &world.policy, NOW)).expect("accepted");
     }
     report(name, list.len(), started);
+}
+
+/// Receipts of `b` for one call of `a`, sealed in batches of 1 and 32: what each side pays for an answer.
+fn measure_receipts(world: &World, a: &Broker, b: &Broker) {
+    let chain = world.deliver(a, b, &root_message(a, b, &root())).expect("accepted");
+    let record = chain.newest().record();
+    let head: [HeaderLine<'_>; 1] = [("content-type", b"application/json")];
+    let outcome = || Outcome {
+        iss: b.id.clone(),
+        aud: a.id.clone(),
+        iat: NOW,
+        jti: RandomId::generate().expect("randomness"),
+        cid: chain.cid(),
+        rec: chain.hash(),
+        st: 200,
+        rsb: response_binding(200, &head).expect("a binding"),
+        len: BODY.len() as u64,
+        cd: ClaimHash(sha256(BODY)),
+        fin: Fin::Eof,
+        kids: Kids::of(&[]),
+        dec: None,
+    };
+    let payload = || receipt_payload(&Receipt { outcome: outcome() }).expect("a payload");
+    let started = Instant::now();
+    for _ in 0..ROUNDS {
+        black_box(payload());
+    }
+    report("compose a receipt, with its binding", ROUNDS as usize, started);
+    let exchange = Exchange {
+        own_id: &a.id,
+        callee: &record.aud,
+        record: chain.hash(),
+        record_iat: record.iat,
+        cid: chain.cid(),
+        peer: Some(&b.peer),
+        status: 200,
+        headers: &head,
+        body: BodySum::of(BODY),
+    };
+    for size in [1, 32] {
+        let batches: Vec<Vec<Payload>> = (0..640 / size).map(|_| (0..size).map(|_| payload()).collect()).collect();
+        let started = Instant::now();
+        let sealed: Vec<String> = batches
+            .iter()
+            .flat_map(|batch| b.sealer.seal(batch).expect("a seal"))
+            .map(|statement| statement.text)
+            .collect();
+        report(&format!("seal a receipt in a batch of {size}"), sealed.len(), started);
+        let started = Instant::now();
+        for text in &sealed {
+            let trailers: [HeaderLine<'_>; 1] = [("custody-receipt", text.as_bytes())];
+            let fields = ReceiptFields::read(&head, &trailers, None, true).expect("read").expect("a receipt");
+            black_box(a.receiver.verify_receipt(&fields, &exchange, &world.bundles, NOW)).expect("verified");
+        }
+        report(&format!("verify a receipt sealed in a batch of {size}"), sealed.len(), started);
+        let bytes = sealed.first().map_or(0, String::len);
+        println!("{:<58} {bytes:8}", format!("bytes of a receipt sealed in a batch of {size}"));
+    }
+}
+
+/// What the sender saves and pays for a peer that holds the ancestors.
+fn measure_omission(parent: &Chain, peer: &Thumbprint) {
+    let known = Acknowledged::default();
+    let started = Instant::now();
+    for _ in 0..ROUNDS {
+        known.acknowledge(peer, parent, NOW);
+    }
+    report("remember what a peer acknowledged, one ancestor", ROUNDS as usize, started);
+    let started = Instant::now();
+    for _ in 0..ROUNDS {
+        black_box(ForwardedFields::build_for(peer, &known, parent, 8)).expect("fields");
+    }
+    report("make the forwarded fields when all is acknowledged", ROUNDS as usize, started);
 }
 
 fn main() {
@@ -97,4 +176,6 @@ fn main() {
         black_box(ForwardedFields::build(&first, 8)).expect("fields");
     }
     report("make the forwarded fields of one ancestor", ROUNDS as usize, started);
+    measure_omission(&first, &c.x5t());
+    measure_receipts(&world, &a, &b);
 }

@@ -11,7 +11,7 @@ use crate::cert::Certificate;
 use crate::chain::Chain;
 use crate::error::Missing;
 use crate::hash::{StatementHash, Thumbprint};
-use crate::limits::{ACKNOWLEDGED_ENTRIES, ACKNOWLEDGED_PER_PEER};
+use crate::limits::{ACKNOWLEDGED_ENTRIES, ACKNOWLEDGED_PER_PEER, FORGETFUL_ENTRIES, FORGETFUL_S};
 use crate::seal::SealHash;
 
 /// One element of `Custody-Chain` or `Custody-Certs`.
@@ -24,7 +24,13 @@ enum Element {
 
 /// Elements that peers have acknowledged.
 pub struct Acknowledged {
-    held: Mutex<BoundedMap<(Thumbprint, Element), ()>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    held: BoundedMap<(Thumbprint, Element), ()>,
+    /// Peers that lacked what they had acknowledged, and until when they get everything.
+    forgetful: BoundedMap<Thumbprint, i64>,
 }
 
 impl Default for Acknowledged {
@@ -37,37 +43,48 @@ impl Acknowledged {
     /// Remembers nothing yet.
     #[must_use]
     pub fn new(size: CacheSize) -> Self {
-        Self { held: Mutex::new(BoundedMap::new(size.entries, size.per_peer)) }
+        let held = BoundedMap::new(size.entries, size.per_peer);
+        let forgetful = BoundedMap::new(FORGETFUL_ENTRIES, FORGETFUL_ENTRIES);
+        Self { state: Mutex::new(State { held, forgetful }) }
     }
 
     /// The peer with this leaf has accepted a request that continues `parent`.
-    pub fn acknowledge(&self, peer: &Thumbprint, parent: &Chain) {
+    pub fn acknowledge(&self, peer: &Thumbprint, parent: &Chain, now: i64) {
         let name = peer.to_string();
-        let mut held = self.lock();
+        let mut state = self.lock();
+        if state.forgetful.get(peer).is_some_and(|until| now < *until) {
+            return;
+        }
         for statement in parent.statements() {
-            held.insert((*peer, element_of(statement)), (), &name);
+            state.held.insert((*peer, element_of(statement)), (), &name);
             for certificate in statement.certificates() {
-                held.insert((*peer, Element::Certificate(certificate.thumbprint())), (), &name);
+                state.held.insert((*peer, Element::Certificate(certificate.thumbprint())), (), &name);
             }
         }
     }
 
-    /// The peer with this leaf lacks something: it is sent everything again.
-    pub fn forget(&self, peer: &Thumbprint) {
-        self.lock().remove_all_of(&peer.to_string());
+    /// The peer with this leaf lacks something: it is sent everything, for a minute.
+    ///
+    /// Without that minute a peer whose memory is too small for its load would refuse call after call, and each
+    /// refusal would double its load.
+    pub fn forget(&self, peer: &Thumbprint, now: i64) {
+        let name = peer.to_string();
+        let mut state = self.lock();
+        state.held.remove_all_of(&name);
+        state.forgetful.insert(*peer, now + FORGETFUL_S, "");
     }
 
     pub(crate) fn holds_statement(&self, peer: &Thumbprint, statement: &VerifiedStatement) -> bool {
-        self.lock().get(&(*peer, element_of(statement))).is_some()
+        self.lock().held.get(&(*peer, element_of(statement))).is_some()
     }
 
     pub(crate) fn holds_certificate(&self, peer: &Thumbprint, certificate: &Certificate) -> bool {
-        self.lock().get(&(*peer, Element::Certificate(certificate.thumbprint()))).is_some()
+        self.lock().held.get(&(*peer, Element::Certificate(certificate.thumbprint()))).is_some()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BoundedMap<(Thumbprint, Element), ()>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Entries are whole at every moment, so a panic elsewhere does not spoil them.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -171,4 +171,44 @@ mod tests {
         assert_eq!(keys(&map), [2]);
         assert_eq!(map.by_share.len(), 1);
     }
+
+    /// How much each peer holds, counted one by one.
+    fn shares(map: &BoundedMap<u32, ()>) -> HashMap<Arc<str>, usize> {
+        let mut shares = HashMap::new();
+        for entry in map.entries.values() {
+            *shares.entry(Arc::clone(&entry.peer)).or_default() += 1;
+        }
+        shares
+    }
+
+    #[test]
+    fn whoever_inserts_what_bounds_hold_and_nobody_smaller_loses_anything() {
+        let mut state = 0x9E37_79B9_u32;
+        let mut below = |bound: u32| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state % bound
+        };
+        for _ in 0..200 {
+            let (capacity, quota) = (1 + below(12) as usize, 1 + below(12) as usize);
+            let mut map = BoundedMap::new(capacity, quota);
+            for _ in 0..60 {
+                let peer = format!("p{}", below(5));
+                let before = shares(&map);
+                let own = before.get(peer.as_str()).copied().unwrap_or_default();
+                map.insert(below(40), (), &peer);
+                let after = shares(&map);
+                assert!(map.len() <= capacity && after.values().all(|held| *held <= quota));
+                assert_eq!(map.by_age.len(), map.len());
+                let counted: BTreeSet<(usize, Arc<str>)> =
+                    after.iter().map(|(peer, held)| (*held, Arc::clone(peer))).collect();
+                assert_eq!(map.by_share, counted);
+                for (other, held) in before.iter().filter(|(other, _)| ***other != *peer) {
+                    let lost = held - after.get(other).copied().unwrap_or_default();
+                    assert!(lost == 0 || *held > own, "{peer} with {own} took from {other} with {held}");
+                }
+            }
+        }
+    }
 }

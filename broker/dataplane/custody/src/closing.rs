@@ -8,7 +8,7 @@ use crate::hash::{ClaimHash, RandomId, StatementHash};
 use crate::ids::SpiffeId;
 use crate::json::Value;
 use crate::outcome::Fin;
-use crate::statement::{StatementClaims, read_members};
+use crate::statement::StatementClaims;
 
 /// The claims of a closing statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +34,8 @@ pub struct Closing {
 impl StatementClaims for Closing {
     const TYPE: &'static str = "cls";
 
-    fn parse(payload: &[u8]) -> Result<Self> {
-        let members = read_members(payload, Self::TYPE)?;
-        let claims = Claims(&members);
+    fn from_members(members: &[(String, Value)]) -> Result<Self> {
+        let claims = Claims(members);
         let end = |text: &str| Fin::parse(text).filter(|fin| *fin != Fin::Deny);
         Ok(Self {
             iss: required("iss", claims.parsed("iss", SpiffeId::parse)?)?,

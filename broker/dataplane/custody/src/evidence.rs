@@ -8,7 +8,7 @@ use crate::hash::{RandomId, Thumbprint};
 use crate::ids::SpiffeId;
 use crate::json::Value;
 use crate::limits::{MAX_ORIGIN_BYTES, MAX_VKEY_BYTES};
-use crate::statement::{StatementClaims, read_members};
+use crate::statement::StatementClaims;
 
 /// What an attestor found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,9 +75,8 @@ impl LogKey {
 impl StatementClaims for Evidence {
     const TYPE: &'static str = "att";
 
-    fn parse(payload: &[u8]) -> Result<Self> {
-        let members = read_members(payload, Self::TYPE)?;
-        let claims = Claims(&members);
+    fn from_members(members: &[(String, Value)]) -> Result<Self> {
+        let claims = Claims(members);
         Ok(Self {
             iss: required("iss", claims.parsed("iss", SpiffeId::parse)?)?,
             iat: required("iat", claims.integer("iat")?)?,

@@ -90,3 +90,7 @@ pub const MAX_PATH_CANDIDATES: usize = 8;
 pub const ACKNOWLEDGED_ENTRIES: usize = 32_768;
 /// Elements that one peer is remembered to hold: no more than its prefix cache keeps of one caller.
 pub const ACKNOWLEDGED_PER_PEER: usize = PREFIX_CACHE_ENTRIES / PEER_SHARE;
+/// Peers that are remembered to have lacked what they acknowledged.
+pub const FORGETFUL_ENTRIES: usize = 1_024;
+/// Seconds in which such a peer is sent everything.
+pub const FORGETFUL_S: i64 = 60;

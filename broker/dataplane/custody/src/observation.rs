@@ -9,7 +9,7 @@ use crate::hash::ClaimHash;
 use crate::ids::{SpiffeId, is_authority};
 use crate::json::Value;
 use crate::outcome::Outcome;
-use crate::statement::{StatementClaims, read_members};
+use crate::statement::StatementClaims;
 
 /// The claims of an observation; `iss` and `aud` are both the connector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,9 +24,8 @@ pub struct Observation {
 impl StatementClaims for Observation {
     const TYPE: &'static str = "obs";
 
-    fn parse(payload: &[u8]) -> Result<Self> {
-        let members = read_members(payload, Self::TYPE)?;
-        let claims = Claims(&members);
+    fn from_members(members: &[(String, Value)]) -> Result<Self> {
+        let claims = Claims(members);
         let outcome = Outcome::parse(&claims)?;
         if outcome.iss != outcome.aud {
             return Err(malformed("an observation is for somebody else than its issuer"));

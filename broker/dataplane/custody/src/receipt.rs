@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::ids::SpiffeId;
 use crate::json::Value;
 use crate::outcome::Outcome;
-use crate::statement::{StatementClaims, read_members};
+use crate::statement::StatementClaims;
 
 /// The claims of a receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,9 +19,8 @@ pub struct Receipt {
 impl StatementClaims for Receipt {
     const TYPE: &'static str = "rcp";
 
-    fn parse(payload: &[u8]) -> Result<Self> {
-        let members = read_members(payload, Self::TYPE)?;
-        Ok(Self { outcome: Outcome::parse(&Claims(&members))? })
+    fn from_members(members: &[(String, Value)]) -> Result<Self> {
+        Ok(Self { outcome: Outcome::parse(&Claims(members))? })
     }
 
     fn iss(&self) -> &SpiffeId {

@@ -16,17 +16,13 @@ use crate::binding::{Body, HeaderLine};
 use crate::cache::{CacheSizes, Caches, VerifiedStatement};
 use crate::cert::Certificate;
 use crate::chain::Chain;
-use crate::closing::Closing;
 use crate::error::{Code, Rejection, Result};
-use crate::fields::{ClosingFields, ReceiptFields};
 use crate::hash::{RandomId, StatementHash, Thumbprint};
 use crate::ids::SpiffeId;
 use crate::limits::{DEFAULT_AUTHORITY_S, DEFAULT_HOPS, MAX_AUTHORITY_S, MAX_HOPS, MAX_SKEW_S};
-use crate::receipt::Receipt;
 use crate::record::Record;
 use crate::replay::ReplayStore;
 use crate::seal::UnverifiedStatement;
-use crate::statement::StatementClaims as _;
 use crate::trust::Bundles;
 use crate::usertoken::Issuers;
 
@@ -39,6 +35,7 @@ mod signer;
 
 pub(crate) use authenticate::fold;
 pub use closing::ExpectedClosing;
+pub use examine::peek_unverified;
 pub use receipt::Exchange;
 
 /// The TLS peer of a connection: its certificates, parsed once.
@@ -266,37 +263,6 @@ impl Receiver {
         Ok(chain)
     }
 
-    /// The proven receipt of one exchange: every caller check of custody-wire §7.1.
-    ///
-    /// `fields` are those of the response, read when its body has ended. A receipt with `fin: abort` or `deny`
-    /// is a true receipt: what it means for the call is the caller's to decide.
-    ///
-    /// # Errors
-    /// The code of the first check that fails.
-    pub fn verify_receipt(
-        &self,
-        fields: &ReceiptFields<'_>,
-        exchange: &Exchange<'_>,
-        bundles: &Bundles,
-        now: i64,
-    ) -> Result<Arc<VerifiedStatement<Receipt>>> {
-        receipt::verify(&self.caches, fields, exchange, bundles, now)
-    }
-
-    /// The proven closing statement of a streamed request (custody-wire §7.3), read when its body has ended.
-    ///
-    /// # Errors
-    /// The code of the first check that fails.
-    pub fn verify_closing(
-        &self,
-        fields: &ClosingFields<'_>,
-        expected: &ExpectedClosing<'_>,
-        bundles: &Bundles,
-        now: i64,
-    ) -> Result<Arc<VerifiedStatement<Closing>>> {
-        closing::verify(&self.caches, fields, expected, bundles, now)
-    }
-
     /// Marks a statement as used that the log shows as accepted (after a restart); one past its end is skipped.
     ///
     /// # Errors
@@ -339,13 +305,4 @@ impl Receiver {
         let (certificates, seals, statements) = self.caches.sizes();
         [certificates, seals, statements, self.replay.len()]
     }
-}
-
-/// The newest record's sealed text and claims as sent, for the log of a refused request; None if unreadable.
-#[must_use]
-pub fn peek_unverified(headers: &[HeaderLine<'_>]) -> Option<(String, Record)> {
-    let fields = crate::fields::CustodyFields::read(headers, MAX_HOPS).ok()?;
-    let statement = UnverifiedStatement::parse(fields.record).ok()?;
-    let record = Record::parse(statement.claims()).ok()?;
-    Some((statement.text().to_owned(), record))
 }

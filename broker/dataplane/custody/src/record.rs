@@ -10,7 +10,7 @@ use crate::hash::{ClaimHash, RandomId, StatementHash, Thumbprint};
 use crate::ids::{SpiffeId, is_audience};
 use crate::json::Value;
 use crate::limits::{MAX_APPROVALS, MAX_INPUTS, MAX_OP_BYTES, MAX_PURPOSE_BYTES};
-use crate::statement::{StatementClaims, read_members};
+use crate::statement::StatementClaims;
 
 mod write;
 
@@ -98,9 +98,8 @@ pub struct Continuation {
 impl StatementClaims for Record {
     const TYPE: &'static str = "rec";
 
-    fn parse(payload: &[u8]) -> Result<Self> {
-        let members = read_members(payload, Self::TYPE)?;
-        let claims = Claims(&members);
+    fn from_members(members: &[(String, Value)]) -> Result<Self> {
+        let claims = Claims(members);
         Ok(Self {
             iss: required("iss", claims.parsed("iss", SpiffeId::parse)?)?,
             aud: required("aud", claims.parsed("aud", parse_audience)?)?,

@@ -20,12 +20,23 @@ pub trait StatementClaims: Sized {
     /// The `t` member.
     const TYPE: &'static str;
 
+    /// The claims in the members of a payload, whose type and version were checked.
+    ///
+    /// # Errors
+    /// `malformed`: a mandatory claim absent, a claim of another type or form. Unknown members are ignored.
+    fn from_members(members: &[(String, Value)]) -> Result<Self>;
+
     /// The claims in the bytes of a payload.
     ///
     /// # Errors
-    /// `malformed`: not strict JSON, another type or version, a mandatory claim absent, a claim of another type
-    /// or form. Unknown top-level claims are ignored.
-    fn parse(payload: &[u8]) -> Result<Self>;
+    /// As [`StatementClaims::from_members`]; `malformed` also if it is not strict JSON, or of another type or version.
+    fn parse(payload: &[u8]) -> Result<Self> {
+        let members = parse_object(payload).map_err(malformed)?;
+        if kind_of(&members)? != Some(Self::TYPE) {
+            return Err(malformed(format!("the statement is not a {}", Self::TYPE)));
+        }
+        Self::from_members(&members)
+    }
 
     /// Who says it: byte-equal to the name in the leaf that seals.
     fn iss(&self) -> &SpiffeId;
@@ -48,12 +59,12 @@ impl Statement {
     /// `malformed`.
     pub fn parse(payload: &[u8]) -> Result<Self> {
         let members = parse_object(payload).map_err(malformed)?;
-        match Claims(&members).text("t")? {
-            Some(Record::TYPE) => Record::parse(payload).map(|record| Self::Record(Box::new(record))),
-            Some(Receipt::TYPE) => Receipt::parse(payload).map(Self::Receipt),
-            Some(Observation::TYPE) => Observation::parse(payload).map(Self::Observation),
-            Some(Closing::TYPE) => Closing::parse(payload).map(Self::Closing),
-            Some(Evidence::TYPE) => Evidence::parse(payload).map(Self::Evidence),
+        match kind_of(&members)? {
+            Some(Record::TYPE) => Record::from_members(&members).map(|record| Self::Record(Box::new(record))),
+            Some(Receipt::TYPE) => Receipt::from_members(&members).map(Self::Receipt),
+            Some(Observation::TYPE) => Observation::from_members(&members).map(Self::Observation),
+            Some(Closing::TYPE) => Closing::from_members(&members).map(Self::Closing),
+            Some(Evidence::TYPE) => Evidence::from_members(&members).map(Self::Evidence),
             _ => Err(malformed("the statement has no known type")),
         }
     }
@@ -83,12 +94,11 @@ impl Statement {
     }
 }
 
-/// The members of a payload whose type must be `kind`.
-pub(crate) fn read_members(payload: &[u8], kind: &str) -> Result<Vec<(String, Value)>> {
-    let members = parse_object(payload).map_err(malformed)?;
-    let claims = Claims(&members);
-    if claims.integer("v")? != Some(VERSION) || claims.text("t")? != Some(kind) {
-        return Err(malformed(format!("the statement is not a {kind} of version {VERSION}")));
+/// The `t` of a statement of this version.
+fn kind_of(members: &[(String, Value)]) -> Result<Option<&str>> {
+    let claims = Claims(members);
+    if claims.integer("v")? != Some(VERSION) {
+        return Err(malformed("the statement is not of version 1"));
     }
-    Ok(members)
+    claims.text("t")
 }

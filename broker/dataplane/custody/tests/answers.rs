@@ -142,6 +142,44 @@ fn a_receipt_for_anything_else_is_refused_by_what_differs() {
 }
 
 #[test]
+fn no_character_of_a_receipt_can_be_changed_left_out_or_put_in() {
+    let call = Accepted::new();
+    let batch: Vec<Payload> =
+        (0..2).map(|_| receipt_payload(&Receipt { outcome: outcome(&call.chain) }).expect("a payload")).collect();
+    let sealed = call.b.sealer.seal(&batch).expect("a seal").remove(1).text;
+    // Verified once, so that nothing but the exact text profits from what is remembered.
+    call.verify(&sealed).expect("verified");
+    for at in 0..sealed.len() {
+        let mut spoiled = [sealed.clone(), sealed.clone(), sealed.clone()];
+        let other = if sealed.as_bytes()[at] == b'A' { "B" } else { "A" };
+        spoiled[0].replace_range(at..=at, other);
+        spoiled[1].remove(at);
+        spoiled[2].insert(at, 'A');
+        for text in spoiled.iter().map(String::as_str).chain([sealed.get(..at).expect("ASCII")]) {
+            assert!(call.verify(text).is_err(), "accepted at {at}: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_bundle_that_is_gone_vouches_for_no_receipt() {
+    let call = Accepted::new();
+    let sealed = receipt_of(&call.b.sealer, outcome(&call.chain));
+    call.verify(&sealed).expect("verified");
+    let trailers: [HeaderLine<'_>; 1] = [("custody-receipt", sealed.as_bytes())];
+    let fields = ReceiptFields::read(&HEAD, &trailers, None, true).expect("read").expect("a receipt");
+    let other = Ca::root("another root");
+    for (bundles, expected) in [
+        (bundles(&[]), Code::Unavailable),
+        (bundles(&[(PARTNER, &[&other])]), Code::Untrusted),
+        (bundles(&[(DOMAIN, &[&other])]), Code::Untrusted),
+    ] {
+        let refused = call.a.receiver.verify_receipt(&fields, &call.exchange(), &bundles, NOW);
+        assert_eq!(refused.expect_err("refused").code, expected);
+    }
+}
+
+#[test]
 fn receipts_of_one_batch_share_one_signature_check() {
     let call = Accepted::new();
     let payloads: Vec<Payload> =

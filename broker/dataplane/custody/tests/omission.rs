@@ -41,7 +41,7 @@ fn the_second_call_under_one_chain_brings_nothing_that_the_peer_holds() {
     let first = message_for(&c, &d, &known, &parent);
     assert!(first.value("custody-chain").is_some() && first.value("custody-certs").is_some());
     world.deliver(&c, &d, &first).expect("accepted");
-    known.acknowledge(&d.x5t(), &parent);
+    known.acknowledge(&d.x5t(), &parent, NOW);
     let second = message_for(&c, &d, &known, &parent);
     assert!(second.value("custody-chain").is_none() && second.value("custody-certs").is_none());
     let chain = world.deliver(&c, &d, &second).expect("accepted");
@@ -57,7 +57,7 @@ fn only_the_oldest_are_left_out() {
     let known = Acknowledged::default();
     // d met the root in another branch: b called it too.
     world.deliver(&b, &d, &child_message(&b, &d, &first, None)).expect("accepted");
-    known.acknowledge(&d.x5t(), &first);
+    known.acknowledge(&d.x5t(), &first, NOW);
     let message = message_for(&c, &d, &known, &at_c);
     assert_eq!(message.text("custody-chain"), at_c.newest().sealed());
     assert_eq!(world.deliver(&c, &d, &message).expect("accepted").ancestors().len(), 2);
@@ -68,7 +68,7 @@ fn another_leaf_of_the_peer_has_acknowledged_nothing() {
     let world = World::new();
     let (_, _, parent) = chain_at_c(&world);
     let (d, rotated, known) = (world.broker("d"), world.broker("d"), Acknowledged::default());
-    known.acknowledge(&d.x5t(), &parent);
+    known.acknowledge(&d.x5t(), &parent, NOW);
     assert_eq!(fields_for(&rotated, &known, &parent), ForwardedFields::build(&parent, DEFAULT_HOPS).expect("fields"));
     assert_eq!(fields_for(&d, &known, &parent), ForwardedFields::default());
 }
@@ -79,15 +79,30 @@ fn a_peer_that_lost_its_memory_gets_everything_on_the_retry() {
     let (_, c, parent) = chain_at_c(&world);
     let (mut d, known) = (world.broker("d"), Acknowledged::default());
     world.deliver(&c, &d, &message_for(&c, &d, &known, &parent)).expect("accepted");
-    known.acknowledge(&d.x5t(), &parent);
+    known.acknowledge(&d.x5t(), &parent, NOW);
     d.receiver = Receiver::new(&CacheSizes::default(), ReplayStore::new(9, 9));
     let refused = refusal(world.deliver(&c, &d, &message_for(&c, &d, &known, &parent)));
     assert_eq!(refused.code, Code::Unresolved);
     let missing: Vec<String> = refused.missing.iter().map(ToString::to_string).collect();
     assert_eq!(missing, [format!("rec:{}", parent.hash())]);
     assert!(can_supply(&parent, &missing[0]));
-    known.forget(&d.x5t());
+    known.forget(&d.x5t(), NOW);
     world.deliver(&c, &d, &message_for(&c, &d, &known, &parent)).expect("accepted");
+}
+
+#[test]
+fn a_peer_that_lacked_something_is_sent_everything_for_a_minute() {
+    let world = World::new();
+    let (_, _, parent) = chain_at_c(&world);
+    let (d, e, known) = (world.broker("d"), world.broker("e"), Acknowledged::default());
+    let full = ForwardedFields::build(&parent, DEFAULT_HOPS).expect("fields");
+    known.forget(&d.x5t(), NOW);
+    known.acknowledge(&e.x5t(), &parent, NOW);
+    assert_eq!(fields_for(&e, &known, &parent), ForwardedFields::default());
+    known.acknowledge(&d.x5t(), &parent, NOW + 59);
+    assert_eq!(fields_for(&d, &known, &parent), full);
+    known.acknowledge(&d.x5t(), &parent, NOW + 60);
+    assert_eq!(fields_for(&d, &known, &parent), ForwardedFields::default());
 }
 
 #[test]
@@ -108,7 +123,7 @@ fn a_new_peer_gets_a_share_of_a_full_memory() {
     let known = Acknowledged::new(CacheSize { entries: 8, per_peer: 8 });
     let peers: Vec<Broker> = ["d", "e", "f"].map(|name| world.broker(name)).into();
     for peer in &peers {
-        known.acknowledge(&peer.x5t(), &parent);
+        known.acknowledge(&peer.x5t(), &parent, NOW);
     }
     let full = ForwardedFields::build(&parent, DEFAULT_HOPS).expect("fields");
     let lengths: Vec<usize> = peers
@@ -126,10 +141,10 @@ fn a_peer_at_its_quota_replaces_its_own_oldest_elements() {
     let (_, _, parent) = chain_at_c(&world);
     let known = Acknowledged::new(CacheSize { entries: 100, per_peer: 4 });
     let (d, e) = (world.broker("d"), world.broker("e"));
-    known.acknowledge(&e.x5t(), &parent);
-    known.acknowledge(&d.x5t(), &parent);
+    known.acknowledge(&e.x5t(), &parent, NOW);
+    known.acknowledge(&d.x5t(), &parent, NOW);
     let (_, _, other) = chain_at_c(&world);
-    known.acknowledge(&d.x5t(), &other);
+    known.acknowledge(&d.x5t(), &other, NOW);
     assert_eq!(fields_for(&d, &known, &other), ForwardedFields::default());
     assert_eq!(fields_for(&d, &known, &parent), ForwardedFields::build(&parent, DEFAULT_HOPS).expect("fields"));
     assert_eq!(fields_for(&e, &known, &parent), ForwardedFields::default());

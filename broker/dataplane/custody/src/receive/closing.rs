@@ -6,7 +6,7 @@ use super::examine::{collect_certificates, peer_name};
 use super::prove::Prover;
 use super::receipt::check_time;
 use super::signer::signer_of;
-use super::{Inline, Peer};
+use super::{Inline, Peer, Receiver};
 use crate::binding::BodySum;
 use crate::cache::{Caches, VerifiedStatement};
 use crate::closing::Closing;
@@ -31,7 +31,23 @@ pub struct ExpectedClosing<'a> {
     pub body: BodySum,
 }
 
-pub(super) fn verify(
+impl Receiver {
+    /// The proven closing statement of a streamed request (custody-wire §7.3), read when its body has ended.
+    ///
+    /// # Errors
+    /// The code of the first check that fails.
+    pub fn verify_closing(
+        &self,
+        fields: &ClosingFields<'_>,
+        expected: &ExpectedClosing<'_>,
+        bundles: &Bundles,
+        now: i64,
+    ) -> Result<Arc<VerifiedStatement<Closing>>> {
+        verify(&self.caches, fields, expected, bundles, now)
+    }
+}
+
+fn verify(
     caches: &Caches,
     fields: &ClosingFields<'_>,
     expected: &ExpectedClosing<'_>,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::{Ancestor, Examined, Inline, Peer, Policy, Request};
 use crate::behalf::Presented;
-use crate::binding::{Body, request_binding, verify_content_digest};
+use crate::binding::{Body, HeaderLine, request_binding, verify_content_digest};
 use crate::cache::Caches;
 use crate::cert::Certificate;
 use crate::error::{Code, Missing, Rejection, Result};
 use crate::fields::CustodyFields;
 use crate::hash::{StatementHash, Thumbprint};
-use crate::limits::{MAX_CHAIN_AGE_S, MAX_LIFETIME_S, MAX_SKEW_S};
+use crate::limits::{MAX_CHAIN_AGE_S, MAX_HOPS, MAX_LIFETIME_S, MAX_SKEW_S};
 use crate::record::Record;
 use crate::seal::UnverifiedStatement;
 use crate::statement::StatementClaims as _;
@@ -235,4 +235,13 @@ fn check_link(before: &Record, before_hash: StatementHash, after: &Record) -> Re
 
 fn broken(detail: &str) -> Rejection {
     Rejection::new(Code::Chain, detail)
+}
+
+/// The newest record's sealed text and claims as sent, for the log of a refused request; None if unreadable.
+#[must_use]
+pub fn peek_unverified(headers: &[HeaderLine<'_>]) -> Option<(String, Record)> {
+    let fields = CustodyFields::read(headers, MAX_HOPS).ok()?;
+    let statement = UnverifiedStatement::parse(fields.record).ok()?;
+    let record = Record::parse(statement.claims()).ok()?;
+    Some((statement.text().to_owned(), record))
 }

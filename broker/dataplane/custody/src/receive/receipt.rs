@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::examine::{collect_certificates, peer_name};
 use super::prove::Prover;
 use super::signer::signer_of;
-use super::{Inline, Peer};
+use super::{Inline, Peer, Receiver};
 use crate::binding::{BodySum, HeaderLine, response_binding};
 use crate::cache::{Caches, VerifiedStatement};
 use crate::error::{Code, Rejection, Result};
@@ -42,7 +42,26 @@ pub struct Exchange<'a> {
     pub body: BodySum,
 }
 
-pub(super) fn verify(
+impl Receiver {
+    /// The proven receipt of one exchange: every caller check of custody-wire §7.1.
+    ///
+    /// `fields` are those of the response, read when its body has ended. A receipt with `fin: abort` or `deny`
+    /// is a true receipt: what it means for the call is the caller's to decide.
+    ///
+    /// # Errors
+    /// The code of the first check that fails.
+    pub fn verify_receipt(
+        &self,
+        fields: &ReceiptFields<'_>,
+        exchange: &Exchange<'_>,
+        bundles: &Bundles,
+        now: i64,
+    ) -> Result<Arc<VerifiedStatement<Receipt>>> {
+        verify(&self.caches, fields, exchange, bundles, now)
+    }
+}
+
+fn verify(
     caches: &Caches,
     fields: &ReceiptFields<'_>,
     exchange: &Exchange<'_>,
