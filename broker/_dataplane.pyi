@@ -83,7 +83,7 @@ class DataPlane:
         """
 
     def set_components(self, components_json: str) -> None:
-        """Replace the documents' components.
+        """Replace the documents' components, and those of other trust domains (``partner``) that can be called.
 
         Raises:
             DataPlaneError: ``components_invalid``; those in force stay.

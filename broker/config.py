@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.audit.config import AuditConfig, read_audit
+from broker.names import parse_component, parse_label
 from broker.user_config import Boundary, IssuerConfig, read_boundaries, read_issuers
 from hopseal.errors import InvalidError
 from hopseal.ids import SpiffeId, TrustDomain
@@ -134,7 +135,7 @@ def load_config(path: Path) -> BrokerConfig:
     sockets = top.section("sockets", required=True)
     config = BrokerConfig(
         trust_domain=top.parsed("trust_domain", TrustDomain.parse, _NO_TRUST_DOMAIN),
-        node=top.parsed("node", _parse_label, ""),
+        node=top.parsed("node", parse_label, ""),
         documents=top.path("documents"),
         state_dir=top.path("state_dir"),
         out_socket=sockets.path("out"),
@@ -183,28 +184,6 @@ def parse_endpoint(text: str) -> Endpoint:
         except ValueError as error:
             raise _malformed_endpoint(text) from error
     return Endpoint(host, int(port))
-
-
-def parse_component(text: str) -> str:
-    """``agent/component``, both DNS labels.
-
-    Raises:
-        InvalidError: ``text`` is something else (``component_malformed``).
-    """
-    agent, slash, component = text.partition("/")
-    if not slash or _LABEL.fullmatch(agent) is None or _LABEL.fullmatch(component) is None:
-        raise InvalidError(
-            "component_malformed", f"{text!r} is not <agent>/<component>", remedy="write agent/component"
-        )
-    return text
-
-
-def _parse_label(text: str) -> str:
-    if _LABEL.fullmatch(text) is None:
-        raise InvalidError(
-            "label_malformed", f"{text!r} is not a DNS label", remedy="use lower-case letters, digits and dashes"
-        )
-    return text
 
 
 def _read_attestor(section: Section) -> AttestorConfig:

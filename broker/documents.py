@@ -7,6 +7,7 @@ Does not own: reading and checking them (``hopseal.documents``).
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import structlog
 
@@ -16,6 +17,7 @@ from broker.identities.registry import Identities
 from broker.policy.follow import PolicyFollower
 from hopseal.documents.follow import DocumentFollower
 from hopseal.documents.model import DocumentSet
+from hopseal.ids import SpiffeId
 
 log = structlog.get_logger("broker.documents")
 
@@ -29,6 +31,7 @@ class DocumentKeeper:
         policies: compiled anew.
         identities: judged anew.
         callees: probed where the documents say.
+        partners: components of other trust domains, by ``agent/component``; a documented one of that name wins.
     """
 
     def __init__(
@@ -38,12 +41,14 @@ class DocumentKeeper:
         policies: PolicyFollower,
         identities: Identities,
         callees: Callees,
+        partners: Mapping[str, SpiffeId],
     ) -> None:
         self._follower = follower
         self._data_plane = data_plane
         self._policies = policies
         self._identities = identities
         self._callees = callees
+        self._partners = partners
 
     async def run(self) -> None:
         """Follow for ever."""
@@ -58,16 +63,19 @@ class DocumentKeeper:
 
     async def _use(self, documents: DocumentSet) -> None:
         # Components are known before anything about them is permitted, and permitted before anybody is admitted.
-        self._data_plane.set_components(encode_components(documents))
+        self._data_plane.set_components(encode_components(documents, self._partners))
         await self._policies.set_documents(documents)
         self._identities.set_documents(documents)
         self._callees.set_documents(documents)
 
 
-def encode_components(documents: DocumentSet) -> str:
-    """The JSON text that tells the data plane every documented component."""
+def encode_components(documents: DocumentSet, partners: Mapping[str, SpiffeId]) -> str:
+    """The JSON text that tells the data plane every documented component, and ``partners`` beside them."""
+    documented = {component.qualified for component in documents.components}
+    others = [_encode_partner(name, spiffe_id) for name, spiffe_id in partners.items() if name not in documented]
     return json.dumps(
-        [
+        others
+        + [
             {
                 "component": component.qualified,
                 "agent": component.agent,
@@ -80,3 +88,17 @@ def encode_components(documents: DocumentSet) -> str:
             for component in documents.components
         ]
     )
+
+
+def _encode_partner(qualified: str, spiffe_id: SpiffeId) -> dict[str, object]:
+    agent, _, name = qualified.partition("/")
+    return {
+        "component": qualified,
+        "agent": agent,
+        "name": name,
+        "spiffe_id": str(spiffe_id),
+        "listen": None,
+        "listen_host": None,
+        "may_start": False,
+        "partner": True,
+    }

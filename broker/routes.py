@@ -11,7 +11,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.config import Endpoint, parse_component, parse_endpoint
+from broker.config import Endpoint, parse_endpoint
+from broker.names import parse_component
 from hopseal.errors import HopsealError
 from hopseal.settings import Section, SettingsInvalidError, parse_settings_list
 from hopseal.watch import Watch

@@ -122,7 +122,10 @@ class Broker:
         self.policies = PolicyFollower(config.policies, data_plane)
         self.routes = RouteFollower(config.routes)
         self.documents = DocumentFollower(config.documents, config.trust_domain)
-        self._keeper = DocumentKeeper(self.documents, data_plane, self.policies, self.identities, self.callees)
+        partners = {name: each for boundary in config.boundaries.values() for name, each in boundary.components.items()}
+        self._keeper = DocumentKeeper(
+            self.documents, data_plane, self.policies, self.identities, self.callees, partners
+        )
         self.issuers = IssuerKeys(config.issuers, source)
         self.events = DataPlaneEvents(data_plane, self.identities, self.issuers, call_writer(config.log))
         self.local_log = LocalLog(config, log_signer, data_plane, self.own.current, source)

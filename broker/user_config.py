@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from broker.names import parse_component
 from hopseal.custody.errors import CustodyError
 from hopseal.custody.patterns import read_id_pattern
 from hopseal.custody.usertoken import TokenType
@@ -57,11 +58,13 @@ class Boundary:
         sealed: calls towards it begin a new chain that hides this one (custody-wire §8.4).
         gateways: patterns of its components that may do the same towards us.
         unverified_users: its roots may name users whose issuer is not among ours.
+        components: those that can be called, by ``agent/component`` as its own documents name them.
     """
 
     sealed: bool = False
     gateways: tuple[str, ...] = ()
     unverified_users: bool = False
+    components: Mapping[str, SpiffeId] = field(default_factory=dict)
 
 
 def read_issuers(top: Section) -> tuple[IssuerConfig, ...]:
@@ -89,6 +92,7 @@ def read_boundaries(top: Section) -> Mapping[str, Boundary]:
             sealed=section.choice("egress", ("full", "sealed"), default="full") == "sealed",
             gateways=tuple(_read_gateway(section, text, name) for text in section.texts("gateways")),
             unverified_users=section.flag("unverified_users", default=False),
+            components=_read_components(section.section("components"), name),
         )
     return found
 
@@ -144,6 +148,19 @@ def _is_loopback(host: str) -> bool:
 def _read_clients(section: Section) -> Mapping[str, SpiffeId]:
     clients = section.section("clients")
     return {name: clients.parsed(name, SpiffeId.parse, _NOBODY) for name in sorted(clients.keys())}
+
+
+def _read_components(section: Section, trust_domain: str) -> Mapping[str, SpiffeId]:
+    found: dict[str, SpiffeId] = {}
+    for name in sorted(section.keys()):
+        try:
+            parse_component(name)
+        except InvalidError as error:
+            section.mistake(name, error.message, error.remedy)
+        found[name] = section.parsed(name, SpiffeId.parse, _NOBODY)
+        if found[name] != _NOBODY and found[name].trust_domain.name != trust_domain:
+            section.mistake(name, f"is not of trust domain {trust_domain}", "list it under its own")
+    return found
 
 
 def _read_gateway(section: Section, text: str, trust_domain: str) -> str:

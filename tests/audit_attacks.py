@@ -733,6 +733,15 @@ def two_receipts_that_say_different_things() -> Tampered:
 
 
 @refused(7, "audit_receipt")
+def two_receipts_that_list_different_sub_calls() -> Tampered:
+    story = tell()
+    again = seal(Receipt(story.scene.outcome(story.first, cd=some_hash("x"), kids=())), pki.ORCHESTRATOR)
+    story.scene.left.statement(again, "sent", NOW)
+    story.scene.witness()
+    return evidence(story.scene, again)
+
+
+@refused(7, "audit_receipt")
 def a_receipt_of_another_chain() -> Tampered:
     story = tell()
     again = story.scene.answer(story.lookup, cid=random_id("another chain"))

@@ -75,7 +75,7 @@ def _fresh(followed: Sequence[tuple[FollowedLog, str]]) -> list[tuple[bytes, str
 def _describe(row: dict[str, object]) -> str:
     parties = f"{short_id(str(row['caller']))} → {short_id(str(row['callee']))}"
     verdict = paint_state(str(row["verdict"]))
-    why = f"  {row['code']}" if row["code"] else ""
+    why = escape_unprintable(f"  {row['code']}") if row["code"] else ""
     at = moment(int(str(row["at"])))
     text = f"{row['direction']}  {parties}  {row['operation'] or '?'}  chain {row['cid']} hop {row['hop']}"
     return (

@@ -120,7 +120,7 @@ def _record_entry(text: bytes) -> RecordEntry | None:
 
 
 def _cells(row: dict[str, Any]) -> tuple[object, ...]:
-    verdict = row["code"] or row["verdict"]
+    verdict = escape_unprintable(row["code"] or row["verdict"])
     texts = (row["operation"], row["task"], row["user"])
     operation, task, user = (escape_unprintable(text) if text else None for text in texts)
     parties = (short_id(row["caller"]), short_id(row["callee"]))

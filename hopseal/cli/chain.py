@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,6 @@ def show(
 
     Everything is verified again from the log alone: signatures, certificates against the bundle of that time,
     the links between records, and the authority that each hop was left. Exits 1 if anything does not hold.
-    What a call says it is based on is shown below it; `hopseal audit show` draws that as a graph, and `hopseal
-    audit verify` proves the times too.
 
     \b
     Example:
@@ -120,13 +118,13 @@ def _as_json(report: ChainReport, damage: list[str]) -> dict[str, Any]:
         "cid": report.cid,
         "verified": report.verified,
         "damage": damage,
-        "hops": [_hop_json(hop, report.answered) for hop in report.roots],
+        "hops": [_hop_json(hop) for hop in report.roots],
         "rejected": [_rejected_json(each) for each in report.rejected],
         "contradictions": [_rejected_json(each) for each in report.contradictions],
     }
 
 
-def _hop_json(hop: HopReport, answered: Mapping[str, str]) -> dict[str, Any]:
+def _hop_json(hop: HopReport) -> dict[str, Any]:
     record = hop.record
     return {
         "hash": hop.hash,
@@ -143,8 +141,8 @@ def _hop_json(hop: HopReport, answered: Mapping[str, str]) -> dict[str, Any]:
         "detail": hop.detail,
         "seen": [{"node": each.node, "direction": str(each.direction), "at_ms": each.at_ms} for each in hop.sightings],
         "answers": [_answer_json(each) for each in hop.answers],
-        "based_on": [{"receipt": each, "record": answered.get(each)} for each in record.based_on or ()],
-        "children": [_hop_json(child, answered) for child in hop.children],
+        "based_on": list(record.based_on or ()),
+        "children": [_hop_json(child) for child in hop.children],
     }
 
 
@@ -181,14 +179,17 @@ def _print(report: ChainReport, damage: list[str]) -> None:
     if first is not None:
         begun = datetime.fromtimestamp(first.iat, UTC).astimezone().isoformat(" ", "seconds")
         click.echo(f"task {first.task.id if first.task else '?'}, begun by {short_id(str(first.iss))} at {begun}")
+    answered = dict(_answered(report.roots))
     for hop, lead, text in _lines(report.roots, ""):
         mark = click.style("✓", fg="green") if hop.verified else click.style("✗", fg="red")
         click.echo(f"{lead}{mark} {text}")
         blank = " " * len(lead)
         if hop.code:
             click.secho(f"{blank}  {hop.code}: {hop.detail}", fg="red")
-        for cited in hop.record.based_on or ():
-            click.echo(f"{blank}  based on {_answerer(report, cited)}")
+        for receipt in hop.record.based_on or ():
+            click.echo(
+                f"{blank}  based on the answer of {short_id(answered.get(receipt)) if receipt in answered else '?'}"
+            )
         for answer in hop.answers:
             click.echo(f"{blank}  {_answer(answer)}")
     for each in report.rejected:
@@ -200,17 +201,6 @@ def _print(report: ChainReport, damage: list[str]) -> None:
         click.secho(f"the log is damaged: {line}", fg="red")
 
 
-def _answerer(report: ChainReport, cited: str) -> str:
-    """Who gave the answer that a call cites (``in``)."""
-    waiting = list(report.roots)
-    while waiting:
-        hop = waiting.pop()
-        if hop.hash == report.answered.get(cited):
-            return f"the answer of {short_id(hop.record.aud)}"
-        waiting += hop.children
-    return f"an answer that no log here holds, {cited}"
-
-
 def _answer(each: AnswerReport) -> str:
     """How a call ended, in one line."""
     if each.refused is not None:
@@ -219,6 +209,14 @@ def _answer(each: AnswerReport) -> str:
         return click.style(f"✗ receipt: {each.code}: {each.detail}", fg="red")
     said = f"{each.outcome.st}, {each.outcome.length} bytes, {each.outcome.fin}" if each.outcome else "?"
     return f"{click.style('✓', fg='green')} receipt: {said}"
+
+
+def _answered(hops: Sequence[HopReport]) -> Iterator[tuple[str, str]]:
+    """Who gave each receipt."""
+    for hop in hops:
+        for each in hop.answers:
+            yield each.hash, hop.record.aud
+        yield from _answered(hop.children)
 
 
 def _lines(hops: Sequence[HopReport], indent: str) -> Iterator[tuple[HopReport, str, str]]:

@@ -6,14 +6,12 @@ Owns: collecting and indexing. Does not own: judging (``offline``).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from hopseal.bundle import Bundle
 from hopseal.custody.certs import CertificateCache, KnownCertificates
 from hopseal.custody.errors import Code, CustodyError
 from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
-from hopseal.custody.seal import parse_sealed
 from hopseal.ids import TrustDomain
 from hopseal.limits import CLOCK_SKEW_S
 from hopseal.log.entries import (
@@ -23,7 +21,6 @@ from hopseal.log.entries import (
     LogEntry,
     RecordEntry,
     StartEntry,
-    StatementEntry,
     TokenEntry,
 )
 
@@ -66,7 +63,6 @@ class ChainEvidence:
         rejected: messages that were refused.
         contradictions: entries that cannot be what the broker wrote.
         tokens: user tokens, by their hash.
-        answered: hash of the record by that of its receipt or observation; unverified.
     """
 
     cid: str
@@ -79,7 +75,6 @@ class ChainEvidence:
     contradictions: tuple[Rejected, ...] = ()
     bundles: dict[TrustDomain, list[tuple[int, Bundle]]] = field(default_factory=dict)
     tokens: dict[str, TokenEntry] = field(default_factory=dict)
-    answered: dict[str, str] = field(default_factory=dict)
 
     def bundles_at(self, moment: int) -> dict[TrustDomain, Bundle]:
         """For each trust domain the authorities that some clock held for current at ``moment`` (NumericDate seconds).
@@ -117,12 +112,6 @@ class ChainEvidence:
         sighting = Sighting(node, entry.direction, entry.at_ms)
         self.sightings[newest.hash] = tuple(dict.fromkeys((*self.sightings.get(newest.hash, ()), sighting)))
 
-    def add_answer(self, entry: StatementEntry) -> None:
-        """Take in a receipt or observation, if it is of the chain: which call it answers."""
-        if entry.accepted and entry.cid == self.cid and entry.sealed and entry.rec:
-            with suppress(CustodyError):
-                self.answered[parse_sealed(entry.sealed).hash] = entry.rec
-
     def _index(self, sealed: SealedRecord) -> None:
         self.texts.setdefault(sealed.hash, {})[sealed.text] = sealed
         if sealed.hash not in self.records:
@@ -149,8 +138,6 @@ def gather(entries: Iterable[LogEntry], cid: str) -> ChainEvidence:
             evidence.bundles.setdefault(entry.bundle.trust_domain, []).append((entry.at_ms, entry.bundle))
         elif isinstance(entry, TokenEntry):
             evidence.tokens.setdefault(entry.th, entry)
-        elif isinstance(entry, StatementEntry):
-            evidence.add_answer(entry)
         elif isinstance(entry, RecordEntry):
             evidence.add(entry, node)
     for history in evidence.bundles.values():

@@ -67,14 +67,12 @@ class ChainReport:
         rejected: messages that claimed to belong to the chain and were refused.
         contradictions: entries about accepted records that cannot be read or do not say what the record says: somebody
             changed the log.
-        answered: hash of the record by that of its receipt or observation, which ``in`` cites; unverified.
     """
 
     cid: str
     roots: tuple[HopReport, ...]
     rejected: tuple[Rejected, ...]
     contradictions: tuple[Rejected, ...]
-    answered: Mapping[str, str]
 
     @property
     def verified(self) -> bool:
@@ -90,7 +88,7 @@ def verify_chain_offline(entries: Iterable[LogEntry], cid: str) -> ChainReport:
     check = _Check(evidence, judge_answers(listed, evidence, verifier), verifier)
     judge = ChainJudge(evidence.records, check.record, _own_time, check.root)
     roots = tuple(map(check.report, judge.judge()))
-    return ChainReport(cid, roots, evidence.rejected, evidence.contradictions, evidence.answered)
+    return ChainReport(cid, roots, evidence.rejected, evidence.contradictions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def test_the_events_descriptor_is_readable_only_while_something_waits(plane):
 
 
 def test_documents_policies_routes_and_bundles_are_accepted(plane):
-    plane.set_components(encode_components(DOCUMENTS))
+    plane.set_components(encode_components(DOCUMENTS, {}))
     plane.set_policies(compile_policies(DOCUMENTS), compile_entities(DOCUMENTS))
     plane.set_policies("", "[]")
     plane.set_routes('{"crm/store": ["10.0.0.1:8443", "[::1]:8443", "node-2.example.org:8443"]}')
@@ -126,7 +126,7 @@ def test_policies_that_do_not_parse_are_refused(real):
 
 
 def test_an_unknown_caller_is_reported_by_its_pidfd_inode(real, tmp_path: Path):
-    real.set_components(encode_components(DOCUMENTS))
+    real.set_components(encode_components(DOCUMENTS, {}))
     pidfd = os.pidfd_open(os.getpid())
     inode = os.fstat(pidfd).st_ino
     os.close(pidfd)

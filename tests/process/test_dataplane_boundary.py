@@ -50,7 +50,7 @@ def accepted(node: Node, direction: Direction) -> list[SealedRecord]:
 
 
 def documents(listens: dict[str, Path], *, of_partner: bool) -> str:
-    """The partner knows only its own tool; at home the partner's tool has a document too."""
+    """The partner knows only its own tool; at home the partner's tool is known by configuration."""
     names = ("tool",) if of_partner else ("orchestrator", "reasoner", "tool")
     return json.dumps(
         [
@@ -62,6 +62,7 @@ def documents(listens: dict[str, Path], *, of_partner: bool) -> str:
                 "listen": str(listens[name]) if name in listens else None,
                 "listen_host": None,
                 "may_start": name == "orchestrator",
+                "partner": name == "tool" and not of_partner,
             }
             for name in names
         ]

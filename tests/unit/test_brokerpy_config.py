@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from broker.commands import describe_config
-from broker.config import Endpoint, load_config, parse_component, parse_endpoint
+from broker.config import Endpoint, load_config, parse_endpoint
+from broker.names import parse_component
 from broker_parts import write_config
 from hopseal.errors import InvalidError, UnavailableError
 from hopseal.log.note import COSIGNATURE_ED25519, ED25519, VerifierKey

@@ -25,7 +25,7 @@ from fake_dataplane import FakeDataPlane
 from hopseal.backoff import Backoff
 from hopseal.documents.follow import DocumentFollower
 from hopseal.errors import InvalidError, UnavailableError
-from hopseal.ids import TrustDomain
+from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.settings import SettingsInvalidError
 from hopseal.watch import Watch
 from hopseal.wire.gen.hopseal.v1.reference_pb2 import ListenerReference, PidfdReference
@@ -342,6 +342,7 @@ async def test_components_are_known_before_they_are_permitted_and_permitted_befo
         order.part("policies", asynchronous=True),
         order.part("identities"),
         order.part("callees"),
+        {},
     )
     task = asyncio.create_task(keeper.run())
     await follower.load()
@@ -353,7 +354,7 @@ async def test_components_are_known_before_they_are_permitted_and_permitted_befo
 
 def test_the_data_plane_is_told_every_component():
     given = documents(component("front", may_start=True), component("store", may_start=False, listen="/run/s"))
-    assert json.loads(encode_components(given))[1] == {
+    assert json.loads(encode_components(given, {}))[1] == {
         "component": "crm/store",
         "agent": "crm",
         "name": "store",
@@ -362,6 +363,19 @@ def test_the_data_plane_is_told_every_component():
         "listen_host": None,
         "may_start": False,
     }
+
+
+def test_the_data_plane_is_told_of_partners_that_no_document_names():
+    given = documents(component("front"))
+    partners = {
+        "theirs/tool": SpiffeId.parse("spiffe://partner.example/agents/theirs/tool"),
+        "crm/front": SpiffeId.parse("spiffe://partner.example/agents/crm/front"),
+    }
+    told = json.loads(encode_components(given, partners))
+    assert [(each["component"], each["spiffe_id"], each.get("partner", False)) for each in told] == [
+        ("theirs/tool", "spiffe://partner.example/agents/theirs/tool", True),
+        ("crm/front", "spiffe://example.org/agents/crm/front", False),
+    ]
 
 
 # Metrics.

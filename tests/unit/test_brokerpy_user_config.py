@@ -120,10 +120,13 @@ def test_other_urls_are_refused(url):
 
 def test_boundaries_are_read_and_given_to_the_data_plane(tmp_path):
     text = (
-        "{partner.example: {egress: sealed, gateways: ['spiffe://partner.example/gw/*'], unverified_users: true}, "
+        "{partner.example: {egress: sealed, gateways: ['spiffe://partner.example/gw/*'], unverified_users: true, "
+        "components: {crm/tool: 'spiffe://partner.example/crm/tool'}}, "
         "other.example: {}}"
     )
     config = load_config(write_config(tmp_path, boundaries=text))
+    tool = SpiffeId.parse("spiffe://partner.example/crm/tool")
+    assert config.boundaries["partner.example"].components == {"crm/tool": tool}
     assert json.loads(encode_settings(config))["boundaries"] == {
         "other.example": {"sealed": False, "gateways": [], "unverified_users": False},
         "partner.example": {"sealed": True, "gateways": ["spiffe://partner.example/gw/*"], "unverified_users": True},
@@ -140,6 +143,9 @@ def test_boundaries_are_read_and_given_to_the_data_plane(tmp_path):
         ("{p.example: {gateways: ['spiffe://q.example/gw']}}", "is not of trust domain p.example"),
         ("{p.example: {unverified_users: 1}}", "unverified_users: must be true or false"),
         ("{p.example: {ingress: full}}", "ingress: unknown key"),
+        ("{p.example: {components: {tool: 'spiffe://p.example/t'}}}", "'tool' is not <agent>/<component>"),
+        ("{p.example: {components: {a/tool: x}}}", "components.a/tool: "),
+        ("{p.example: {components: {a/tool: 'spiffe://q.example/t'}}}", "is not of trust domain p.example"),
     ],
 )
 def test_each_mistake_about_a_boundary_is_named(tmp_path, text, expected):

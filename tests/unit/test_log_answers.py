@@ -156,7 +156,7 @@ def test_the_tree_shows_answers_and_what_a_call_is_based_on(answered: Answered, 
     lines = [line.strip(" │") for line in shown.splitlines()]
     assert [line for line in lines if line.startswith("based on")] == [
         "based on the answer of crm-assistant/reasoner",
-        f"based on an answer that no log here holds, {based_on[1]}",
+        "based on the answer of ?",
     ]
     (chain,) = json.loads(answered.show(tmp_path, "--json"))
     inner = next(hop for hop in chain["hops"][0]["children"] if hop["answers"])
@@ -172,10 +172,7 @@ def test_the_tree_shows_answers_and_what_a_call_is_based_on(answered: Answered, 
             "detail": "",
         }
     ]
-    assert next(hop["based_on"] for hop in chain["hops"][0]["children"] if hop["based_on"]) == [
-        {"receipt": based_on[0], "record": parse_sealed_receipt(text).claims.outcome.rec},
-        {"receipt": based_on[1], "record": None},
-    ]
+    assert next(hop["based_on"] for hop in chain["hops"][0]["children"] if hop["based_on"]) == list(based_on)
 
 
 def test_the_tree_shows_what_is_wrong_with_an_answer(answered: Answered, tmp_path: Path) -> None:

@@ -36,6 +36,9 @@ struct Described {
     listen: Option<PathBuf>,
     listen_host: Option<String>,
     may_start: bool,
+    /// Of another trust domain: it can be called, and no document of ours says anything about it.
+    #[serde(default)]
+    partner: bool,
 }
 
 #[derive(Default)]
@@ -79,7 +82,9 @@ impl Directory {
                 may_start: one.may_start,
             });
             components.by_host.insert(component.host.clone(), Arc::clone(&component));
-            components.by_id.insert(component.id.as_str().to_owned(), Arc::clone(&component));
+            if !one.partner {
+                components.by_id.insert(component.id.as_str().to_owned(), Arc::clone(&component));
+            }
             components.by_qualified.insert(component.qualified.clone(), component);
         }
         *self.components.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(components);
@@ -111,6 +116,7 @@ impl Directory {
         self.components().by_qualified.get(qualified).cloned()
     }
 
+    /// The component that a document of ours describes.
     pub fn by_id(&self, id: &SpiffeId) -> Option<Arc<Component>> {
         self.components().by_id.get(id.as_str()).cloned()
     }
@@ -161,6 +167,17 @@ mod tests {
         assert_eq!(directory.endpoints("crm/tool"), ["a:1", "b:1"]);
         assert_eq!(directory.endpoints("crm/tool"), ["b:1", "a:1"]);
         assert!(directory.endpoints("crm/none").is_empty());
+    }
+
+    #[test]
+    fn a_partner_can_be_called_and_is_not_documented() {
+        let directory = Directory::default();
+        let partner = r#"[{"component":"theirs/tool","agent":"theirs","name":"tool","spiffe_id":"spiffe://b/tool",
+            "listen":null,"listen_host":null,"may_start":false,"partner":true}]"#;
+        directory.set_components(partner).unwrap();
+        let found = directory.resolve("tool.theirs", "crm").unwrap();
+        assert_eq!(found.id.as_str(), "spiffe://b/tool");
+        assert!(directory.by_id(&found.id).is_none());
     }
 
     #[test]
