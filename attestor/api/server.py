@@ -85,6 +85,7 @@ class SocketServer:
     Args:
         sock: bound, not yet listening, non-blocking; stays the caller's to close.
         tls: None for a plain socket.
+        large_methods: paths of the methods that ``limits.large_request_bytes`` is for.
         monotonic: seconds, for deadlines.
     """
 
@@ -95,12 +96,14 @@ class SocketServer:
         limits: ConnectionLimits,
         *,
         tls: Tls | None = None,
+        large_methods: frozenset[str] = frozenset(),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sock = sock
         self._methods = {path: method for service in services for path, method in service.__mapping__().items()}
         self._limits = limits
         self._tls = tls
+        self._large_methods = large_methods
         self._monotonic = monotonic
         self._users = UserBudgets(limits)
         self._connections: set[GuardedConnection] = set()
@@ -188,7 +191,9 @@ class SocketServer:
         return process
 
     async def _serve(self, peer: socket.socket, process: PinnedProcess) -> None:
-        connection = GuardedConnection(self._methods, process, self._limits, self, self._monotonic, self._identify)
+        connection = GuardedConnection(
+            self._methods, process, self._limits, self, self._monotonic, self._identify, self._large_methods
+        )
         self._connections.add(connection)
         context = self._tls.context() if self._tls is not None else None
         if self._tls is not None and context is None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
+from weakref import WeakSet
 
 import grpclib.server
 from grpclib.config import Configuration
@@ -71,6 +72,14 @@ def present_caller() -> Caller:
     return caller
 
 
+def forget_received(stream: grpclib.server.Stream[Any, Any]) -> None:
+    """A message of ``stream`` was taken: the bound on the body of a request counts anew from here.
+
+    For methods that the peer goes on sending to; without it a long life would look like a large request.
+    """
+    stream._stream.data_received = 0  # noqa: SLF001 - see the module's rule
+
+
 class ConnectionOwner(Protocol):
     """Who accounts for connections."""
 
@@ -92,8 +101,9 @@ class GuardedConnection(H2Protocol):
         owner: ConnectionOwner,
         clock: Callable[[], float],
         identify: Callable[[BaseTransport], SpiffeId | None],
+        large_methods: frozenset[str] = frozenset(),
     ) -> None:
-        self._requests = _Requests(methods)
+        self._requests = _Requests(methods, large_methods)
         config = Configuration(
             http2_connection_window_size=_WINDOW_BYTES, http2_stream_window_size=_WINDOW_BYTES
         ).__for_server__()
@@ -243,7 +253,9 @@ class GuardedConnection(H2Protocol):
             return self._budget.note_control_frame(self._clock())
         stream = self.processor.streams.get(event.stream_id)
         received = len(event.data) + (stream.data_received if stream is not None else 0)
-        return "request_too_large" if received > self._limits.request_bytes else None
+        is_large = stream is not None and self._requests.may_be_large(stream)
+        allowed = self._limits.large_request_bytes if is_large else self._limits.request_bytes
+        return "request_too_large" if received > allowed else None
 
     def _process(self, events: list[Event]) -> None:
         reset = {event.stream_id for event in events if isinstance(event, StreamReset)}
@@ -261,8 +273,14 @@ class _Requests(grpclib.server.Handler):
 
     caller: Caller
 
-    def __init__(self, methods: dict[str, Method]) -> None:
+    def __init__(self, methods: dict[str, Method], large_methods: frozenset[str]) -> None:
         super().__init__(methods, ProtoCodec(), None, _DispatchServerEvents())
+        self._large_methods = large_methods
+        self._large: WeakSet[Stream] = WeakSet()
+
+    def may_be_large(self, stream: Stream) -> bool:
+        """Whether honest requests of this stream's method are large."""
+        return stream in self._large
 
     def accept(self, stream: Stream, headers: Any, release_stream: Callable[[], Any]) -> None:
         """Serve ``stream`` unless its headers cannot be read."""
@@ -270,6 +288,8 @@ class _Requests(grpclib.server.Handler):
             stream.reset_nowait(ErrorCodes.PROTOCOL_ERROR)
             release_stream()
             return
+        if dict(headers).get(":path") in self._large_methods:
+            self._large.add(stream)
         release = _Once(release_stream)
         token = _CALLER.set(self.caller)
         try:
