@@ -39,6 +39,8 @@ from attestor.engine.api import Engine
 from attestor.engine.events import ContainerEvents
 from attestor.entered import EnteredContainers
 from attestor.evidence import EvidenceCollector, EvidenceLimits
+from attestor.history import History
+from attestor.history_files import HistoryFiles
 from attestor.latest import Latest
 from attestor.metrics import Metrics
 from attestor.peer import PinnedProcess, pin_pid
@@ -76,6 +78,7 @@ class AttestorService:
         )
         self._registry = Registry()
         self._metrics = Metrics()
+        self._history = History(HistoryFiles(config.state_dir / "history"), clock=clock)
         self._entered = EnteredContainers(self._registry)
         timeout_s = config.collector_timeout_s
         self._engines = (
@@ -114,6 +117,7 @@ class AttestorService:
             group.create_task(self._upstream.run(), name="upstream"),
             group.create_task(self._follow_documents(), name="approve"),
             group.create_task(self._follow_sockets(), name="sockets"),
+            group.create_task(self._history.run(), name="history"),
         ]
         async with self._attestations:
             self._container_followers = tuple(map(self._container_follower, self._engines))
@@ -160,6 +164,7 @@ class AttestorService:
             observer=self._metrics,
             clock=self._clock,
             is_entered=self._entered.is_entered,
+            keep=self._history.note,
         )
         around = Surroundings(
             collector=self._collector,
@@ -255,6 +260,7 @@ class AttestorService:
             documents=lambda: self._follower.current,
             upstream=self._upstream.health,
             problems=self._problems,
+            history=self._history.read,
             decide=self._decide,
             timeout_s=4 * self._config.collector_timeout_s,
         )
@@ -266,7 +272,7 @@ class AttestorService:
             for each in self._sockets.values()
             if not each.is_in_place()
         ]
-        found += [each.problem for each in self._container_followers if each.problem]
+        found += filter(None, [*(each.problem for each in self._container_followers), self._history.problem])
         if not upstream.healthy:
             found.append(f"upstream {upstream.kind}: {upstream.detail}")
         if documents.problems:
