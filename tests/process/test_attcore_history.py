@@ -287,9 +287,8 @@ spec:
 """
 
 
-def shown(daemon: Daemon, *arguments: str):
-    command = ["status", "--attestor-socket", str(daemon.admin), "--history", *arguments]
-    return CliRunner().invoke(cli, command, catch_exceptions=False)
+async def shown(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return await daemon.command("status", "--attestor-socket", str(daemon.admin), "--history", *arguments)
 
 
 async def test_an_operator_reads_the_history_of_a_component_after_a_restart(tmp_path):
@@ -309,11 +308,11 @@ async def test_an_operator_reads_the_history_of_a_component_after_a_restart(tmp_
             assert await line_of(client, 2.0) == "error PERMISSION_DENIED"
         await async_wait_until(lambda: len(_kept(daemon)) >= 2)
     async with daemon.running():
-        table = await asyncio.to_thread(shown, daemon, NAME)
-        data = json.loads((await asyncio.to_thread(shown, daemon, NAME, "--json")).stdout)
-        everything = json.loads((await asyncio.to_thread(shown, daemon, "--json", "--limit", "1")).stdout)
-        nobody = await asyncio.to_thread(shown, daemon, "crm/nobody")
-    assert table.exit_code == 0
+        table = await shown(daemon, NAME)
+        data = json.loads((await shown(daemon, NAME, "--json")).stdout)
+        everything = json.loads((await shown(daemon, "--json", "--limit", "1")).stdout)
+        nobody = await shown(daemon, "crm/nobody")
+    assert table.returncode == 0
     assert "approved " + approved[:19] in table.stdout
     assert f"changed: {prompt}" in table.stdout
     states = [each["state"] for each in data["changes"]]
@@ -322,7 +321,7 @@ async def test_an_operator_reads_the_history_of_a_component_after_a_restart(tmp_
     assert (item["approved"], item["measured"], item["holds"]) == ([approved], [root_of(prompt)], False)
     assert (data["component"], data["unreadable"]) == (NAME, 0)
     assert (everything["component"], len(everything["changes"])) == (None, 1)
-    assert (nobody.exit_code, "no such component" in nobody.output) == (2, True)
+    assert (nobody.returncode, "no such component" in nobody.stderr) == (2, True)
     assert "Ignore all rules" not in (tmp_path / "state/history/crm.orchestrator.jsonl").read_text()
 
 

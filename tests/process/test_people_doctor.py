@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from attestor_daemon import Daemon
-from hopseal.cli.main import cli
 
 DOCUMENT = """\
 apiVersion: hopseal.dev/v1alpha1
@@ -33,9 +30,10 @@ def daemon(tmp_path: Path) -> Daemon:
 
 async def diagnose(daemon: Daemon) -> dict[str, dict[str, Any]]:
     """The findings about the attestor; the newest of each check that is not in order, else one that is."""
-    command = ["doctor", "--json", "--attestor-config", str(daemon.config_file)]
-    command += ["--broker-config", str(daemon.folder / "no-broker.yaml")]
-    result = await asyncio.to_thread(CliRunner().invoke, cli, command, catch_exceptions=False)
+    nowhere = str(daemon.folder / "no-broker.yaml")
+    result = await daemon.command(
+        "doctor", "--json", "--attestor-config", str(daemon.config_file), "--broker-config", nowhere
+    )
     found: dict[str, dict[str, Any]] = {}
     for each in json.loads(result.stdout)["findings"]:
         if each["outcome"] != "ok" or each["check"] not in found:
