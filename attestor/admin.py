@@ -216,6 +216,12 @@ def measurement_json(pid: int, evidence: Evidence, files: tuple[str, ...]) -> di
         "exe_path": process.exe_path,
         "config": None if config is None else {"files": list(files), "digest": config.root},
         "posture": posture.level,
+        "static_secrets": [
+            {"rule": each.rule, "place": each.place}
+            for part in (container, config)
+            if part is not None
+            for each in part.secrets
+        ],
         "failed_controls": [
             {"control": each.control, "level": each.level, "detail": each.detail} for each in posture.failed
         ],

@@ -166,3 +166,31 @@ async def _other_pid(scene: Scene, container_id: str, own: int) -> int:
 
     await async_wait_until(is_there)
     return found[0]
+
+
+async def test_a_static_secret_in_the_engines_environment_refuses_the_container_and_its_value_is_nowhere(
+    scene: Scene, images: tuple[str, str]
+):
+    token = "gh" + "p_" + "a1B2" * 9
+    async with scene.daemon.running():
+        clean = scene.start()
+        await scene.approve(clean, images[0])
+        document = (scene.daemon.documents / "crm.yaml").read_text()
+        scene.daemon.write(document + "        forbidStaticSecrets: true\n")
+        item = item_of(await scene.wait_state("attested", "attested"), "forbid_static_secrets")
+        assert (item["measured"], item["holds"]) == (["none"], True)
+        scene.engine.remove(clean)
+        await scene.wait_state("gone", "not_running")
+        scene.start(IMAGE, *HARDENED, "--env", f"GIT_TOKEN={token}")
+        explained = await scene.wait_state("refused", "forbid_static_secrets_mismatch")
+        item = item_of(explained, "forbid_static_secrets")
+        assert item["measured"] == [
+            "github-token in environment GIT_TOKEN",
+            "named-credential in environment GIT_TOKEN",
+        ]
+        assert "static secrets: github-token in environment GIT_TOKEN" in item_of(explained, "posture")["detail"]
+        (scene.settings / "prompt.txt").write_text(f"Use {token}.")
+        _, status = await scene.daemon.ask("/v1/status")
+    assert token not in repr((explained, status))
+    for path in (scene.daemon.folder / "state").rglob("*"):
+        assert not path.is_file() or token.encode() not in path.read_bytes()
