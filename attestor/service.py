@@ -30,11 +30,11 @@ from attestor.approved import broker_approval, build_approved, effective_documen
 from attestor.attestation import Attestations, Capacity, approved_watch
 from attestor.case import Bench
 from attestor.collectors.config import ConfigLimits
-from attestor.collectors.process import read_cgroup
 from attestor.config import AttestorConfig
 from attestor.config_watch import ConfigWatches
 from attestor.containers import ContainerFollower
 from attestor.control import StatusStore
+from attestor.crowds import crowd_of
 from attestor.engine.api import Engine
 from attestor.engine.events import ContainerEvents
 from attestor.entered import EnteredContainers
@@ -43,7 +43,7 @@ from attestor.history import History
 from attestor.history_files import HistoryFiles
 from attestor.latest import Latest
 from attestor.metrics import Metrics
-from attestor.peer import PinnedProcess, pin_pid
+from attestor.peer import pin_pid
 from attestor.registry import Registry
 from attestor.tracking import Surroundings
 from attestor.upstream import build_upstream
@@ -135,6 +135,8 @@ class AttestorService:
         limits = ConnectionLimits(
             connections_per_uid=config.limits.connections_per_uid,
             streams_per_connection=config.limits.streams_per_connection,
+            requests_per_s_per_uid=config.limits.requests_per_s_per_uid,
+            requests_per_s_per_cgroup=config.limits.requests_per_s_per_cgroup,
         )
         brokers = frozenset(approval.spiffe_id for approval in self._brokers)
         workload = WorkloadServer(self._sockets["workload"].sock, self._attestations, self._upstream, limits)
@@ -182,7 +184,7 @@ class AttestorService:
             clock=time.monotonic,
         )
         self._bench = bench
-        return Attestations(around, admission, _cgroup_text, Capacity(limits.processes))
+        return Attestations(around, admission, crowd_of, Capacity(limits.processes))
 
     def _approve(self, documents: DocumentSet | None) -> None:
         """Make what the documents and the node's own decisions say effective, everywhere at once."""
@@ -301,13 +303,6 @@ def _evidence_limits(config: AttestorConfig) -> EvidenceLimits:
 
 def _rate(per_s: int) -> Rate:
     return Rate(per_s, _BURST_S * per_s)
-
-
-def _cgroup_text(process: PinnedProcess) -> str:
-    try:
-        return ";".join(f"{line.controllers}:{line.path}" for line in read_cgroup(process.pid))
-    except HopsealError:
-        return ""
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

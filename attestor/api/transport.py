@@ -17,6 +17,7 @@ import asyncio
 import logging
 from asyncio import BaseTransport, Transport
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -25,6 +26,7 @@ from weakref import WeakSet
 import grpclib.server
 from grpclib.config import Configuration
 from grpclib.const import Handler as Method
+from grpclib.const import Status
 from grpclib.encoding.proto import ProtoCodec
 from grpclib.events import _DispatchServerEvents
 from grpclib.metadata import Deadline, decode_metadata
@@ -33,6 +35,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, RemoteSettingsChanged, RequestReceived, StreamReset
+from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes, Settings
 
 from attestor.api.limits import ConnectionLimits, FrameBudget
@@ -42,6 +45,12 @@ from hopseal.ids import SpiffeId
 
 _log = logging.getLogger(__name__)
 _CALLER: ContextVar[Caller] = ContextVar("caller")
+_TOO_MANY = (
+    (":status", "200"),
+    ("content-type", "application/grpc+proto"),
+    ("grpc-status", str(Status.UNAVAILABLE.value)),
+    ("grpc-message", "rate_limited: too many requests"),
+)
 _WINDOW_BYTES = 65_535  # the smallest that HTTP/2 allows without a settings round trip; requests are small
 
 
@@ -89,6 +98,9 @@ class ConnectionOwner(Protocol):
     def connection_closed(self, connection: GuardedConnection) -> None:
         """Nothing of it is left; called once."""
 
+    def admits_request(self, connection: GuardedConnection) -> bool:
+        """Whether its user and cgroup may have one more request now."""
+
 
 class GuardedConnection(H2Protocol):
     """One accepted connection."""
@@ -103,7 +115,7 @@ class GuardedConnection(H2Protocol):
         identify: Callable[[BaseTransport], SpiffeId | None],
         large_methods: frozenset[str] = frozenset(),
     ) -> None:
-        self._requests = _Requests(methods, large_methods)
+        self._requests = _Requests(methods, large_methods, self._admit_request)
         config = Configuration(
             http2_connection_window_size=_WINDOW_BYTES, http2_stream_window_size=_WINDOW_BYTES
         ).__for_server__()
@@ -120,6 +132,7 @@ class GuardedConnection(H2Protocol):
         self._stalled_since: float | None = None
         self._fruitless_bytes = 0
         self._has_preface = self._has_request = self._is_cut = False
+        self._flood = ""
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Refuse who may not be here; else the HTTP/2 connection with our settings from its first byte."""
@@ -167,6 +180,9 @@ class GuardedConnection(H2Protocol):
             self.cut(reason, ErrorCodes.ENHANCE_YOUR_CALM)
             return
         self._process(events)
+        if self._flood:
+            self.cut(self._flood, ErrorCodes.ENHANCE_YOUR_CALM)
+            return
         if self._transport is not None and not self._transport.is_closing():
             self.connection.flush()
             if self._transport.get_write_buffer_size() > self._limits.write_buffer_bytes:
@@ -225,6 +241,12 @@ class GuardedConnection(H2Protocol):
         self.processor.close(reason)
         self._transport.abort()
 
+    def _admit_request(self) -> bool:
+        if self._owner.admits_request(self):
+            return True
+        self._flood = self._budget.note_refused(self._clock()) or self._flood
+        return False
+
     def _note(self, events: Iterable[Event], size_bytes: int) -> str | None:
         """Account for ``events``; why to cut the connection, or None."""
         now = self._clock()
@@ -273,8 +295,9 @@ class _Requests(grpclib.server.Handler):
 
     caller: Caller
 
-    def __init__(self, methods: dict[str, Method], large_methods: frozenset[str]) -> None:
+    def __init__(self, methods: dict[str, Method], large_methods: frozenset[str], admit: Callable[[], bool]) -> None:
         super().__init__(methods, ProtoCodec(), None, _DispatchServerEvents())
+        self._admit = admit
         self._large_methods = large_methods
         self._large: WeakSet[Stream] = WeakSet()
 
@@ -286,6 +309,10 @@ class _Requests(grpclib.server.Handler):
         """Serve ``stream`` unless its headers cannot be read."""
         if not _is_readable(headers):
             stream.reset_nowait(ErrorCodes.PROTOCOL_ERROR)
+            release_stream()
+            return
+        if not self._admit():
+            _refuse_stream(stream)
             release_stream()
             return
         if dict(headers).get(":path") in self._large_methods:
@@ -315,6 +342,15 @@ class _Once:
         function, self._function = self._function, None
         if function is not None:
             function()
+
+
+def _refuse_stream(stream: Stream) -> None:
+    """Answer without a task: what a flood costs is what this costs."""
+    if stream.id is None:
+        raise BugError("stream_unnumbered", "a request came on a stream without a number")
+    with suppress(StreamClosedError):  # the peer has sent all of its request, and so the answer ends the stream
+        stream._h2_connection.send_headers(stream.id, _TOO_MANY, end_stream=True)  # noqa: SLF001 - see the module's rule
+        stream.reset_nowait(ErrorCodes.NO_ERROR)
 
 
 def _is_readable(headers: Any) -> bool:

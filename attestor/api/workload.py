@@ -58,7 +58,12 @@ class WorkloadServer(SocketServer):
         clock: Callable[[], float] = time.time,
     ) -> None:
         workload, discovery = WorkloadApi(attestations, upstream, clock), SdsApi(attestations, upstream)
-        super().__init__(sock, (workload, discovery), limits, large_methods=frozenset(discovery.__mapping__()))
+        super().__init__(
+            sock,
+            (workload, discovery),
+            limits,
+            large_methods=frozenset(discovery.__mapping__()),
+        )
 
 
 class WorkloadApi(SpiffeWorkloadAPIBase):
