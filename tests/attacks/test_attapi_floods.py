@@ -22,7 +22,6 @@ from attestor.crowds import crowd_of
 from attestor.peer import pin_pid
 from cgroups import cgroup, move
 from children import as_user, child
-from envoy_sds import open_to_others
 from hopseal.wire.client import subscription
 from hopseal.wire.gen.spiffe.workload import workload_pb2 as pb
 from waiting import async_wait_until
@@ -130,10 +129,9 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_another_users_calls_stay_quick_and_the_attack_leaves_nothing_behind(tmp_path, kind):
-    open_to_others(tmp_path)
+async def test_another_users_calls_stay_quick_and_the_attack_leaves_nothing_behind(open_folder, kind):
     limits = replace(LIMITS, preface_timeout_s=0.3, first_request_timeout_s=0.5)
-    async with served_workload_api(tmp_path, limits=limits) as served:
+    async with served_workload_api(open_folder, limits=limits) as served:
         client = served.client()
         peace = sorted([await time_of_call(client) for _ in range(100)])
         before = psutil.Process().memory_info().rss

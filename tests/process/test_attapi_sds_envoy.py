@@ -21,7 +21,6 @@ from envoy_sds import (
     get,
     listener,
     one_call_each,
-    open_to_others,
     server_tls,
     tcp,
 )
@@ -120,9 +119,8 @@ async def wait_for_service(found: Mesh) -> None:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Daemon:
-    open_to_others(tmp_path)
-    return Daemon(tmp_path)
+def daemon(open_folder: Path) -> Daemon:
+    return Daemon(open_folder)
 
 
 @pytest.fixture

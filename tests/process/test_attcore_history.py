@@ -291,15 +291,11 @@ async def shown(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[
     return await daemon.command("status", "--attestor-socket", str(daemon.admin), "--history", *arguments)
 
 
-async def test_an_operator_reads_the_history_of_a_component_after_a_restart(tmp_path):
-    folder = tmp_path
-    while folder != Path("/tmp") and folder.stat().st_uid == os.getuid():
-        folder.chmod(0o755)
-        folder = folder.parent
-    prompt = tmp_path / "prompt.txt"
+async def test_an_operator_reads_the_history_of_a_component_after_a_restart(open_folder):
+    prompt = open_folder / "prompt.txt"
     prompt.write_text("Be helpful.")
     approved = root_of(prompt)
-    daemon = Daemon(tmp_path)
+    daemon = Daemon(open_folder)
     daemon.write(document(prompt, approved))
     async with daemon.running():
         with workload_client(UID, daemon.workload) as client:
@@ -322,7 +318,7 @@ async def test_an_operator_reads_the_history_of_a_component_after_a_restart(tmp_
     assert (data["component"], data["unreadable"]) == (NAME, 0)
     assert (everything["component"], len(everything["changes"])) == (None, 1)
     assert (nobody.returncode, "no such component" in nobody.stderr) == (2, True)
-    assert "Ignore all rules" not in (tmp_path / "state/history/crm.orchestrator.jsonl").read_text()
+    assert "Ignore all rules" not in (open_folder / "state/history/crm.orchestrator.jsonl").read_text()
 
 
 def _kept(daemon: Daemon) -> list[bytes]:
