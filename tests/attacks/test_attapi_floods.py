@@ -143,8 +143,13 @@ async def test_another_users_calls_stay_quick_and_the_attack_leaves_nothing_behi
         stats = served.server.stats()
         assert stats.cut.keys() <= KINDS[kind]
         assert len(times) > 20
-        # Compared with the same calls in peace, because the machine may be busy with other things.
-        assert sorted(times)[int(0.95 * len(times))] < 0.05 + 5 * peace[95]
+        # Compared with the same calls in peace, because the machine may be busy with other things, such as the attack
+        # itself: without the bounds a call waits for all that the attacker has asked for.
+        assert sorted(times)[len(times) // 2] < 0.02 + 5 * peace[50]
+        assert sorted(times)[int(0.95 * len(times))] < 0.3 + 5 * peace[95]
+        if kind == "requests":
+            asked_by_us = 100 + len(times)
+            assert len(served.attestations.confirmed) - asked_by_us < 7 * LIMITS.requests_per_s_per_cgroup
         client.FetchX509SVID.channel.close()
         await async_wait_until(lambda: served.server.stats().open_connections == 0, timeout_s=PATIENT_S)
         await async_wait_until(lambda: served.attestations.watched == 0, timeout_s=PATIENT_S)
