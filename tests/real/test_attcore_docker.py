@@ -194,3 +194,30 @@ async def test_a_static_secret_in_the_engines_environment_refuses_the_container_
     assert token not in repr((explained, status))
     for path in (scene.daemon.folder / "state").rglob("*"):
         assert not path.is_file() or token.encode() not in path.read_bytes()
+
+
+async def test_an_orphan_of_docker_exec_that_looks_like_a_child_of_the_container_gets_no_identity(
+    scene: Scene, images: tuple[str, str]
+):
+    """The double fork: ancestry says nothing, for the orphan's parent is the container's first process."""
+    loop = "while true; do /bin/sleep 1; done"
+    async with scene.daemon.running():
+        container_id = scene.engine.start(
+            IMAGE, "--volume", f"{scene.settings}:/etc/agent:ro", *HARDENED, command=("/bin/sh", "-c", loop)
+        )
+        await scene.approve(container_id, images[0])
+        await scene.wait_state("attested", "attested")
+        own = scene.engine.pid(container_id)
+        scene.engine.run("exec", container_id, "/bin/sh", "-c", "(/bin/sleep 300 &) ; exit 0")
+        orphans: list[int] = []
+
+        def is_orphaned() -> bool:
+            lines = [line.split() for line in scene.engine.run("top", container_id, "-o", "pid,ppid,args").splitlines()]
+            orphans[:] = [int(line[0]) for line in lines if line[-1] == "300" and line[1] == str(own)]
+            return bool(orphans)
+
+        await async_wait_until(is_orphaned, what="the orphan to be adopted by the container's first process")
+        _, explained = await scene.daemon.ask(f"/v1/explain?pid={orphans[0]}")
+        assert (explained["state"], explained["code"]) == ("unreadable", "container_entered")
+        _, explained = await scene.daemon.ask(f"/v1/explain?pid={own}")
+        assert (explained["state"], explained["code"]) == ("attested", "attested")
