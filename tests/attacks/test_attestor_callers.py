@@ -244,6 +244,7 @@ NESTED = """
 become(int(sys.argv[2]))
 say('outside', str(os.getuid()))
 libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: what it may do to itself was lost with its user
 peer_path, uid, mapped = sys.argv[1], os.getuid(), sys.argv[3]
 assert libc.unshare(0x10000000 | 0x20000000) == 0, ctypes.get_errno()  # CLONE_NEWUSER | CLONE_NEWPID
 if mapped == 'root':
