@@ -69,7 +69,7 @@ def child(code: str, *args: str, ready: bool = True, **popen: Any) -> Iterator[C
 
 
 def open_descriptors() -> int:
-    """How many descriptors this process has open."""
+    """How many descriptors this process has open; compare with ``<=``, for what earlier tests left may close yet."""
     return len(os.listdir("/proc/self/fd"))
 
 

@@ -457,7 +457,7 @@ async def test_a_caller_that_exited_before_the_accept_is_refused(tmp_path):
                     with contextlib.suppress(ConnectionError):
                         assert await loop.sock_recv(peer, 100) == b""
         await async_wait_until(lambda: served.server.stats().refused == {"peer_gone": 20})
-        await async_wait_until(lambda: held_descriptors() == before)
+        await async_wait_until(lambda: held_descriptors() <= before)
         await works(served)
 
 
@@ -497,6 +497,6 @@ async def test_a_flood_of_connections_leaves_nothing_behind(tmp_path):
                 await asyncio.to_thread(peer.connect, str(served.path))
                 peer.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         await async_wait_until(lambda: served.server.stats().accepted == 501)
-        await async_wait_until(lambda: held_descriptors() == before)
+        await async_wait_until(lambda: held_descriptors() <= before)
         assert served.server.stats().open_connections == 0
         await works(served)

@@ -337,7 +337,7 @@ async def test_a_handshake_that_is_never_finished_gives_its_place_back(served, m
         silent.connect(str(served.path))
         await async_wait_until(lambda: served.server.stats().refused == {"handshake": 1})
     assert served.server.stats().open_connections == 0
-    await async_wait_until(lambda: held_descriptors() == before)
+    await async_wait_until(lambda: held_descriptors() <= before)
 
 
 async def test_a_quiet_broker_keeps_its_connection(served, sleeper):
@@ -513,4 +513,4 @@ async def test_many_references_leak_no_descriptor(served, sleeper):
             await ask(client, "SubscribeToX509SVID", to_listener(None))
             await refusal(client, "SubscribeToX509SVID", to_listener(sleeper, "crm/nobody"))
         await async_wait_until(lambda: served.attestations.watched == 0)
-        await async_wait_until(lambda: held_descriptors() == before)
+        await async_wait_until(lambda: held_descriptors() <= before)

@@ -398,5 +398,5 @@ async def test_a_client_that_goes_leaves_nothing_behind(tmp_path):
             await refusal(client, "FetchX509SVID", metadata={})
             client.FetchX509SVID.channel.close()
         await async_wait_until(lambda: served.server.stats().open_connections == 0)
-        await async_wait_until(lambda: held_descriptors() == before)
+        await async_wait_until(lambda: held_descriptors() <= before)
         assert served.attestations.watched == 0

@@ -331,7 +331,7 @@ async def test_a_watch_after_the_exit_is_refused_and_leaks_no_descriptor():
                 async for verdict in verdicts:
                     assert verdict.state in {State.GONE, State.UNREADABLE}
         await async_wait_until(lambda: len(node.attestations) == 0)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
 async def test_refused_processes_are_kept_until_they_exit_and_only_so_many():

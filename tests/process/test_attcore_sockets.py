@@ -181,4 +181,4 @@ def test_a_refused_path_leaks_no_descriptor(path: Path):
     for _ in range(10):
         with pytest.raises(InvalidError):
             bind_unix_socket(path, mode=0o660)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

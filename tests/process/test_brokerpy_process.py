@@ -183,4 +183,4 @@ def test_probing_leaves_no_descriptor(tmp_path):
         for _ in range(50):
             probe_listener(path)
             probe_listener(path + "x")
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before

@@ -150,4 +150,4 @@ async def test_thousands_of_failed_measurements_leave_no_descriptor_open(compone
             for _ in range(2000):
                 with pytest.raises(PeerGone):
                     await collector.collect(process, frozenset({("/etc/hostname",)}))
-            assert open_descriptors() == before
+            assert open_descriptors() <= before

@@ -265,7 +265,7 @@ def test_hostile_files_are_refused_with_their_reason_and_never_hang(
     make(root)
     before = open_descriptors()
     assert code(measure(component, "/target")) == expected
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 @pytest.mark.parametrize("path", ["/../etc/hostname", "/etc/../etc/agent", "etc", "", "/etc/", "/etc//agent", "/\0"])
@@ -491,7 +491,7 @@ def test_failed_measurements_leave_no_descriptor_open(component: Child, root: Pa
         before = open_descriptors()
         for _ in range(100):
             measure(component, "/etc/agent", "/target")
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
 
 def test_the_host_itself_can_be_measured_without_any_process(tmp_path: Path) -> None:

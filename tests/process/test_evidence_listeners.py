@@ -165,7 +165,7 @@ def test_looking_leaves_no_descriptor_open_while_processes_come_and_go(path: Pat
         finally:
             stop.set()
             thread.join()
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
 
 async def test_the_collector_finds_listeners_off_the_loop_and_within_its_deadline(path: Path) -> None:

@@ -272,7 +272,7 @@ def test_the_fallback_refuses_a_process_of_another_user(
         before = open_descriptors()
         with pytest.raises(PeerGone):
             pin_peer(old_kernel_socket)
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
 
 def _answers(credentials: bytes, refusal: OSError) -> Callable[..., bytes]:
@@ -318,7 +318,7 @@ def test_thousands_of_failed_pins_leave_no_descriptor_open(listener: socket.sock
                     except (PeerGone, PeerUnpinnable):
                         failures += 1
             assert failures == 12_000
-            assert open_descriptors() == before
+            assert open_descriptors() <= before
     stop.set()
     thread.join()
 

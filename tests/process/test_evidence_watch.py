@@ -214,7 +214,7 @@ async def test_ended_watches_leave_neither_descriptors_nor_kernel_watches(
             _replace(root / "etc/settings")
             await notice()
     await async_wait_until(lambda: kernel_watches() == 0)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
     assert watches._subscribers == {}
 
 
@@ -237,5 +237,5 @@ async def test_a_kernel_without_room_for_watches_is_an_error_and_leaves_nothing(
     with pytest.raises(WatchUnavailable):
         async with watches.watch(process, ["/etc/settings"]):
             pass
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
     assert watches._subscribers == {}

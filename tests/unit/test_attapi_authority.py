@@ -298,7 +298,7 @@ class TestStore:
         before = len(os.listdir("/proc/self/fd"))
         for turn in range(20):
             authority_store.refresh(NOW + turn * CA_TTL)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_equal_sets_are_equal_without_comparing_keys(authorities):
