@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler
 from attestor.approved import ApprovedSet
 from attestor.explain import explain_component, explain_entered, explain_process, explain_unreadable
 from attestor.facts import ContainerFacts, Evidence, ProcessFacts, Unreadable
+from attestor.history_files import ReadHistory
 from attestor.matching import wanted_config
 from attestor.metrics import Metrics
 from attestor.peer import PinnedProcess
@@ -35,6 +36,7 @@ _log = structlog.get_logger("hopseal.attestor")
 
 MAX_FILES: Final = 64
 MAX_PATH_BYTES: Final = 4096
+MAX_CHANGES: Final = 1000
 _DECISIONS: Final = {"suspend": AgentStatus.SUSPENDED, "retire": AgentStatus.RETIRED, "resume": None}
 
 
@@ -45,6 +47,7 @@ class AdminView:
     Args:
         documents: the state of the documents now.
         problems: what is wrong with the node, one sentence each; empty when healthy.
+        history: the newest kept changes of a component, or of all, at most so many.
         decide: makes a status decision durable and effective; returns the agent's status after it.
         timeout_s: for measuring one process.
     """
@@ -61,6 +64,7 @@ class AdminView:
     documents: Callable[[], FollowState]
     upstream: Callable[[], UpstreamHealth]
     problems: Callable[[], list[str]]
+    history: Callable[[str | None, int], Awaitable[ReadHistory]]
     decide: Callable[[str, AgentStatus | None], AgentStatus]
     timeout_s: float
 
@@ -74,6 +78,7 @@ def build_admin_app(view: AdminView) -> web.Application:
             web.get("/v1/status", admin.get_status),
             web.get("/v1/explain", admin.get_explanation),
             web.get("/v1/measure", admin.get_measurement),
+            web.get("/v1/history", admin.get_history),
             web.post("/v1/agents/{agent}/{verb:suspend|resume|retire}", admin.post_decision),
             web.get("/metrics", admin.get_metrics),
             web.get("/healthz", admin.get_health),
@@ -149,6 +154,22 @@ class _Admin:
             evidence = await self._collect(process, frozenset({files} if files else ()))
         return _json(measurement_json(pid, evidence, files))
 
+    async def get_history(self, request: web.Request) -> web.Response:
+        component, limit = request.query.get("component"), _parse_limit(request.query.get("limit", "100"))
+        try:
+            found = await self._view.history(component, limit)
+        except OSError as error:
+            raise UnavailableError(
+                "history_unavailable",
+                f"the history cannot be read: {error.strerror or error}",
+                remedy="check the folder `history` in the attestor's state_dir",
+            ) from error
+        if component is not None and not found.changes and self._view.approved().get(component) is None:
+            raise DeniedError(
+                "component_unknown", "no such component", remedy="`hopseal agents list` shows the components"
+            )
+        return _json({"component": component, "changes": list(found.changes), "unreadable": found.unreadable})
+
     async def post_decision(self, request: web.Request) -> web.Response:
         agent, verb = request.match_info["agent"], request.match_info["verb"]
         status = self._view.decide(agent, _DECISIONS[verb])
@@ -195,6 +216,12 @@ def measurement_json(pid: int, evidence: Evidence, files: tuple[str, ...]) -> di
         "exe_path": process.exe_path,
         "config": None if config is None else {"files": list(files), "digest": config.root},
         "posture": posture.level,
+        "static_secrets": [
+            {"rule": each.rule, "place": each.place}
+            for part in (container, config)
+            if part is not None
+            for each in part.secrets
+        ],
         "failed_controls": [
             {"control": each.control, "level": each.level, "detail": each.detail} for each in posture.failed
         ],
@@ -218,6 +245,12 @@ def _value(fact: Any) -> Any:
 def _parse_pid(text: str | None) -> int:
     if text is None or not (text.isascii() and text.isdigit() and len(text) <= 10) or int(text) == 0:
         raise InvalidError("request_invalid", "pid must be a positive number")
+    return int(text)
+
+
+def _parse_limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 4) or not 1 <= int(text) <= MAX_CHANGES:
+        raise InvalidError("request_invalid", f"limit must be a number from 1 to {MAX_CHANGES}")
     return int(text)
 
 

@@ -52,7 +52,7 @@ class Attestations:
     Args:
         around: what every tracking works with.
         admission: decides on processes that are not watched yet.
-        read_cgroup: the cgroup text of a process, cheaply; empty if it cannot be read.
+        crowd_of: the key of who shares an allowance with a process; cheap (``attestor.crowds``).
         capacity: bounds.
     """
 
@@ -60,12 +60,12 @@ class Attestations:
         self,
         around: Surroundings,
         admission: Admission,
-        read_cgroup: Callable[[PinnedProcess], str],
+        crowd_of: Callable[[PinnedProcess], str],
         capacity: Capacity,
     ) -> None:
         self._around = around
         self._admission = admission
-        self._read_cgroup = read_cgroup
+        self._crowd_of = crowd_of
         self._capacity = capacity
         self._trackings: dict[ProcessKey, Tracking] = {}
         self._tasks: dict[Tracking, asyncio.Task[None]] = {}
@@ -172,7 +172,7 @@ class Attestations:
         return self._start(process)
 
     def _refuse_unseen(self, process: PinnedProcess) -> Refused | None:
-        if not self._admission.admit(process.uid, self._read_cgroup(process)):
+        if not self._admission.admit(process.uid, self._crowd_of(process)):
             code = "rate_limited"
         elif not self._has_room():
             code = "too_many_processes"

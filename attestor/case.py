@@ -49,6 +49,7 @@ class Bench:
         approved: holds a value from the start.
         clock: epoch seconds.
         is_entered: whether the process was put into its container from outside.
+        keep: told each change of a process as a component, with the digest of the documents in force; never waits.
     """
 
     approved: Latest[ApprovedSet]
@@ -56,6 +57,7 @@ class Bench:
     observer: Observer
     clock: Callable[[], float]
     is_entered: Callable[[Evidence], bool]
+    keep: Callable[[Record, Standing, str], None]
 
     def approved_now(self) -> ApprovedSet:
         """The newest approved set."""
@@ -216,6 +218,7 @@ class Case:
     def _note(self, after: Mapping[str, Standing]) -> None:
         for standing in self._bench.registry.stand(self.key, after, self._bench.clock()):
             self._bench.observer.component_changed(standing)
+            self._bench.keep(self._record(), standing, self._bench.approved_now().documents_sha256)
             _log.info(
                 "component_state",
                 component=standing.qualified,

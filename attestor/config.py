@@ -47,6 +47,7 @@ class Limits:
     """Bounds on what callers can make the attestor hold or do.
 
     Args:
+        requests_per_s_per_uid, requests_per_s_per_cgroup: on one socket; twice as many may come at once.
         processes: watched at once.
         attestations_per_s_per_uid, attestations_per_s_per_cgroup: of processes not seen before; four
             seconds' worth may come at once.
@@ -54,6 +55,8 @@ class Limits:
 
     connections_per_uid: int
     streams_per_connection: int
+    requests_per_s_per_uid: int
+    requests_per_s_per_cgroup: int
     processes: int
     attestations_per_s_per_uid: int
     attestations_per_s_per_cgroup: int
@@ -209,6 +212,10 @@ def _read_limits(section: Section) -> Limits:
     return Limits(
         connections_per_uid=section.integer("connections_per_uid", default=64, minimum=1, maximum=65_536),
         streams_per_connection=section.integer("streams_per_connection", default=32, minimum=1, maximum=1024),
+        requests_per_s_per_uid=section.integer("requests_per_s_per_uid", default=500, minimum=1, maximum=1_000_000),
+        requests_per_s_per_cgroup=section.integer(
+            "requests_per_s_per_cgroup", default=200, minimum=1, maximum=1_000_000
+        ),
         processes=section.integer("processes", default=4096, minimum=1, maximum=1_048_576),
         attestations_per_s_per_uid=section.integer(
             "attestations_per_s_per_uid", default=200, minimum=1, maximum=1_000_000

@@ -30,6 +30,7 @@ from attestor.collectors.config import ConfigLimits, measure_config
 from attestor.collectors.container import measure_container
 from attestor.collectors.posture import measure_posture
 from attestor.collectors.process import measure_exe, measure_process, read_exe_identity
+from attestor.collectors.secrets import SecretScans
 from attestor.digests import DigestCache
 from attestor.facts import ConfigFacts, ContainerFacts, Evidence, ExeIdentity, PostureFacts, ProcessFacts, Unreadable
 from attestor.listeners import ListenersUnreadable, find_listeners
@@ -84,6 +85,7 @@ class EvidenceCollector:
         self._sockets = tuple(engine.socket for engine in self.engines)
         self.offload = Offload()
         self._digests = DigestCache()
+        self._scans = SecretScans()
 
     async def __aenter__(self) -> Self:
         return self
@@ -190,7 +192,7 @@ class EvidenceCollector:
     def _measure_config(self, pid: int, paths: tuple[str, ...]) -> ConfigFacts | Unreadable:
         root_fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return measure_config(root_fd, paths, self._limits.config, self._digests)
+            return measure_config(root_fd, paths, self._limits.config, self._digests, self._scans)
         finally:
             os.close(root_fd)
 

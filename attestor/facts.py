@@ -96,6 +96,17 @@ class HostConfig:
     mounts: tuple[Mount, ...]
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class FoundSecret:
+    """A credential that lies open: the name of the rule that knows it, and where. Never its value."""
+
+    rule: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} in {self.place}"
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
     """The running container that a process belongs to, as its engine describes it.
@@ -105,6 +116,7 @@ class ContainerFacts:
         pid: the container's first process.
         image_id: ``sha256:<hex>`` of the image that the container runs, never a name.
         image_digests: every content digest of that image (config, manifest, index), or why unknown.
+        secrets: found in the environment that the engine sets.
     """
 
     id: str
@@ -115,14 +127,19 @@ class ContainerFacts:
     image_digests: frozenset[str] | Unreadable
     labels: Mapping[str, str]
     host: HostConfig
+    secrets: tuple[FoundSecret, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFacts:
-    """Merkle root over declared files; ``files`` is (path as the process sees it, ``sha256:<hex>``), sorted."""
+    """Merkle root over declared files; ``files`` is (path as the process sees it, ``sha256:<hex>``), sorted.
+
+    ``secrets`` were found in these files.
+    """
 
     root: str
     files: tuple[tuple[str, str], ...]
+    secrets: tuple[FoundSecret, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

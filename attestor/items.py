@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from attestor.facts import ContainerFacts, Evidence, ProcessFacts, Unreadable
+from attestor.facts import ConfigFacts, ContainerFacts, Evidence, FoundSecret, ProcessFacts, Unreadable
 from hopseal.documents.model import AttestBlock
 
 NO_CONTAINER = "not in a container"
 _NO_UNIT = "in no systemd unit"
 _MISSING = "config_file_missing"
+_FORBIDDEN = "forbid_static_secrets"
+_NONE = "none"
+_NOT_MEASURED = Unreadable("config_not_measured", "these files were not measured")
 _NAMED_FILES = 5  # enough to see what happened; a replaced folder may have thousands
 
 _T = TypeVar("_T")
@@ -88,8 +91,7 @@ def _exe(evidence: Evidence, block: AttestBlock) -> Item | None:
 def _config(evidence: Evidence, block: AttestBlock) -> Item | None:
     if block.config is None:
         return None
-    not_measured = Unreadable("config_not_measured", "these files were not measured")
-    facts = evidence.config.get(block.config.files, not_measured)
+    facts = evidence.config.get(block.config.files, _NOT_MEASURED)
     if isinstance(facts, Unreadable) and facts.code == _MISSING:
         # That a declared file does not exist is an answer: these are not the approved files.
         return _item("config", block.config.digests, (_MISSING,), False, detail=facts.detail)
@@ -168,12 +170,42 @@ def _posture(evidence: Evidence, block: AttestBlock) -> Item | None:
     facts = evidence.posture
     if isinstance(facts, Unreadable):
         return _unreadable("posture", approved, facts)
-    failed = "; ".join(
+    failed = [
         f"{each.control} ({each.level}): {each.detail}"
         for each in facts.failed
         if each.level.rank <= block.posture.rank
-    )
-    return _item("posture", approved, (facts.level.value,), facts.level.rank >= block.posture.rank, detail=failed)
+    ]
+    item = _item("posture", approved, (facts.level.value,), facts.level.rank >= block.posture.rank)
+    secrets = find_secrets(evidence, block)
+    if secrets and not isinstance(secrets, Unreadable):
+        failed.append(f"static secrets: {_some(list(map(str, secrets)))}")
+    return replace(item, detail="; ".join(failed))
+
+
+def _static_secrets(evidence: Evidence, block: AttestBlock) -> Item | None:
+    if not block.forbid_static_secrets:
+        return None
+    found = find_secrets(evidence, block)
+    if isinstance(found, Unreadable):
+        return _unreadable(_FORBIDDEN, (_NONE,), found)
+    measured = tuple(map(str, found)) or (_NONE,)
+    return _item(_FORBIDDEN, (_NONE,), measured, not found)
+
+
+def find_secrets(evidence: Evidence, block: AttestBlock) -> tuple[FoundSecret, ...] | Unreadable:
+    """The static secrets in the container's environment and in the files that ``block`` declares.
+
+    Unreadable if either could not be looked at: that none was found then says nothing.
+    """
+    parts: list[ContainerFacts | ConfigFacts | Unreadable | None] = [evidence.container]
+    if block.config is not None:
+        parts.append(evidence.config.get(block.config.files, _NOT_MEASURED))
+    found: set[FoundSecret] = set()
+    for part in parts:
+        if isinstance(part, Unreadable):
+            return part
+        found.update(() if part is None else part.secrets)
+    return tuple(sorted(found))
 
 
 # What says most about a changed component stands first: the first item that differs gives the code.
@@ -185,6 +217,7 @@ _COMPARISONS: tuple[Callable[[Evidence, AttestBlock], Item | None], ...] = (
     _uid,
     _gid,
     _labels,
+    _static_secrets,
     _posture,
 )
 

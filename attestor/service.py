@@ -30,18 +30,20 @@ from attestor.approved import broker_approval, build_approved, effective_documen
 from attestor.attestation import Attestations, Capacity, approved_watch
 from attestor.case import Bench
 from attestor.collectors.config import ConfigLimits
-from attestor.collectors.process import read_cgroup
 from attestor.config import AttestorConfig
 from attestor.config_watch import ConfigWatches
 from attestor.containers import ContainerFollower
 from attestor.control import StatusStore
+from attestor.crowds import crowd_of
 from attestor.engine.api import Engine
 from attestor.engine.events import ContainerEvents
 from attestor.entered import EnteredContainers
 from attestor.evidence import EvidenceCollector, EvidenceLimits
+from attestor.history import History
+from attestor.history_files import HistoryFiles
 from attestor.latest import Latest
 from attestor.metrics import Metrics
-from attestor.peer import PinnedProcess, pin_pid
+from attestor.peer import pin_pid
 from attestor.registry import Registry
 from attestor.tracking import Surroundings
 from attestor.upstream import build_upstream
@@ -76,6 +78,7 @@ class AttestorService:
         )
         self._registry = Registry()
         self._metrics = Metrics()
+        self._history = History(HistoryFiles(config.state_dir / "history"), clock=clock)
         self._entered = EnteredContainers(self._registry)
         timeout_s = config.collector_timeout_s
         self._engines = (
@@ -114,6 +117,7 @@ class AttestorService:
             group.create_task(self._upstream.run(), name="upstream"),
             group.create_task(self._follow_documents(), name="approve"),
             group.create_task(self._follow_sockets(), name="sockets"),
+            group.create_task(self._history.run(), name="history"),
         ]
         async with self._attestations:
             self._container_followers = tuple(map(self._container_follower, self._engines))
@@ -131,6 +135,8 @@ class AttestorService:
         limits = ConnectionLimits(
             connections_per_uid=config.limits.connections_per_uid,
             streams_per_connection=config.limits.streams_per_connection,
+            requests_per_s_per_uid=config.limits.requests_per_s_per_uid,
+            requests_per_s_per_cgroup=config.limits.requests_per_s_per_cgroup,
         )
         brokers = frozenset(approval.spiffe_id for approval in self._brokers)
         workload = WorkloadServer(self._sockets["workload"].sock, self._attestations, self._upstream, limits)
@@ -160,6 +166,7 @@ class AttestorService:
             observer=self._metrics,
             clock=self._clock,
             is_entered=self._entered.is_entered,
+            keep=self._history.note,
         )
         around = Surroundings(
             collector=self._collector,
@@ -177,7 +184,7 @@ class AttestorService:
             clock=time.monotonic,
         )
         self._bench = bench
-        return Attestations(around, admission, _cgroup_text, Capacity(limits.processes))
+        return Attestations(around, admission, crowd_of, Capacity(limits.processes))
 
     def _approve(self, documents: DocumentSet | None) -> None:
         """Make what the documents and the node's own decisions say effective, everywhere at once."""
@@ -255,6 +262,7 @@ class AttestorService:
             documents=lambda: self._follower.current,
             upstream=self._upstream.health,
             problems=self._problems,
+            history=self._history.read,
             decide=self._decide,
             timeout_s=4 * self._config.collector_timeout_s,
         )
@@ -266,7 +274,7 @@ class AttestorService:
             for each in self._sockets.values()
             if not each.is_in_place()
         ]
-        found += [each.problem for each in self._container_followers if each.problem]
+        found += filter(None, [*(each.problem for each in self._container_followers), self._history.problem])
         if not upstream.healthy:
             found.append(f"upstream {upstream.kind}: {upstream.detail}")
         if documents.problems:
@@ -295,13 +303,6 @@ def _evidence_limits(config: AttestorConfig) -> EvidenceLimits:
 
 def _rate(per_s: int) -> Rate:
     return Rate(per_s, _BURST_S * per_s)
-
-
-def _cgroup_text(process: PinnedProcess) -> str:
-    try:
-        return ";".join(f"{line.controllers}:{line.path}" for line in read_cgroup(process.pid))
-    except HopsealError:
-        return ""
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

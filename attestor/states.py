@@ -167,6 +167,14 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "not_running": Reason(
             Layer.PEER, "no process of this component is known on this node", "start it, or let it call the attestor"
         ),
+        **{
+            f"forbid_static_secrets_{suffix}": Reason(
+                Layer.EVIDENCE,
+                "a static credential lies open in the environment or in a declared file",
+                "take it out of the named place and revoke it; a component's SVID is its credential",
+            )
+            for suffix in ("mismatch", "changed")
+        },
         "svid_none": Reason(
             Layer.UPSTREAM,
             "attested, but the upstream issues no SVID for it",

@@ -118,6 +118,13 @@ log: {{format: console, level: error}}
             is_json = response.content_type == "application/json"
             return response.status, json.loads(body) if is_json else body.decode()
 
+    async def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """``hopseal`` with these arguments, in a process of its own: the daemon in this one logs to standard output."""
+        command = [sys.executable, "-m", "hopseal.cli.main", *arguments]
+        return await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, check=False, cwd=REPOSITORY
+        )
+
     async def component(self, name: str = "crm/orchestrator") -> dict[str, Any]:
         _, status = await self.ask("/v1/status")
         return next(each for each in status["components"] if each["component"] == name)

@@ -118,6 +118,7 @@ async def node_of(approved: ApprovedSet | None = None, **changes: Any) -> AsyncI
                 Metrics(),
                 time.time,
                 changes.get("is_entered") or EnteredContainers(registry).is_entered,
+                changes.get("keep") or (lambda *_: None),
             ),
             reattest_interval_s=changes.get("interval_s", 60.0),
             attest_timeout_s=changes.get("timeout_s", 20.0),

@@ -17,13 +17,17 @@ class ConnectionLimits:
         connections: open ones on one socket.
         connections_per_uid: open ones of one user.
         new_connections_per_s: of one user, sustained; twice as many in a burst.
+        requests_per_s_per_uid, requests_per_s_per_cgroup: sustained; twice as many in a burst. What is over them is
+            answered ``UNAVAILABLE`` before anybody looks at the caller again.
+        refused_requests_per_s: of one connection that does not slow down.
         streams_per_connection: open at once.
         early_resets_per_s: streams that the peer opens and resets before it was answered, where these
             are at least half of what it opened.
         control_frames_per_s: frames that carry neither a request nor its body.
         header_list_bytes: decoded size of one header list.
         fruitless_bytes: received without anything coming of it, as in a header list or a frame that does not end.
-        request_bytes: body of one request.
+        request_bytes: body of one request, or of one message where a method takes many.
+        large_request_bytes: the same for methods whose honest requests are large.
         preface_timeout_s: from accept to the client's preface and settings.
         first_request_timeout_s: from accept to the first request.
         idle_timeout_s: without an open stream.
@@ -35,12 +39,16 @@ class ConnectionLimits:
     connections: int = 2048
     connections_per_uid: int = 64
     new_connections_per_s: int = 500
+    requests_per_s_per_uid: int = 500
+    requests_per_s_per_cgroup: int = 200
+    refused_requests_per_s: int = 100
     streams_per_connection: int = 32
     early_resets_per_s: int = 100
     control_frames_per_s: int = 1000
     header_list_bytes: int = 16_384
     fruitless_bytes: int = 65_536
     request_bytes: int = 65_536
+    large_request_bytes: int = 262_144  # Envoy names all its extensions in each discovery request: 61 kB in 1.40
     preface_timeout_s: float = 2.0
     first_request_timeout_s: float = 5.0
     idle_timeout_s: float = 300.0
@@ -58,6 +66,7 @@ class FrameBudget:
         self._opened = 0
         self._early_resets = 0
         self._control_frames = 0
+        self._refused = 0
 
     def note_opened(self, now: float) -> None:
         """A stream was opened."""
@@ -77,10 +86,16 @@ class FrameBudget:
         self._control_frames += 1
         return "control_flood" if self._control_frames > self._limits.control_frames_per_s else None
 
+    def note_refused(self, now: float) -> str | None:
+        """A request was refused because there were too many."""
+        self._roll(now)
+        self._refused += 1
+        return "request_flood" if self._refused > self._limits.refused_requests_per_s else None
+
     def _roll(self, now: float) -> None:
         if now - self._window_start >= _WINDOW_S:
             self._window_start = now
-            self._opened = self._early_resets = self._control_frames = 0
+            self._opened = self._early_resets = self._control_frames = self._refused = 0
 
 
 class UserBudgets:

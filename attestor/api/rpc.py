@@ -49,17 +49,27 @@ async def receive_request(stream: Stream[Request, Answer], security_header: str)
     values = stream.metadata.getall(security_header, []) if stream.metadata is not None else []
     if values != ["true"]:
         raise RequestInvalidError("security header missing from request")
+    request = await receive_message(stream, REQUEST_TIMEOUT_S)
+    if request is None:
+        raise RequestInvalidError("the request message is missing")
+    return request
+
+
+async def receive_message(stream: Stream[Request, Answer], timeout_s: float | None) -> Request | None:
+    """The next message of the peer, or None if it has no more.
+
+    Raises:
+        RequestInvalidError: the message is malformed.
+        UnavailableError: the message does not come in time.
+    """
     try:
-        async with asyncio.timeout(REQUEST_TIMEOUT_S):
-            request = await stream.recv_message()
+        async with asyncio.timeout(timeout_s):
+            return await stream.recv_message()
     except TimeoutError as error:
         raise UnavailableError("request_timeout", "the request did not come in time") from error
     except (DecodeError, AssertionError, NotImplementedError) as error:
         # grpclib asserts that a message is as long as it says, and knows no compression.
         raise RequestInvalidError("the request message cannot be read") from error
-    if request is None:
-        raise RequestInvalidError("the request message is missing")
-    return request
 
 
 async def send_answer(stream: Stream[Request, Answer], caller: Caller, answer: Answer) -> None:

@@ -22,11 +22,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
+from weakref import WeakKeyDictionary
 
 from grpclib.const import Handler as Method
 
+from attestor.admission import Admission, Rate
 from attestor.api.limits import ConnectionLimits, UserBudgets
 from attestor.api.transport import GuardedConnection
+from attestor.crowds import crowd_of
 from attestor.peer import PinnedProcess, pin_peer
 from hopseal.errors import HopsealError
 from hopseal.ids import SpiffeId
@@ -38,7 +41,7 @@ _ACCEPT_PAUSE_S = 0.2
 _CLOSE_TIMEOUT_S = 5.0
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _UCRED = struct.Struct("=iii")
-_FLOODS = frozenset({"rapid_reset", "control_flood", "fruitless", "request_too_large", "write_buffer"})
+_FLOODS = frozenset({"rapid_reset", "request_flood", "control_flood", "fruitless", "request_too_large", "write_buffer"})
 _log = logging.getLogger(__name__)
 
 
@@ -85,6 +88,8 @@ class SocketServer:
     Args:
         sock: bound, not yet listening, non-blocking; stays the caller's to close.
         tls: None for a plain socket.
+        large_methods: paths of the methods that ``limits.large_request_bytes`` is for.
+        crowd_of: the key of who shares an allowance of requests with a peer.
         monotonic: seconds, for deadlines.
     """
 
@@ -95,14 +100,24 @@ class SocketServer:
         limits: ConnectionLimits,
         *,
         tls: Tls | None = None,
+        large_methods: frozenset[str] = frozenset(),
+        crowd_of: Callable[[PinnedProcess], str] = crowd_of,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sock = sock
         self._methods = {path: method for service in services for path, method in service.__mapping__().items()}
         self._limits = limits
         self._tls = tls
+        self._large_methods = large_methods
         self._monotonic = monotonic
         self._users = UserBudgets(limits)
+        self._crowd_of = crowd_of
+        self._crowds: WeakKeyDictionary[GuardedConnection, str] = WeakKeyDictionary()
+        self._requests = Admission(
+            per_uid=Rate(limits.requests_per_s_per_uid, 2 * limits.requests_per_s_per_uid),
+            per_cgroup=Rate(limits.requests_per_s_per_cgroup, 2 * limits.requests_per_s_per_cgroup),
+            clock=monotonic,
+        )
         self._connections: set[GuardedConnection] = set()
         self._accepted = 0
         self._refused: Counter[str] = Counter()
@@ -147,6 +162,16 @@ class SocketServer:
             self._users.release(connection.process.uid)
             connection.process.close()
 
+    def admits_request(self, connection: GuardedConnection) -> bool:
+        """See :class:`attestor.api.transport.ConnectionOwner`."""
+        crowd = self._crowds.get(connection)
+        if crowd is None:
+            crowd = self._crowds[connection] = self._crowd_of(connection.process)
+        if self._requests.admit(connection.process.uid, crowd):
+            return True
+        self._refused["requests"] += 1
+        return False
+
     async def _accept(self, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -188,7 +213,9 @@ class SocketServer:
         return process
 
     async def _serve(self, peer: socket.socket, process: PinnedProcess) -> None:
-        connection = GuardedConnection(self._methods, process, self._limits, self, self._monotonic, self._identify)
+        connection = GuardedConnection(
+            self._methods, process, self._limits, self, self._monotonic, self._identify, self._large_methods
+        )
         self._connections.add(connection)
         context = self._tls.context() if self._tls is not None else None
         if self._tls is not None and context is None:

@@ -17,13 +17,16 @@ import asyncio
 import logging
 from asyncio import BaseTransport, Transport
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
+from weakref import WeakSet
 
 import grpclib.server
 from grpclib.config import Configuration
 from grpclib.const import Handler as Method
+from grpclib.const import Status
 from grpclib.encoding.proto import ProtoCodec
 from grpclib.events import _DispatchServerEvents
 from grpclib.metadata import Deadline, decode_metadata
@@ -32,6 +35,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, RemoteSettingsChanged, RequestReceived, StreamReset
+from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes, Settings
 
 from attestor.api.limits import ConnectionLimits, FrameBudget
@@ -41,6 +45,12 @@ from hopseal.ids import SpiffeId
 
 _log = logging.getLogger(__name__)
 _CALLER: ContextVar[Caller] = ContextVar("caller")
+_TOO_MANY = (
+    (":status", "200"),
+    ("content-type", "application/grpc+proto"),
+    ("grpc-status", str(Status.UNAVAILABLE.value)),
+    ("grpc-message", "rate_limited: too many requests"),
+)
 _WINDOW_BYTES = 65_535  # the smallest that HTTP/2 allows without a settings round trip; requests are small
 
 
@@ -71,6 +81,14 @@ def present_caller() -> Caller:
     return caller
 
 
+def forget_received(stream: grpclib.server.Stream[Any, Any]) -> None:
+    """A message of ``stream`` was taken: the bound on the body of a request counts anew from here.
+
+    For methods that the peer goes on sending to; without it a long life would look like a large request.
+    """
+    stream._stream.data_received = 0  # noqa: SLF001 - see the module's rule
+
+
 class ConnectionOwner(Protocol):
     """Who accounts for connections."""
 
@@ -79,6 +97,9 @@ class ConnectionOwner(Protocol):
 
     def connection_closed(self, connection: GuardedConnection) -> None:
         """Nothing of it is left; called once."""
+
+    def admits_request(self, connection: GuardedConnection) -> bool:
+        """Whether its user and cgroup may have one more request now."""
 
 
 class GuardedConnection(H2Protocol):
@@ -92,8 +113,9 @@ class GuardedConnection(H2Protocol):
         owner: ConnectionOwner,
         clock: Callable[[], float],
         identify: Callable[[BaseTransport], SpiffeId | None],
+        large_methods: frozenset[str] = frozenset(),
     ) -> None:
-        self._requests = _Requests(methods)
+        self._requests = _Requests(methods, large_methods, self._admit_request)
         config = Configuration(
             http2_connection_window_size=_WINDOW_BYTES, http2_stream_window_size=_WINDOW_BYTES
         ).__for_server__()
@@ -110,6 +132,7 @@ class GuardedConnection(H2Protocol):
         self._stalled_since: float | None = None
         self._fruitless_bytes = 0
         self._has_preface = self._has_request = self._is_cut = False
+        self._flood = ""
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Refuse who may not be here; else the HTTP/2 connection with our settings from its first byte."""
@@ -157,6 +180,9 @@ class GuardedConnection(H2Protocol):
             self.cut(reason, ErrorCodes.ENHANCE_YOUR_CALM)
             return
         self._process(events)
+        if self._flood:
+            self.cut(self._flood, ErrorCodes.ENHANCE_YOUR_CALM)
+            return
         if self._transport is not None and not self._transport.is_closing():
             self.connection.flush()
             if self._transport.get_write_buffer_size() > self._limits.write_buffer_bytes:
@@ -215,6 +241,12 @@ class GuardedConnection(H2Protocol):
         self.processor.close(reason)
         self._transport.abort()
 
+    def _admit_request(self) -> bool:
+        if self._owner.admits_request(self):
+            return True
+        self._flood = self._budget.note_refused(self._clock()) or self._flood
+        return False
+
     def _note(self, events: Iterable[Event], size_bytes: int) -> str | None:
         """Account for ``events``; why to cut the connection, or None."""
         now = self._clock()
@@ -243,7 +275,9 @@ class GuardedConnection(H2Protocol):
             return self._budget.note_control_frame(self._clock())
         stream = self.processor.streams.get(event.stream_id)
         received = len(event.data) + (stream.data_received if stream is not None else 0)
-        return "request_too_large" if received > self._limits.request_bytes else None
+        is_large = stream is not None and self._requests.may_be_large(stream)
+        allowed = self._limits.large_request_bytes if is_large else self._limits.request_bytes
+        return "request_too_large" if received > allowed else None
 
     def _process(self, events: list[Event]) -> None:
         reset = {event.stream_id for event in events if isinstance(event, StreamReset)}
@@ -261,8 +295,15 @@ class _Requests(grpclib.server.Handler):
 
     caller: Caller
 
-    def __init__(self, methods: dict[str, Method]) -> None:
+    def __init__(self, methods: dict[str, Method], large_methods: frozenset[str], admit: Callable[[], bool]) -> None:
         super().__init__(methods, ProtoCodec(), None, _DispatchServerEvents())
+        self._admit = admit
+        self._large_methods = large_methods
+        self._large: WeakSet[Stream] = WeakSet()
+
+    def may_be_large(self, stream: Stream) -> bool:
+        """Whether honest requests of this stream's method are large."""
+        return stream in self._large
 
     def accept(self, stream: Stream, headers: Any, release_stream: Callable[[], Any]) -> None:
         """Serve ``stream`` unless its headers cannot be read."""
@@ -270,6 +311,12 @@ class _Requests(grpclib.server.Handler):
             stream.reset_nowait(ErrorCodes.PROTOCOL_ERROR)
             release_stream()
             return
+        if not self._admit():
+            _refuse_stream(stream)
+            release_stream()
+            return
+        if dict(headers).get(":path") in self._large_methods:
+            self._large.add(stream)
         release = _Once(release_stream)
         token = _CALLER.set(self.caller)
         try:
@@ -295,6 +342,15 @@ class _Once:
         function, self._function = self._function, None
         if function is not None:
             function()
+
+
+def _refuse_stream(stream: Stream) -> None:
+    """Answer without a task: what a flood costs is what this costs."""
+    if stream.id is None:
+        raise BugError("stream_unnumbered", "a request came on a stream without a number")
+    with suppress(StreamClosedError):  # the peer has sent all of its request, and so the answer ends the stream
+        stream._h2_connection.send_headers(stream.id, _TOO_MANY, end_stream=True)  # noqa: SLF001 - see the module's rule
+        stream.reset_nowait(ErrorCodes.NO_ERROR)
 
 
 def _is_readable(headers: Any) -> bool:

@@ -25,13 +25,12 @@ from attestor.api.identities import Attestations, Held, Identities, IdentityFeed
 from attestor.api.jwt_validation import JwtSvidInvalidError, verify_jwt_svid
 from attestor.api.limits import ConnectionLimits
 from attestor.api.rpc import RequestInvalidError, receive_request, send_answer, status_of_errors
+from attestor.api.sds import SdsApi
 from attestor.api.server import SocketServer
+from attestor.api.serving import describe_denial, is_served_here
 from attestor.api.transport import Caller, present_caller
 from attestor.upstream.protocol import Upstream
-from attestor.verdict import BROKER_COMPONENT, Match
 from hopseal.bundle import Bundle
-from hopseal.documents.model import SvidMode
-from hopseal.errors import DeniedError
 from hopseal.wire.gen.spiffe.workload import workload_pb2 as pb
 from hopseal.wire.gen.spiffe.workload.workload_grpc import SpiffeWorkloadAPIBase
 
@@ -42,7 +41,7 @@ Answer = TypeVar("Answer")
 
 
 class WorkloadServer(SocketServer):
-    """The Workload API on ``sock``; see :class:`attestor.api.server.SocketServer`.
+    """The Workload API and Envoy's secret discovery on ``sock``; see :class:`attestor.api.server.SocketServer`.
 
     Args:
         sock: bound, not yet listening; stays the caller's to close.
@@ -58,7 +57,13 @@ class WorkloadServer(SocketServer):
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(sock, (WorkloadApi(attestations, upstream, clock),), limits)
+        workload, discovery = WorkloadApi(attestations, upstream, clock), SdsApi(attestations, upstream)
+        super().__init__(
+            sock,
+            (workload, discovery),
+            limits,
+            large_methods=frozenset(discovery.__mapping__()),
+        )
 
 
 class WorkloadApi(SpiffeWorkloadAPIBase):
@@ -136,12 +141,12 @@ class WorkloadApi(SpiffeWorkloadAPIBase):
     @asynccontextmanager
     async def _serve(self, stream: Stream[Request, Answer]) -> AsyncIterator[tuple[Request, Caller, IdentityFeed]]:
         """The checked request, its caller, and the feed of the caller's identities."""
-        with status_of_errors(_describe_denial):
+        with status_of_errors(describe_denial):
             request = await receive_request(stream, SECURITY_HEADER)
             caller = present_caller()
             # A descriptor of the request's own: the connection's may be closed before the request has ended.
             with caller.process.duplicate() as process:
-                async with IdentityFeed(self._attestations, self._upstream, process, _is_served_here) as feed:
+                async with IdentityFeed(self._attestations, self._upstream, process, is_served_here) as feed:
                     yield request, caller, feed
 
 
@@ -162,12 +167,3 @@ def _x509_svid(held: Held, own: Bundle) -> pb.X509SVID:
         bundle=der_of(own),
         hint=held.match.hint or held.svid.hint,
     )
-
-
-def _is_served_here(match: Match) -> bool:
-    return match.qualified == BROKER_COMPONENT or match.svid in {SvidMode.WORKLOAD_API, SvidMode.BOTH}
-
-
-def _describe_denial(_error: DeniedError) -> str:
-    # SPIRE's words, which clients know; why is for the operator, not for a process that may be an impostor.
-    return "no identity issued"

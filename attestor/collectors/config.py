@@ -22,13 +22,14 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from attestor.collectors.config_paths import ConfigUnreadable, Walk, check_declared, refusal_of, stamp_of
+from attestor.collectors.secrets import SecretScans, bound
 from attestor.digests import DigestCache, FileTooLarge, FileUnstable, Stamp
-from attestor.facts import ConfigFacts, Unreadable
+from attestor.facts import ConfigFacts, FoundSecret, Unreadable
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _ATTEMPTS: Final = 4
@@ -63,7 +64,11 @@ def config_root(files: Mapping[str, str]) -> str:
 
 
 def measure_config(
-    root_fd: int, paths: tuple[str, ...], limits: ConfigLimits, cache: DigestCache
+    root_fd: int,
+    paths: tuple[str, ...],
+    limits: ConfigLimits,
+    cache: DigestCache,
+    scans: SecretScans | None = None,
 ) -> ConfigFacts | Unreadable:
     """The root over everything that ``paths`` declare below ``root_fd``, or why it cannot be had.
 
@@ -72,10 +77,16 @@ def measure_config(
         paths: absolute paths of files and folders.
         limits: caps on what is read.
         cache: digests of files whose inode and times are known.
+        scans: finds static secrets in the files; None: they are not looked for.
     """
     for _ in range(_ATTEMPTS):
+        found: set[FoundSecret] = set()
+
+        def hash_file(path: str, fd: int) -> tuple[str, Stamp]:
+            return _hash_file(path, fd, limits, cache, scans, found)  # noqa: B023 - called in this round only
+
         try:
-            files, stamps = _hash_all(root_fd, paths, limits, cache)
+            files, stamps = _hash_all(root_fd, paths, limits, hash_file)
         except FileUnstable:
             continue
         except ConfigUnreadable as refusal:
@@ -85,12 +96,13 @@ def measure_config(
         except OSError as error:
             return Unreadable("config_unreadable", f"{', '.join(paths)}: {error.strerror}")
         if stamps == _stamp_all(root_fd, paths, limits):
-            return ConfigFacts(config_root(files), tuple(sorted(files.items(), key=lambda item: item[0].encode())))
+            ordered = tuple(sorted(files.items(), key=lambda item: item[0].encode()))
+            return ConfigFacts(config_root(files), ordered, bound(found))
     return Unreadable("config_unstable", f"{', '.join(paths)}: kept changing while being read")
 
 
 def _hash_all(
-    root_fd: int, paths: tuple[str, ...], limits: ConfigLimits, cache: DigestCache
+    root_fd: int, paths: tuple[str, ...], limits: ConfigLimits, digest_of: Callable[[str, int], tuple[str, Stamp]]
 ) -> tuple[dict[str, str], list[tuple[str, Stamp]]]:
     files: dict[str, str] = {}
     stamps: list[tuple[str, Stamp]] = []
@@ -98,7 +110,7 @@ def _hash_all(
 
     def hash_file(path: str, fd: int) -> None:
         nonlocal total
-        digest, stamp = _hash_file(path, fd, limits, cache)
+        digest, stamp = digest_of(path, fd)
         total += stamp.size
         if total > limits.total_bytes:
             raise ConfigUnreadable(
@@ -130,14 +142,23 @@ def _stamp_all(root_fd: int, paths: tuple[str, ...], limits: ConfigLimits) -> li
     return stamps
 
 
-def _hash_file(path: str, fd: int, limits: ConfigLimits, cache: DigestCache) -> tuple[str, Stamp]:
+def _hash_file(
+    path: str,
+    fd: int,
+    limits: ConfigLimits,
+    cache: DigestCache,
+    scans: SecretScans | None,
+    found: set[FoundSecret],
+) -> tuple[str, Stamp]:
     try:
         # The descriptor names a regular file, so reopening it can neither block nor lead elsewhere.
         reading = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         raise refusal_of(error, path) from error
     try:
-        return cache.digest(reading, limit_bytes=limits.file_bytes, now_ns=time.time_ns())
+        digest, stamp = cache.digest(reading, limit_bytes=limits.file_bytes, now_ns=time.time_ns())
+        if scans is not None:
+            found.update(FoundSecret(rule, path) for rule in scans.rules_of(reading, digest))
     except FileTooLarge as error:
         raise ConfigUnreadable(
             "config_too_large",
@@ -147,6 +168,8 @@ def _hash_file(path: str, fd: int, limits: ConfigLimits, cache: DigestCache) -> 
         ) from error
     except OSError as error:
         raise refusal_of(error, path) from error
+    else:
+        return digest, stamp
     finally:
         os.close(reading)
 

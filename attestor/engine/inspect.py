@@ -12,6 +12,7 @@ import re
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
+from attestor.collectors.secrets import find_in_environment
 from attestor.engine.errors import ContainerUnknown, EngineInvalid
 from attestor.facts import ContainerFacts, EngineKind, HostConfig, Mount, Unreadable
 
@@ -52,6 +53,7 @@ def parse_container(answer: object, container_id: str, engine: EngineKind) -> Co
         image_digests=_PENDING,
         labels=_text_map(config.get("Labels"), "Config.Labels"),
         host=_parse_host(_fields(top.get("HostConfig"), "HostConfig"), _items(top.get("Mounts"), "Mounts")),
+        secrets=find_in_environment(_texts(config.get("Env"), "Config.Env")),
     )
 
 

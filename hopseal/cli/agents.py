@@ -248,5 +248,6 @@ def _attest_json(block: AttestBlock) -> dict[str, Any]:
         "gid": block.gid,
         "unit": block.unit,
         "container_labels": dict(block.container_labels),
+        "forbid_static_secrets": block.forbid_static_secrets or None,
     }
     return {key: value for key, value in values.items() if value not in (None, [], {})}

@@ -12,6 +12,7 @@ from hopseal.cli.lazy import LazyGroup
 _COMMANDS = {
     "up": ("hopseal.cli.up:up", "A whole node in the foreground, for trying it out."),
     "status": ("hopseal.cli.status:status", "What runs on this node and whether it is what was approved."),
+    "doctor": ("hopseal.cli.doctor:doctor", "What is wrong on this node and what to do."),
     "explain": ("hopseal.cli.explain:explain", "Approved against measured, item by item, and what to do."),
     "agents": ("hopseal.cli.agents:agents", "Agent documents: draft, check, approve, suspend."),
     "entries": ("hopseal.cli.entries:entries", "Registration entries on a SPIRE Server."),

@@ -14,8 +14,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 STATE_COLOURS = {
     "attested": "green", "yes": "green", "healthy": "green", "accepted": "green", "verified": "green",
-    "active": "green",
+    "active": "green", "ok": "green",
     "drifted": "red", "refused": "red", "unhealthy": "red", "no": "red", "not verified": "red",
+    "failed": "red", "warning": "yellow", "skipped": "bright_black",
     "suspended": "yellow", "retired": "yellow", "unreadable": "yellow", "unknown": "yellow", "absent": "yellow",
     "gone": "bright_black",
 }  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from hopseal.cli.admin import AdminClient
+from hopseal.cli.history import show_history
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.options import attestor_socket_option, broker_socket_option
 from hopseal.cli.output import (
@@ -26,11 +27,30 @@ from hopseal.errors import HopsealError
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Repeat every two seconds until interrupted.")
+@click.option(
+    "--history",
+    is_flag=False,
+    flag_value="",
+    metavar="[COMPONENT]",
+    help="Show what changed, of AGENT/COMPONENT or of all components, newest last; kept across restarts.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="With --history: how many changes."
+)
 @json_option
 @attestor_socket_option
 @broker_socket_option
 @click.pass_context
-def status(context: click.Context, attestor_socket: Path, broker_socket: Path, *, watch: bool, as_json: bool) -> None:
+def status(
+    context: click.Context,
+    attestor_socket: Path,
+    broker_socket: Path,
+    history: str | None,
+    limit: int,
+    *,
+    watch: bool,
+    as_json: bool,
+) -> None:
     """Show what runs on this node and whether it is what was approved.
 
     Exits 0 if both daemons are healthy, 1 if one is not, 3 if the attestor does not answer.
@@ -39,7 +59,13 @@ def status(context: click.Context, attestor_socket: Path, broker_socket: Path, *
     Example:
       hopseal status --watch
       hopseal status --json | jq '.attestor.components[].state'
+      hopseal status --history crm-assistant/reasoner
     """
+    if history is not None:
+        if watch:
+            raise click.UsageError("--history shows what was; --watch goes with what is")
+        show_history(AdminClient("attestor", attestor_socket), history, limit, as_json=as_json)
+        return
     while True:
         report = _fetch(attestor_socket, broker_socket)
         if watch:

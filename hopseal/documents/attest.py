@@ -31,6 +31,7 @@ def read_attest(section: Section) -> AttestBlock:
         unit=section.parsed("unit", parse_unit, None, default="") if "unit" in section else None,
         container_labels=_read_labels(section),
         unsafe_uid_only=section.flag("unsafeUidOnly", default=False),
+        forbid_static_secrets=section.flag("forbidStaticSecrets", default=False),
     )
     _check(section, block)
     return block
@@ -81,6 +82,12 @@ def _check(section: Section, block: AttestBlock) -> None:
         section.report("more than 256 combinations of digests", "hopseal agents approve --prune removes old ones")
     # Judged by the keys, so that a mistake inside one of them is not reported a second time.
     keys = section.keys()
+    if block.forbid_static_secrets and not keys & {"image", "config"}:
+        section.mistake(
+            "forbidStaticSecrets",
+            "there is nothing to look for secrets in",
+            "name an image, whose container's environment is looked at, or config files, or both",
+        )
     if keys & {"image", "exe", "config", "unit", "containerLabels"}:
         return
     if "uid" not in keys:

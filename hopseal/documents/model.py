@@ -83,6 +83,7 @@ class AttestBlock:
         unit: systemd unit name, or cgroup path beginning with ``/``.
         container_labels: name and value of container labels, sorted by name.
         unsafe_uid_only: the author accepts that nothing but the uid (and gid) is attested.
+        forbid_static_secrets: no credential may lie in the container's environment or in the declared files.
     """
 
     image: tuple[str, ...] = ()
@@ -94,6 +95,7 @@ class AttestBlock:
     unit: str | None = None
     container_labels: tuple[tuple[str, str], ...] = ()
     unsafe_uid_only: bool = False
+    forbid_static_secrets: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ def _attest() -> Schema:
             "unit": {"type": "string", "pattern": f"^{UNIT_PATTERN}$"},
             "containerLabels": {"type": "object", "additionalProperties": _TEXT},
             "unsafeUidOnly": _FLAG,
+            "forbidStaticSecrets": _FLAG,
         }
     )
 

@@ -40,6 +40,7 @@ class Node:
     metrics_listen: str = "127.0.0.1:0"
     routes: Sequence[Mapping[str, object]] = ()
     reattest_interval_s: float = 10.0
+    attestor_limits: Mapping[str, int] = field(default_factory=dict)
     grace_s: float = 10.0
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What one daemon, by its name, finds in its environment besides the test's own."""
@@ -172,6 +173,7 @@ class Node:
             "brokers": [{"node": self.name, "attest": {"uid": os.geteuid(), "exe": [exe_digest()]}}],
             "engines": {kind: list(sockets) for kind, sockets in self.engines.items()},
             "reattest_interval_s": self.reattest_interval_s,
+            "limits": dict(self.attestor_limits),
             "log": {"format": "json", "level": "info"},
         }
 

@@ -166,3 +166,58 @@ async def _other_pid(scene: Scene, container_id: str, own: int) -> int:
 
     await async_wait_until(is_there)
     return found[0]
+
+
+async def test_a_static_secret_in_the_engines_environment_refuses_the_container_and_its_value_is_nowhere(
+    scene: Scene, images: tuple[str, str]
+):
+    token = "gh" + "p_" + "a1B2" * 9
+    async with scene.daemon.running():
+        clean = scene.start()
+        await scene.approve(clean, images[0])
+        document = (scene.daemon.documents / "crm.yaml").read_text()
+        scene.daemon.write(document + "        forbidStaticSecrets: true\n")
+        item = item_of(await scene.wait_state("attested", "attested"), "forbid_static_secrets")
+        assert (item["measured"], item["holds"]) == (["none"], True)
+        scene.engine.remove(clean)
+        await scene.wait_state("gone", "not_running")
+        scene.start(IMAGE, *HARDENED, "--env", f"GIT_TOKEN={token}")
+        explained = await scene.wait_state("refused", "forbid_static_secrets_mismatch")
+        item = item_of(explained, "forbid_static_secrets")
+        assert item["measured"] == [
+            "github-token in environment GIT_TOKEN",
+            "named-credential in environment GIT_TOKEN",
+        ]
+        assert "static secrets: github-token in environment GIT_TOKEN" in item_of(explained, "posture")["detail"]
+        (scene.settings / "prompt.txt").write_text(f"Use {token}.")
+        _, status = await scene.daemon.ask("/v1/status")
+    assert token not in repr((explained, status))
+    for path in (scene.daemon.folder / "state").rglob("*"):
+        assert not path.is_file() or token.encode() not in path.read_bytes()
+
+
+async def test_an_orphan_of_docker_exec_that_looks_like_a_child_of_the_container_gets_no_identity(
+    scene: Scene, images: tuple[str, str]
+):
+    """The double fork: ancestry says nothing, for the orphan's parent is the container's first process."""
+    loop = "while true; do /bin/sleep 1; done"
+    async with scene.daemon.running():
+        container_id = scene.engine.start(
+            IMAGE, "--volume", f"{scene.settings}:/etc/agent:ro", *HARDENED, command=("/bin/sh", "-c", loop)
+        )
+        await scene.approve(container_id, images[0])
+        await scene.wait_state("attested", "attested")
+        own = scene.engine.pid(container_id)
+        scene.engine.run("exec", container_id, "/bin/sh", "-c", "(/bin/sleep 300 &) ; exit 0")
+        orphans: list[int] = []
+
+        def is_orphaned() -> bool:
+            lines = [line.split() for line in scene.engine.run("top", container_id, "-o", "pid,ppid,args").splitlines()]
+            orphans[:] = [int(line[0]) for line in lines if line[-1] == "300" and line[1] == str(own)]
+            return bool(orphans)
+
+        await async_wait_until(is_orphaned, what="the orphan to be adopted by the container's first process")
+        _, explained = await scene.daemon.ask(f"/v1/explain?pid={orphans[0]}")
+        assert (explained["state"], explained["code"]) == ("unreadable", "container_entered")
+        _, explained = await scene.daemon.ask(f"/v1/explain?pid={own}")
+        assert (explained["state"], explained["code"]) == ("attested", "attested")

@@ -465,3 +465,26 @@ def test_a_long_trust_domain_leaves_no_room_for_the_identity() -> None:
     with pytest.raises(DocumentsInvalidError) as caught:
         parse(document(), trust_domain=long)
     assert all("is longer than 256 bytes (give it a shorter spiffeId)" in str(each) for each in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("attest", "accepted"),
+    [
+        ({"image": [A], "forbidStaticSecrets": True}, True),
+        ({"uid": 1001, "config": {"files": ["/etc/a"], "digest": [A]}, "forbidStaticSecrets": True}, True),
+        ({"exe": [A], "uid": 1001, "forbidStaticSecrets": False}, True),
+        ({"exe": [A], "uid": 1001, "forbidStaticSecrets": True}, False),
+        ({"image": [A], "forbidStaticSecrets": "yes"}, False),
+    ],
+)
+def test_static_secrets_are_forbidden_where_there_is_something_to_look_at(
+    attest: dict[str, Any], accepted: bool
+) -> None:
+    made = document()
+    made["spec"]["components"][0]["attest"] = attest
+    if not accepted:
+        with pytest.raises(DocumentsInvalidError, match="one mistake") as caught:
+            parse(made)
+        assert "forbidStaticSecrets" in caught.value.detail
+        return
+    assert parse(made).components[0].attest[0].forbid_static_secrets is attest["forbidStaticSecrets"]

@@ -38,6 +38,7 @@ EVERYTHING: dict[str, Any] = {
             "unit": "x.service",
             "containerLabels": {"a": "b"},
             "posture": "baseline",
+            "forbidStaticSecrets": True,
             "config": {"files": ["/x"], "digest": [DIGEST]},
         },
         {"uid": 9, "unsafeUidOnly": True},
