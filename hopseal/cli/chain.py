@@ -186,10 +186,9 @@ def _print(report: ChainReport, damage: list[str]) -> None:
         blank = " " * len(lead)
         if hop.code:
             click.secho(f"{blank}  {hop.code}: {hop.detail}", fg="red")
-        for receipt in hop.record.based_on or ():
-            click.echo(
-                f"{blank}  based on the answer of {short_id(answered.get(receipt)) if receipt in answered else '?'}"
-            )
+        if based_on := hop.record.based_on:
+            named = dict.fromkeys(short_id(answered.get(receipt)) for receipt in based_on)
+            click.echo(f"{blank}  based on answers ({len(based_on)}) of {', '.join(named)}")
         for answer in hop.answers:
             click.echo(f"{blank}  {_answer(answer)}")
     for each in report.rejected:
