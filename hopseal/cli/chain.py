@@ -188,7 +188,8 @@ def _print(report: ChainReport, damage: list[str]) -> None:
             click.secho(f"{blank}  {hop.code}: {hop.detail}", fg="red")
         if based_on := hop.record.based_on:
             named = dict.fromkeys(short_id(answered.get(receipt)) for receipt in based_on)
-            click.echo(f"{blank}  based on answers ({len(based_on)}) of {', '.join(named)}")
+            what = "the answer" if len(based_on) == 1 else f"{len(based_on)} answers"
+            click.echo(f"{blank}  based on {what} of {', '.join(named)}")
         for answer in hop.answers:
             click.echo(f"{blank}  {_answer(answer)}")
     for each in report.rejected:
