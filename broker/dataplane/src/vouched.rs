@@ -16,10 +16,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Ver
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use crate::headers;
 use crate::problem::Refusal;
 use crate::reply::{BodyFailed, Reply, WHOLE_BYTES, is_whole};
+use crate::settings::ms;
 use crate::sse;
 use crate::voucher::{HeadVoucher, Voucher, bind_head, receipt_unavailable};
 
@@ -65,11 +67,13 @@ pub async fn vouch(
     let in_comment = !peer.is_h2() && sse::is_event_stream(&parts.headers);
     let head = bind_head(parts.status, &parts.headers)?;
     let unspent = voucher.take().ok_or_else(|| receipt_unavailable("the call was vouched for"))?;
+    let deadline = ms(unspent.broker.settings.timeouts_ms.response_head);
     let head = HeadVoucher::new(unspent, head);
     if is_bodiless || is_whole(&parts.headers, &body) || !(peer.takes_trailers || in_comment) {
         let limit = if peer.takes_trailers { WHOLE_BYTES } else { peer.limit_bytes };
         let mut unfinished = Unfinished { voucher: Some(head), bytes: BytesMut::new() };
-        let read = unfinished.read(body, limit).await;
+        let read = timeout(deadline, unfinished.read(body, limit)).await;
+        let read = read.unwrap_or_else(|_| Err(Refusal::new("callee_timeout", "a short answer did not end in time")));
         let Some(head) = unfinished.voucher.take() else { return Err(receipt_unavailable("the call was vouched for")) };
         if let Err(refusal) = read {
             *voucher = Some(head.into_voucher());
