@@ -186,10 +186,10 @@ def _print(report: ChainReport, damage: list[str]) -> None:
         blank = " " * len(lead)
         if hop.code:
             click.secho(f"{blank}  {hop.code}: {hop.detail}", fg="red")
-        for receipt in hop.record.based_on or ():
-            click.echo(
-                f"{blank}  based on the answer of {short_id(answered.get(receipt)) if receipt in answered else '?'}"
-            )
+        if based_on := hop.record.based_on:
+            named = dict.fromkeys(short_id(answered.get(receipt)) for receipt in based_on)
+            what = "the answer" if len(based_on) == 1 else f"{len(based_on)} answers"
+            click.echo(f"{blank}  based on {what} of {', '.join(named)}")
         for answer in hop.answers:
             click.echo(f"{blank}  {_answer(answer)}")
     for each in report.rejected:
