@@ -117,6 +117,8 @@ def encode_json(value: object) -> bytes:
 
 def _check_depth(text: str, max_depth: int) -> None:
     """Count before decoding: the decoder recurses once for each level."""
+    if text.count("{") + text.count("[") <= max_depth:
+        return
     depth = 0
     for match in _STRING_OR_BRACKET.finditer(text):
         if match[0] in "[{":
