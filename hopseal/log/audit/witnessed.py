@@ -1,7 +1,7 @@
 """Proofs that an entry was in a log at a time, under the auditor's policy.
 
-Owns: step 2 for one entry, and remembering what held: the signatures of a checkpoint are checked once, and of paths that
-meet in its tree the common part is climbed once. Does not own: what the entry says.
+Owns: step 2 for one entry, and remembering what held: the signatures of a checkpoint are checked once, and the common
+part of paths that meet in its tree is climbed once. Does not own: what the entry says.
 Source: custody-wire §11.2; c2sp.org/tlog-proof.
 """
 
@@ -45,8 +45,8 @@ class WitnessedEntry:
 class _Tree:
     """A tree that the policy trusts, and what led to its root.
 
-    Theory: what comes of climbing a path follows from the place, the node there and the rest of the path alone. So a path
-    that comes to a place with the same node and the same rest as one that held, holds.
+    Theory: what comes of climbing a path follows from the place, the node there and the rest of the path alone. So a
+    path that comes to a place with the same node and the same rest as one that held, holds.
 
     Args:
         checkpoint: signed and cosigned.
