@@ -9,9 +9,9 @@ Source: RFC 6962 §2.1, RFC 9162 §2.1.3.2, custody-wire §4.2.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
-from hopseal.custody.encoding import sha256
 from hopseal.custody.errors import malformed
 
 _LEAF = b"\x00"
@@ -20,12 +20,12 @@ _NODE = b"\x01"
 
 def hash_leaf(data: bytes) -> bytes:
     """The leaf hash of ``data``, 32 bytes."""
-    return sha256(_LEAF + data)
+    return hashlib.sha256(_LEAF + data).digest()
 
 
 def hash_node(left: bytes, right: bytes) -> bytes:
     """The hash of an inner node, 32 bytes."""
-    return sha256(_NODE + left + right)
+    return hashlib.sha256(_NODE + left + right).digest()
 
 
 def build_tree(leaves: Sequence[bytes]) -> tuple[bytes, tuple[tuple[bytes, ...], ...]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from audit_attacks import ATTACKS, ATTESTOR, TRUST_ATTESTOR, Attack, attestor_says
-from audit_scene import PARTIES, YEARS_LATER, Scene, hash_of, seal, without, witnessed
+from audit_scene import PARTIES, YEARS_LATER, Scene, hash_of, seal, several_chains, without, witnessed
 from hopseal.custody.delegation import Continuation
 from hopseal.custody.evidence_statement import Verdict as AttestorVerdict
 from hopseal.custody.record import parse_sealed_record
@@ -21,23 +21,11 @@ from hopseal.log.bundle import EvidenceBundle, LoggedStatement
 from vectors.pki import NOW, Party
 from vectors.scene import random_id
 
-CHAINS = 3
+CHAINS = len(several_chains()[1])
 
 
 def itself(chain: ChainAudit) -> ChainAudit:
     return chain
-
-
-def several() -> tuple[Scene, list[str]]:
-    """Chains of two hops with their answers; the first records of each."""
-    scene, roots = Scene().begin(), []
-    for number in range(CHAINS):
-        scene.cid = random_id(f"chain {number}")
-        root = scene.call("shell", "orchestrator")
-        below = scene.call("orchestrator", "reasoner", root)
-        scene.answer(root, scene.answer(below))
-        roots.append(root)
-    return scene, roots
 
 
 def auditor_of(scene: Scene, bundle: EvidenceBundle | None = None, trust: TrustPolicy | None = None) -> Auditor:
@@ -58,7 +46,7 @@ def seal_bytes(payload: bytes, party: Party) -> str:
 
 
 def test_shares_may_be_judged_in_any_order_and_give_the_same_report() -> None:
-    scene, _ = several()
+    scene, _ = several_chains()
     auditor = auditor_of(scene)
     assert len(auditor.shares) == CHAINS
     judged = judge_all(auditor)
@@ -68,7 +56,7 @@ def test_shares_may_be_judged_in_any_order_and_give_the_same_report() -> None:
 
 
 def test_a_share_is_of_about_the_size_asked_for() -> None:
-    scene, _ = several()
+    scene, _ = several_chains()
     bundle = scene.witness().bundle()
     for size, sizes in ((1, [4, 4, 4]), (4, [4, 4, 4]), (5, [8, 4]), (100, [12])):
         auditor = Auditor(bundle, scene.policy(), TrustPolicy(), YEARS_LATER, share_size=size)
@@ -95,7 +83,7 @@ def test_a_chain_that_was_torn_apart_does_not_stand_alone(size: int) -> None:
 
 
 def test_a_chain_is_judged_with_those_that_it_continues() -> None:
-    scene, roots = several()
+    scene, roots = several_chains()
     scene.cid = random_id("continued")
     scene.answer(
         scene.call("shell", "orchestrator", cont=Continuation(hash_of(roots[1]), random_id("chain 1"), "resume"))
@@ -108,7 +96,7 @@ def test_a_chain_is_judged_with_those_that_it_continues() -> None:
 
 
 def test_statements_of_no_chain_and_texts_that_are_none_are_told_once() -> None:
-    scene, _ = several()
+    scene, _ = several_chains()
     scene.left.certificate(ATTESTOR.der, NOW)
     scene.left.statement(seal(attestor_says(scene, AttestorVerdict.ATTESTED), ATTESTOR), "received", NOW)
     bundle = scene.witness().bundle()
@@ -123,7 +111,7 @@ def test_statements_of_no_chain_and_texts_that_are_none_are_told_once() -> None:
 
 
 def test_chains_without_a_record_come_last_in_the_same_order() -> None:
-    scene, roots = several()
+    scene, roots = several_chains()
     for number in range(4):
         scene.cid = random_id(f"loose {number}")
         roots.append(scene.call("shell", "orchestrator"))
@@ -206,7 +194,7 @@ def evidence_that_names_a_chain(scene: Scene, _roots: list[str]) -> None:
     ids=lambda connect: connect.__name__,
 )
 def test_chains_that_have_to_do_with_each_other_do_not_stand_alone(connect: Callable[[Scene, list[str]], None]) -> None:
-    scene, roots = several()
+    scene, roots = several_chains()
     connect(scene, roots)
     auditor = auditor_of(scene, trust=TRUST_ATTESTOR)
     judged = judge_all(auditor)

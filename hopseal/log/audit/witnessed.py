@@ -65,7 +65,7 @@ class _Tree:
         if position > last:
             return False
         climbed = []
-        while not self._joins(position, last, node, path, at):
+        while not self._joins((position, last, node), path, at):
             line = _HASH.match(path, at)
             if line is None or last == 0:
                 return False
@@ -75,9 +75,9 @@ class _Tree:
         self.held.update(climbed)
         return True
 
-    def _joins(self, position: int, last: int, node: bytes, path: str, at: int) -> bool:
-        known, start = self.held.get((position, last, node), (None, 0))
-        return known is not None and known[start:] == path[at:]
+    def _joins(self, place: tuple[int, int, bytes], path: str, at: int) -> bool:
+        held = self.held.get(place)
+        return held is not None and held[0][held[1] :] == path[at:]
 
 
 class Witnesses:
@@ -104,11 +104,14 @@ class Witnesses:
 
     def _join(self, proof_text: str, leaf_hash: bytes) -> WitnessedEntry | None:
         """The entry, if the proof holds under a checkpoint that held before; None settles nothing."""
-        head, _, note = proof_text.partition("\n\n")
-        tree, begin = self._trees.get(note), _HEAD.match(head := f"{head}\n")
-        if tree is None or begin is None or not tree.holds(leaf_hash, index := int(begin[1]), head[begin.end() :]):
+        begin, end = _HEAD.match(proof_text), proof_text.find("\n\n")
+        tree = self._trees.get(proof_text[end + 2 :])
+        if tree is None or begin is None or begin.end() > end + 1:
             return None
-        return _entry(tree.checkpoint, index)
+        index = int(begin[1])
+        return (
+            _entry(tree.checkpoint, index) if tree.holds(leaf_hash, index, proof_text[begin.end() : end + 1]) else None
+        )
 
     def _verify_whole(self, proof_text: str, leaf_hash: bytes) -> WitnessedEntry:
         proof = parse_proof(proof_text.encode())
