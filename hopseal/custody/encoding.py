@@ -84,7 +84,7 @@ def parse_json_object(data: bytes, *, max_depth: int | None = MAX_JSON_DEPTH) ->
         raise malformed("not JSON in UTF-8") from error
     if not isinstance(value, dict):
         raise malformed("the JSON text is not an object")
-    if "\\u" in text:
+    if b"\\u" in data:
         _check_surrogates(value)
     return value
 
@@ -105,7 +105,7 @@ def parse_token_object(data: bytes) -> dict[str, object]:
         raise malformed("not JSON in UTF-8") from error
     if not isinstance(value, dict):
         raise malformed("the JSON text is not an object")
-    if "\\u" in text:
+    if b"\\u" in data:
         _check_surrogates(value)
     return value
 

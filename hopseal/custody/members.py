@@ -66,7 +66,7 @@ class Members:
 
 def read_integer(value: object, where: str) -> int:
     """A non-negative integer; a boolean is none."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if type(value) is not int or value < 0:
         raise malformed(f"{where} is not a non-negative integer")
     return value
 
@@ -102,7 +102,8 @@ def text_up_to(max_bytes: int, *, min_bytes: int = 0) -> Reader[str]:
 
     def read(value: object, where: str) -> str:
         text = read_text(value, where)
-        if not min_bytes <= (len(text) if text.isascii() else len(text.encode())) <= max_bytes:
+        is_short = min_bytes <= len(text) and 4 * len(text) <= max_bytes  # however many bytes a character has
+        if not is_short and not min_bytes <= len(text.encode()) <= max_bytes:
             raise malformed(f"{where} has not {min_bytes} to {max_bytes} bytes")
         return text
 
@@ -179,8 +180,7 @@ def _parse_spiffe_id(text: str) -> SpiffeId:
 
 
 def _fixed(value: object, where: str, form: re.Pattern[str], size: int) -> str:
-    text = read_text(value, where)
-    if form.fullmatch(text) is None:
-        decode_b64url(text)  # which says so, if that is what is wrong
-        raise malformed(f"{where} has not {size} bytes")
-    return text
+    if isinstance(value, str) and form.fullmatch(value):
+        return value
+    decode_b64url(read_text(value, where))  # which says so, if that is what is wrong
+    raise malformed(f"{where} has not {size} bytes")

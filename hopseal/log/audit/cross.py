@@ -52,15 +52,18 @@ def _check_uses(table: FactTable) -> None:
 
 def _check_logs(table: FactTable) -> None:
     """One place of a log with two entries, or one size of it with two roots."""
-    entries: dict[tuple[str, int], set[tuple[str, str]]] = {}
-    roots: dict[tuple[str, int], set[bytes]] = {}
+    entries: dict[tuple[str, int], tuple[str, str]] = {}
+    roots: dict[tuple[str, int], bytes] = {}
+    forked: set[tuple[str, int]] = set()
+    split: set[tuple[str, int]] = set()
     for facts in table.by_hash.values():
+        own = (facts.statement.kind, facts.hash)
         for each in facts.entries:
             seen = each.witnessed
-            entries.setdefault((seen.origin, seen.index), set()).add((facts.statement.kind, facts.hash))
-            roots.setdefault((seen.origin, seen.size), set()).add(seen.root)
-    forked = {place for place, found in entries.items() if len(found) > 1}
-    split = {tree for tree, found in roots.items() if len(found) > 1}
+            if entries.setdefault((seen.origin, seen.index), own) != own:
+                forked.add((seen.origin, seen.index))
+            if roots.setdefault((seen.origin, seen.size), seen.root) != seen.root:
+                split.add((seen.origin, seen.size))
     if not forked and not split:
         return
     for facts in table.by_hash.values():

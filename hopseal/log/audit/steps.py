@@ -146,8 +146,9 @@ class StatementAuditor:
         """Step 2: exactly this pair of statement and seal is in a log, under a checkpoint that the policy trusts."""
         statement = draft.statement
         leaf = statement.leaf or format_statement_leaf(statement.kind, statement.hash, draft.seal_hash)
+        key = key_of(leaf) if statement.leaf else f"{statement.hash}.{draft.seal_hash}"
         places = {(each.origin, each.index): each.direction for each in statement.seen}
-        for text in self._proofs.get(key_of(leaf), ()):
+        for text in self._proofs.get(key, ()):
             witnessed = self._witnesses.verify(text, leaf)
             direction = places.pop((witnessed.origin, witnessed.index), None)
             draft.entries.append(Entry(witnessed, direction))
