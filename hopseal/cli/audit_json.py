@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from hopseal.custody.authority import Authority
+from hopseal.custody.evidence_statement import EvidenceStatement
 from hopseal.custody.kids import kids_to_json
 from hopseal.log.audit.report import AnswerAudit, AuditReport, ChainAudit, ClosingAudit, HopAudit, ReportOf
+from hopseal.log.audit.steps import Entry
 from hopseal.log.judge import Finding
 
 
@@ -85,23 +87,26 @@ def hop_json(hop: HopAudit) -> dict[str, Any]:
         "authority_before": _authority(hop.authority_before),
         "authority_after": _authority(hop.authority_after),
         "proven_time": {"from": record.iat, "until": hop.at},
-        "logged": [
-            {
-                "log": each.witnessed.origin,
-                "index": each.witnessed.index,
-                "direction": str(each.direction) if each.direction else None,
-                "witnessed_at": each.witnessed.at,
-            }
-            for each in hop.entries
-        ],
-        "evidence": {"by": str(hop.evidence.iss), "at": hop.evidence.iat, "verdict": str(hop.evidence.verdict)}
-        if hop.evidence
-        else None,
+        "logged": [_entry(each) for each in hop.entries],
+        "evidence": _evidence(hop.evidence),
         "based_on": [{"receipt": each.hash, "record": each.record} for each in hop.based_on],
         "answers": [_answer(each) for each in hop.answers],
         "closings": [_closing(each) for each in hop.closings],
         "children": [hop_json(child) for child in hop.children],
     }
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "log": entry.witnessed.origin,
+        "index": entry.witnessed.index,
+        "direction": str(entry.direction) if entry.direction else None,
+        "witnessed_at": entry.witnessed.at,
+    }
+
+
+def _evidence(said: EvidenceStatement | None) -> dict[str, Any] | None:
+    return {"by": str(said.iss), "at": said.iat, "verdict": str(said.verdict)} if said else None
 
 
 def _answer(answer: AnswerAudit) -> dict[str, Any]:

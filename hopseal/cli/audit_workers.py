@@ -43,9 +43,10 @@ class AuditInputs:
 def run_audit(inputs: AuditInputs, render: Callable[[ChainAudit], T], jobs: int | None = None) -> ReportOf[T]:
     """The report, with what ``render`` makes of each chain; ``jobs`` processes, all cores unless given."""
     bundle, policy, trust, now = inputs.bundle, inputs.policy, inputs.trust, inputs.now
-    if len(bundle.statements) > FEW:
+    workers = jobs or _cores()
+    if len(bundle.statements) > FEW and (workers > 1 or is_terminal()):
         auditor = Auditor(bundle, policy, trust, now, share_size=_BATCH)
-        judgements = _judge(auditor, render, jobs or _cores())
+        judgements = _judge(auditor, render, workers)
         if stand_alone(judgements):
             return auditor.join(judgements)
     return audit_at_once(bundle, policy, trust, now, render)

@@ -63,11 +63,12 @@ def _holds(ratio: float, at_most: float | None, at_least: float | None) -> bool 
 def show(title: str, figures: Sequence[Figure]) -> None:
     """Print ``figures`` as a table."""
     table = Table(title=title)
-    for column in ("what", "Hopseal", "peer", "", "ratio", "rounds"):
+    for column in ("what", "Hopseal", "peer", "", "ratio", "target", "rounds"):
         table.add_column(column, justify="left" if column in {"what", ""} else "right")
     for each in figures:
         ours, theirs = f"{each.value:,.2f} {each.unit}", f"{each.peer_value:,.2f} {each.unit}"
-        table.add_row(each.name, ours, theirs, each.peer, f"{each.ratio:.2f}", str(each.rounds))
+        target = {None: "", True: "met", False: "missed"}[each.holds]
+        table.add_row(each.name, ours, theirs, each.peer, f"{each.ratio:.2f}", target, str(each.rounds))
     Console(width=120).print(table)
 
 
