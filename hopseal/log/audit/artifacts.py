@@ -73,6 +73,7 @@ class Artifacts:
         revocations: those by a log's operator.
         problems: what does not hold.
         missing: entries without a proof.
+        entries: where they are proven to stand, by the key of their leaf.
     """
 
     bundles: list[LoggedBundle] = field(default_factory=list)
@@ -83,6 +84,7 @@ class Artifacts:
     revocations: list[Revocation] = field(default_factory=list)
     problems: list[ArtifactProblem] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    entries: list[tuple[str, WitnessedEntry]] = field(default_factory=list)
 
 
 def read_artifacts(artifacts: Iterable[Artifact], proofs: Proofs, witnesses: Witnesses) -> Artifacts:
@@ -103,6 +105,7 @@ def _read(artifact: Artifact, found: Artifacts, proofs: Proofs, witnesses: Witne
     if n != artifact.index:
         raise audit_refusal(AuditCode.ARTIFACT, f"entry {n} is said to be entry {artifact.index}")
     entries = [witnesses.verify(each, leaf) for each in proofs.get(key_of(leaf), ())]
+    found.entries.extend((key_of(leaf), each) for each in entries)
     place = next((each for each in entries if (each.origin, each.index) == (artifact.origin, artifact.index)), None)
     if place is None:
         found.missing.append(f"proof:{artifact.origin}/{artifact.index}")
@@ -123,7 +126,9 @@ def _read_bundle(artifact: Artifact, text: bytes, _leaf: bytes, place: Witnessed
 def _read_token(_artifact: Artifact, text: bytes, _leaf: bytes, place: WitnessedEntry | None, found: Artifacts) -> None:
     entry = parse_entry(text)
     if isinstance(entry, TokenEntry) and place is not None:
-        found.tokens.setdefault(entry.th, entry)
+        known = found.tokens.setdefault(entry.th, entry)
+        if known.claims != entry.claims:
+            raise audit_refusal(AuditCode.ARTIFACT, f"another entry says something else of the token {entry.th}")
 
 
 def _read_attest(artifact: Artifact, text: bytes, leaf: bytes, _place: WitnessedEntry | None, found: Artifacts) -> None:
