@@ -365,3 +365,13 @@ def test_records_that_all_say_the_same_hop_are_not_followed_for_ever() -> None:
         text = seal(record, pki.ORCHESTRATOR)
         scene.left.statement(text, "sent", NOW)
     assert scene.witness().audit().verdict is Verdict.REFUSED
+
+
+def test_a_token_as_deep_as_one_may_be_is_read_in_a_log() -> None:
+    context: object = 1
+    for _ in range(15):
+        context = {"n": context}
+    scene = Scene(obo=OBO).begin()
+    scene.answer(scene.call("shell", "orchestrator"))
+    scene.left.write(NOW, type="token", th=TH, kid="k1", claims=TOKEN | {"req_wl": spiffe("shell"), "rctx": context})
+    assert scene.witness().audit().verdict is Verdict.VERIFIED

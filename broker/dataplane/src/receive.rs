@@ -54,7 +54,7 @@ pub async fn answer(
             }
             // The chain has a name once it was proven; anybody with a certificate can make up the rest.
             let logged = log_refused(broker, &refusal, claimed, record.cid.is_some());
-            let response = match voucher {
+            let response = match voucher.filter(Voucher::may_vouch_refusal) {
                 Some(voucher) => tokio::join!(logged, vouch_refusal(voucher, &peer, &refusal)).1,
                 None => {
                     logged.await;

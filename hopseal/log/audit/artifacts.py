@@ -13,6 +13,7 @@ from hopseal.custody.encoding import parse_token_object
 from hopseal.custody.errors import malformed
 from hopseal.custody.members import Members, read_integer, read_text
 from hopseal.errors import HopsealError
+from hopseal.limits import MAX_LINE_JSON_DEPTH
 from hopseal.log.audit.codes import AuditCode, audit_refusal
 from hopseal.log.audit.statements import ReadStatement, read_statement
 from hopseal.log.audit.steps import Revocation
@@ -175,7 +176,7 @@ def _read_refusal(artifact: Artifact, text: bytes) -> Refusal:
 
 
 def _members(text: bytes) -> Members:
-    return Members(parse_token_object(text), "entry")
+    return Members(parse_token_object(text, max_depth=MAX_LINE_JSON_DEPTH), "entry")
 
 
 def _nullable(members: Members, name: str) -> str | None:
