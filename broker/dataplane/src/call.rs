@@ -5,12 +5,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use hopseal_custody::ids::SpiffeId;
 use http::StatusCode;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::activity::Busy;
 use crate::events::{Events, Weight};
+use crate::places::{Place, Places};
 use crate::problem::Refusal;
 use crate::reply::BodyFailed;
 use crate::stats::Stats;
@@ -32,6 +34,8 @@ pub struct CallRecord {
     complete: bool,
     /// The call's share of the bound on calls in progress.
     place: Option<OwnedSemaphorePermit>,
+    /// And of the calling peer's part of it.
+    part: Option<Place<SpiffeId>>,
     /// Keeps the connection from counting as unused.
     pub busy: Option<Busy>,
     events: Arc<Events>,
@@ -59,6 +63,7 @@ impl CallRecord {
             detail: None,
             complete: false,
             place: None,
+            part: None,
             busy: None,
             events: Arc::clone(events),
             stats: Arc::clone(stats),
@@ -72,6 +77,16 @@ impl CallRecord {
     pub fn occupy(&mut self, places: &Arc<Semaphore>) -> Result<(), Refusal> {
         let place = Arc::clone(places).try_acquire_owned();
         self.place = Some(place.map_err(|_| Refusal::new("overloaded", "too many calls in progress"))?);
+        Ok(())
+    }
+
+    /// Takes one of the places that a peer may have at most.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    pub fn occupy_part(&mut self, places: &Places<SpiffeId>, peer: &SpiffeId) -> Result<(), Refusal> {
+        let place = places.take(peer.clone());
+        self.part = Some(place.ok_or_else(|| Refusal::new("overloaded", "too many calls of this peer in progress"))?);
         Ok(())
     }
 

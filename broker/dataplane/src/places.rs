@@ -31,7 +31,7 @@ pub struct Place<K: Eq + Hash> {
     places: Arc<PlacesInner<K>>,
 }
 
-impl<K: Eq + Hash + Copy> Places<K> {
+impl<K: Eq + Hash + Clone> Places<K> {
     pub fn new(limit: usize, limit_per_origin: usize) -> Self {
         Self(Arc::new(PlacesInner { taken: Mutex::default(), total: Gauge::default(), limit, limit_per_origin }))
     }
@@ -43,7 +43,7 @@ impl<K: Eq + Hash + Copy> Places<K> {
         if own >= self.0.limit_per_origin || self.0.total.get() >= i64::try_from(self.0.limit).unwrap_or(i64::MAX) {
             return None;
         }
-        taken.insert(origin, own + 1);
+        taken.insert(origin.clone(), own + 1);
         self.0.total.add(1);
         Some(Place { origin, places: Arc::clone(&self.0) })
     }

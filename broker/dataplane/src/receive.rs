@@ -77,6 +77,7 @@ async fn call(
     voucher: &mut Option<Voucher>,
 ) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
+    record.occupy_part(&broker.peer_calls, &connection.chain.id)?;
     headers::verify_form(&request)?;
     let callee = broker.directory.by_qualified(&connection.component);
     let callee = callee.ok_or_else(|| Refusal::new("callee_unavailable", "no document"))?;
