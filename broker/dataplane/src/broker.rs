@@ -36,7 +36,7 @@ use crate::instance::{IdentityError, InstanceKey, Instances};
 use crate::lifetime::Shutdown;
 use crate::listeners::Listeners;
 use crate::log::{Entry, Log};
-use crate::places::Places;
+use crate::places::{Parts, Places};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
 use crate::settings::{Settings, ms};
@@ -97,6 +97,8 @@ pub struct Broker {
     pub pool: Pool,
     pub sockets: ComponentSockets,
     pub memory: BodyMemory,
+    /// The part of it that the bodies of one peer may take.
+    pub peer_memory: Parts<SpiffeId>,
     pub calls: Arc<Semaphore>,
     /// The part of them that one peer may have: it takes places before its records are looked at.
     pub peer_calls: Places<SpiffeId>,
@@ -154,6 +156,7 @@ impl Broker {
             callers: Callers::new(Arc::clone(&events), limits.processes),
             receiver: Receiver::new(&CacheSizes::default(), replay),
             handles: Handles::new(limits.handles, limits.handles_per_instance),
+            peer_memory: Parts::new(BodyMemory::part_of_one(limits.buffered_bytes, settings.body_limit_bytes)),
             memory: BodyMemory::new(limits.buffered_bytes, settings.body_limit_bytes, ms(timeouts.body_read)),
             calls: Arc::new(Semaphore::new(limits.calls)),
             peer_calls: Places::new(limits.calls, (limits.calls / 2).max(FEWEST_PEER_CALLS)),

@@ -88,7 +88,7 @@ async fn call(
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
     let streams = peer.can_stream() && broker.settings.streams == Streams::Accept && says_stream(&parts.headers);
     let whole = match body.as_mut().filter(|_| !streams) {
-        Some(body) => Some(broker.memory.read(&parts.headers, body).await?),
+        Some(body) => Some(connection.memory.read(&parts.headers, body).await?),
         None => None,
     };
     let operation = match &whole {
