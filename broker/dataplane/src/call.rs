@@ -9,6 +9,7 @@ use hopseal_custody::ids::SpiffeId;
 use http::StatusCode;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::activity::Busy;
 use crate::events::{Events, Weight};
@@ -38,6 +39,8 @@ pub struct CallRecord {
     part: Option<Place<SpiffeId>>,
     /// Keeps the connection from counting as unused.
     pub busy: Option<Busy>,
+    /// Ends what the call still reads when it is over.
+    over: Option<DropGuard>,
     events: Arc<Events>,
     stats: Arc<Stats>,
 }
@@ -64,6 +67,7 @@ impl CallRecord {
             complete: false,
             place: None,
             part: None,
+            over: None,
             busy: None,
             events: Arc::clone(events),
             stats: Arc::clone(stats),
@@ -88,6 +92,13 @@ impl CallRecord {
         let place = places.take(peer.clone());
         self.part = Some(place.ok_or_else(|| Refusal::new("overloaded", "too many calls of this peer in progress"))?);
         Ok(())
+    }
+
+    /// Cancelled when the call is over, however it ends.
+    pub fn over(&mut self) -> CancellationToken {
+        let over = CancellationToken::new();
+        self.over = Some(over.clone().drop_guard());
+        over
     }
 
     /// The head of the answer is known; the body may still stream.

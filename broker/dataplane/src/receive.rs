@@ -120,6 +120,7 @@ async fn call(
                 newest,
                 ending,
                 holds_last,
+                record.over(),
             ))
         }
         (None, None) => return Err(Refusal::new("internal", "the body was taken")),
