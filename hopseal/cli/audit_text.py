@@ -19,6 +19,7 @@ from hopseal.log.audit.codes import is_missing, message_of
 from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, Citation, ClosingReport, HopAudit, Verdict
 from hopseal.log.judge import Finding
 
+_NO_DATE_FROM = 253_402_300_800  # the year 10000
 _MARKS = {Verdict.VERIFIED: ("✓", "green"), Verdict.INCOMPLETE: ("?", "yellow"), Verdict.REFUSED: ("✗", "red")}
 
 
@@ -95,8 +96,10 @@ def mark(verdict: Verdict) -> str:
 
 
 def moment(at: int | None) -> str:
-    """A time in UTC: an auditor's report reads the same everywhere."""
-    return "?" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """A time in UTC: an auditor's report reads the same everywhere; a claim can also be of no year that has a date."""
+    if at is None:
+        return "?"
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at < _NO_DATE_FROM else f"second {at}"
 
 
 def describe_authority(authority: Authority | None) -> str:

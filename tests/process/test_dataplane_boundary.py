@@ -153,6 +153,16 @@ def test_the_gateway_may_repeat_the_internal_token_and_it_stays_at_home(tmp_path
         assert fed.tool.seen[0].header("Txn-Token") is None
 
 
+@pytest.mark.parametrize("field", ["X-Forwarded-Access-Token", "Authorization", "Txn_Token"])
+def test_the_internal_token_does_not_cross_in_another_field(tmp_path: Path, field: str) -> None:
+    with federation(tmp_path) as fed:
+        token = fed.token("alice", spiffe_id("orchestrator"))
+        fed.headers = {field: f"DPoP {token}"}
+        fed.call(headers={"Txn-Token": token})
+        assert not any(token in value for seen in fed.tool.seen for _, value in seen.headers)
+        assert field == "Txn_Token" or fed.answers[0].code == "user_token_mismatch"
+
+
 def test_a_token_that_was_issued_to_another_workload_does_not_cross(tmp_path: Path) -> None:
     with federation(tmp_path) as fed:
         fed.headers = {"Txn-Token": fed.token("bob", spiffe_id("orchestrator"))}

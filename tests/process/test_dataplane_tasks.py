@@ -254,6 +254,29 @@ def test_what_came_from_a_queue_begins_a_root_that_names_the_delivery(nodes: Nod
     assert nodes.ask(nodes.a, "POST", "/task", queue, handle=opened.handle).code == "request_invalid"
 
 
+@pytest.mark.parametrize("user", ["alice", None])
+def test_what_came_from_a_queue_goes_on_for_nobody_else(nodes: Nodes, user: str | None) -> None:
+    """The task is one user's: another's token does not make it theirs, and nobody's task is not any user's."""
+    orchestrator, reasoner = spiffe_id("orchestrator"), spiffe_id("reasoner")
+    nodes.auth.register(reasoner)
+    users = ("bob", "alice")
+    brought = [nodes.auth.exchange(nodes.auth.log_in(name, reasoner), reasoner) for name in users]
+    codes: list[object] = []
+
+    def think(seen: Seen) -> Answer:
+        handle, queue = seen.header("Custody-Handle"), {"continues": "queue"}
+        for token in brought:
+            got = nodes.ask(nodes.b, "POST", "/task", queue, headers={"Txn-Token": token}, handle=handle)
+            codes.append(got.code or got.status)
+        return got
+
+    nodes.think = think
+    own = nodes.auth.exchange(nodes.auth.log_in(user, orchestrator), orchestrator) if user else None
+    opened = nodes.ask(nodes.a, "POST", "/task", headers={"Txn-Token": own} if own else None)
+    nodes.call(handle=opened.handle)
+    assert codes == ["user_token_mismatch", 201 if user else "user_token_mismatch"]
+
+
 def test_a_root_that_continues_has_its_task_and_needs_a_handle(nodes: Nodes) -> None:
     opened = nodes.ask(nodes.a, "POST", "/task")
     nodes.call(handle=opened.handle)

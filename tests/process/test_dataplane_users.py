@@ -365,3 +365,36 @@ def test_malformed_issuers_are_refused_and_change_nothing(chain: Chain) -> None:
             chain.a.plane.set_issuers(text)
         assert caught.value.args[0] == "issuers_invalid"
     assert chain.call({"Txn-Token": chain.txn()}).status == 200
+
+
+def test_a_token_that_is_as_deep_as_may_be_leaves_a_log_that_can_be_read(chain: Chain) -> None:
+    for _ in range(14):
+        chain.auth.server.context = {"n": chain.auth.server.context}
+    assert chain.call({"Txn-Token": chain.txn()}).status == 200
+    for node in (chain.a, chain.b, chain.c):
+        assert token_lines(node)
+        assert not node.log().damage
+
+
+def test_a_token_under_a_twin_of_its_fields_name_reaches_nobody(chain: Chain) -> None:
+    """CGI and WSGI make one variable of ``Txn-Token`` and ``Txn_Token``."""
+    chain.forward = {"Txn_Token": chain.txn("bob"), "TXN-Token": chain.txn("alice")}
+    chain.call({"Txn-Token": chain.forward["TXN-Token"], "txn_token": chain.forward["Txn_Token"]})
+    assert [answer.status for answer in chain.answers] == [200]
+    for component in (chain.reasoner, chain.tool):
+        assert component.seen[0].header("txn-token") == chain.forward["TXN-Token"]
+        assert component.seen[0].header("txn_token") is None
+    svid = chain.authority.issue(ORCHESTRATOR)
+    got = send(chain.c.port, svid, Message(svid, headers=[("txn_token", chain.txn("bob"))]).wire())
+    assert got is not None
+    assert got.status == 200, got.body
+    assert chain.tool.seen[1].header("txn_token") is None
+
+
+@pytest.mark.parametrize("form", ["Bearer\t{}", "DPoP {}", "Bearer x, Bearer {}", "Token token={}", "{}"])
+def test_another_users_token_in_an_odd_form_is_refused_too(chain: Chain, form: str) -> None:
+    theirs = chain.auth.exchange(chain.auth.log_in("bob", REASONER), REASONER, txn=False)
+    chain.forward = {"Authorization": form.format(theirs)}
+    chain.call({"Txn-Token": chain.txn("alice")})
+    assert [answer.code for answer in chain.answers] == ["user_token_mismatch"]
+    assert not chain.tool.seen

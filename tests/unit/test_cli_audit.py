@@ -263,6 +263,24 @@ def test_the_report_tells_everything_about_each_hop(tmp_path: Path) -> None:
         assert expected in result.output
 
 
+def test_a_time_that_no_calendar_has_is_printed_as_it_is(tmp_path: Path) -> None:
+    story = witnessed(apv=(Approval("ticket", "t-1", some_hash("evidence"), USER, 2**53 - 1),))
+    disk = save(story, tmp_path)
+    result = run("verify", disk.evidence, "--policy", disk.policy)
+    assert result.exit_code == 0, result.output
+    assert "at second 9007199254740991" in result.output
+
+
+@pytest.mark.parametrize("command", ["verify", "show"])
+def test_nothing_in_evidence_reaches_a_terminal_as_a_command(command: str, tmp_path: Path) -> None:
+    disk = save(witnessed(op="\x9b2J\u202e\x7f"), tmp_path)
+    for option in ((), ("--json",)):
+        result = run(command, disk.evidence, "--policy", disk.policy, *option)
+        assert result.exit_code == 0, result.output
+        assert all(each.isprintable() for each in result.output.replace("\n", "")), result.output
+        assert r"9b2J\u202e" in result.output
+
+
 def test_json_has_the_whole_report(disk: Disk) -> None:
     report = json.loads(run("verify", disk.evidence, "--policy", disk.policy, "--json").stdout)
     assert (report["verdict"], report["statements"], report["problems"]) == ("verified", 6, [])

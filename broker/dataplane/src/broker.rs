@@ -15,7 +15,7 @@ use hopseal_custody::authority::AudiencePattern;
 use hopseal_custody::cache::CacheSizes;
 use hopseal_custody::chain::Chain;
 use hopseal_custody::compose::Root;
-use hopseal_custody::ids::TrustDomain;
+use hopseal_custody::ids::{SpiffeId, TrustDomain};
 use hopseal_custody::limits::PEER_SHARE;
 use hopseal_custody::receive::{Policy as ReceivePolicy, Receiver};
 use hopseal_custody::replay::ReplayStore;
@@ -36,6 +36,7 @@ use crate::instance::{IdentityError, InstanceKey, Instances};
 use crate::lifetime::Shutdown;
 use crate::listeners::Listeners;
 use crate::log::{Entry, Log};
+use crate::places::{Parts, Places};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
 use crate::settings::{Settings, ms};
@@ -49,6 +50,9 @@ use crate::users::LoggedTokens;
 /// Refused messages without a proven record that are logged; the others are only counted.
 const UNPROVEN_PER_SECOND: f64 = 20.0;
 const UNPROVEN_BURST: f64 = 200.0;
+
+/// One peer may have half of all calls in progress, and at least so many.
+const FEWEST_PEER_CALLS: usize = 2;
 
 /// What a handle continues.
 pub enum Continues {
@@ -93,7 +97,11 @@ pub struct Broker {
     pub pool: Pool,
     pub sockets: ComponentSockets,
     pub memory: BodyMemory,
+    /// The part of it that the bodies of one peer may take.
+    pub peer_memory: Parts<SpiffeId>,
     pub calls: Arc<Semaphore>,
+    /// The part of them that one peer may have: it takes places before its records are looked at.
+    pub peer_calls: Places<SpiffeId>,
     pub shutdown: Shutdown,
     pub started: OnceLock<Started>,
     /// Refused messages without a proven record: any peer can send those, and the disk is finite.
@@ -148,8 +156,10 @@ impl Broker {
             callers: Callers::new(Arc::clone(&events), limits.processes),
             receiver: Receiver::new(&CacheSizes::default(), replay),
             handles: Handles::new(limits.handles, limits.handles_per_instance),
+            peer_memory: Parts::new(BodyMemory::part_of_one(limits.buffered_bytes, settings.body_limit_bytes)),
             memory: BodyMemory::new(limits.buffered_bytes, settings.body_limit_bytes, ms(timeouts.body_read)),
             calls: Arc::new(Semaphore::new(limits.calls)),
+            peer_calls: Places::new(limits.calls, (limits.calls / 2).max(FEWEST_PEER_CALLS)),
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),

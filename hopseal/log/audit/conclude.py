@@ -53,7 +53,9 @@ class Conclusion:
         self._table = build_table(listed)
         self._artifacts = artifacts
         self._history = history
-        self._judged: dict[str, JudgedHop] = {}
+        self._refusals: dict[str | None, list[Refusal]] = {}
+        for refusal in artifacts.refusals:
+            self._refusals.setdefault(refusal.unverified_cid, []).append(refusal)
         self._evidence: dict[str, list[EvidenceStatement]] = {}
         for facts in self._table.by_hash.values():
             if facts.statement.evidence is not None and facts.holds:
@@ -63,7 +65,7 @@ class Conclusion:
         """The report."""
         chains = self._chains()
         trees = {cid: self._judge(records) for cid, records in chains.items()}  # 6
-        cross_check(self._table, tuple(self._artifacts.refusals))  # 7
+        cross_check(self._table, self._artifacts)  # 7
         for facts in self._table.by_hash.values():
             if facts.finding is not None and is_missing(facts.finding.code):
                 facts.lacks(facts.finding.detail)
@@ -125,7 +127,7 @@ class Conclusion:
         roots = tuple(sorted(map(self._hop, trees), key=_by_log))
         hops = [each.verdict for root in roots for each in root.walk()] or [Verdict.INCOMPLETE]
         verdict = worst([*hops, *(each.verdict for each in loose)])
-        return ChainAudit(cid, verdict, roots, loose, self._refusals(cid))
+        return ChainAudit(cid, verdict, roots, loose, tuple(self._refusals.get(cid, ())))
 
     def _hop(self, judged: JudgedHop) -> HopAudit:
         facts = self._table.by_hash[judged.sealed.hash]
@@ -178,9 +180,6 @@ class Conclusion:
 
     def _verdict(self, facts: Facts) -> Verdict:
         return verdict_of(facts.finding, facts.missing)
-
-    def _refusals(self, cid: str) -> tuple[Refusal, ...]:
-        return tuple(each for each in self._artifacts.refusals if each.unverified_cid == cid)
 
     def _evidence_for(self, sealed: SealedRecord) -> EvidenceStatement | None:
         """What an accepted attestor said last of the caller's leaf before the record; what does not count is absent."""

@@ -263,6 +263,13 @@ impl Receiver {
         Ok(chain)
     }
 
+    /// Whether a refusal of this statement may be vouched for: true once, and never after a [`Receiver::commit`] of it.
+    ///
+    /// Two receipts for one record would accuse whoever made them, and a record can be played again by its sender.
+    pub fn claim_refusal(&self, iss: &SpiffeId, jti: RandomId, exp: i64, now: i64) -> bool {
+        self.replay.insert(iss, jti, exp + MAX_SKEW_S, now).is_ok()
+    }
+
     /// Marks a statement as used that the log shows as accepted (after a restart); one past its end is skipped.
     ///
     /// # Errors
