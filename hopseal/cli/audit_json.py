@@ -6,17 +6,22 @@ from typing import Any
 
 from hopseal.custody.authority import Authority
 from hopseal.custody.kids import kids_to_json
-from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, ClosingReport, HopAudit
+from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, ClosingReport, HopAudit, ReportOf
 from hopseal.log.judge import Finding
 
 
 def report_json(report: AuditReport) -> dict[str, Any]:
     """The whole report."""
+    return joined_json(report.render(chain_json))
+
+
+def joined_json(report: ReportOf[dict[str, Any]]) -> dict[str, Any]:
+    """The whole report, with what :func:`chain_json` made of each chain."""
     return {
         "verdict": str(report.verdict),
         "statements": report.statements,
         "logs": list(report.logs),
-        "chains": [chain_json(chain) for chain in report.chains],
+        "chains": list(report.chains),
         "unread": [{"position": each.position, "finding": _finding(each.finding)} for each in report.unread],
         "problems": [
             {"origin": each.origin, "index": each.index, "finding": _finding(each.finding)} for each in report.problems

@@ -6,9 +6,10 @@ Source: custody-wire §11.8.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 from hopseal.custody.authority import Authority
 from hopseal.custody.closing import Closing
@@ -19,6 +20,9 @@ from hopseal.log.audit.artifacts import ArtifactProblem, Refusal
 from hopseal.log.audit.codes import is_missing
 from hopseal.log.audit.steps import Entry
 from hopseal.log.judge import Finding
+
+C_co = TypeVar("C_co", covariant=True)
+T = TypeVar("T")
 
 
 class Verdict(StrEnum):
@@ -162,8 +166,8 @@ class UnreadStatement:
 
 
 @dataclass(frozen=True, slots=True)
-class AuditReport:
-    """A whole bundle.
+class ReportOf(Generic[C_co]):
+    """A whole bundle, with something for each chain.
 
     Args:
         verdict: the worst of everything; a bundle without a record is not verified.
@@ -176,12 +180,20 @@ class AuditReport:
     """
 
     verdict: Verdict
-    chains: tuple[ChainAudit, ...]
+    chains: tuple[C_co, ...]
     unread: tuple[UnreadStatement, ...]
     problems: tuple[ArtifactProblem, ...]
     missing: tuple[str, ...]
     statements: int
     logs: tuple[str, ...]
+
+    def render(self, render: Callable[[C_co], T]) -> ReportOf[T]:
+        """The report with what ``render`` makes of each chain."""
+        chains = tuple(map(render, self.chains))
+        return ReportOf(self.verdict, chains, self.unread, self.problems, self.missing, self.statements, self.logs)
+
+
+AuditReport = ReportOf[ChainAudit]
 
 
 def verdict_of(finding: Finding | None, missing: Iterable[str]) -> Verdict:
