@@ -25,7 +25,7 @@ _COPIES = 2  # one sent, one received
 
 
 def cross_check(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem, ...]:
-    """Note in ``table`` everything that the statements and logs show together; what it shows of artifacts comes back."""
+    """Note in ``table`` what the statements and logs show together; what that shows of artifacts comes back."""
     _check_uses(table)
     problems = _check_logs(table, artifacts)
     refused = {each.unverified_jti for each in artifacts.refusals}
