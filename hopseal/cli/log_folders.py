@@ -180,6 +180,11 @@ def open_log_folders(paths: Sequence[Path]) -> list[LogFolder]:
     return folders
 
 
+def journal_of(path: Path) -> Path:
+    """The journal's folder in a broker's state folder; any other path as it is."""
+    return path / LOG_FOLDER if (path / LOG_FOLDER).is_dir() else path
+
+
 def unreadable(path: Path, error: OSError) -> UnavailableError:
     """The error for a log that cannot be read."""
     remedy = "name the log with --log, or run this as root or the broker's user"
@@ -190,7 +195,7 @@ def _open(path: Path) -> LogFolder:
     try:
         if path.is_file():
             return LogFolder(path, (path,), _tlog_beside(path.parent))
-        folder = path / LOG_FOLDER if (path / LOG_FOLDER).is_dir() else path
+        folder = journal_of(path)
         names = order_segments(each.name for each in folder.iterdir())
     except OSError as error:
         raise unreadable(path, error) from error
