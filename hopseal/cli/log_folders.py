@@ -100,6 +100,10 @@ class LogFolder:
         """
         return SourceLog(self.origin, self._vkey(policy), self.lines, _Prover(self, policy).prove)
 
+    def is_witnessed(self, policy: Policy | None) -> bool:
+        """Whether it has any checkpoint that the policy accepts; without one, any that was cosigned."""
+        return any(_is_good(each, policy) for each in self.checkpoints)
+
     def read_tile(self, tile: Tile) -> bytes:
         """A tile's bytes; a partial one also out of what it grew into.
 

@@ -126,7 +126,9 @@ def test_a_log_that_was_never_signed_is_exported_without_proofs(tmp_path: Path) 
     output = tmp_path / "out"
     result = run("export", "--all", "--log", disk.left, "-o", output)
     assert result.exit_code == 0
-    assert "not witnessed yet" in result.stderr
+    assert "has no checkpoint that enough witnesses cosigned" in result.stderr
+    assert "name them in broker.yaml" in result.stderr
+    assert "export again" not in result.stderr
     assert run("verify", output, "--policy", disk.policy).exit_code == 1
 
 
