@@ -395,7 +395,8 @@ def test_a_search_finds_calls_by_the_chains_task_and_a_calls_parties(disk: Disk)
     lines = result.output.splitlines()
     assert [line.split()[9] for line in lines[1:]] == ["sent", "received"]
     assert all("task-1" in line for line in lines[1:])
-    assert run("search", "--task", "none", *both(disk)).exit_code == 1
+    nothing = run("search", "--task", "none", *both(disk))
+    assert (nothing.exit_code, nothing.stdout) == (1, "no such call in 2 logs\n")
 
 
 def test_a_search_in_json_has_every_column(disk: Disk) -> None:
