@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from broker.audit.log_signer import KEY_NAME, load_log_signer
+from demo.processes import end_with_parent
 from demo.stage import TRUST_DOMAIN
 from hopseal.cli.node_plan import NodePlan, lay_out_node
 
@@ -46,7 +47,14 @@ class DemoWitness:
         """Start it; the broker asks until it answers."""
         with self._output.open("wb") as output:
             command = [*_HOPSEAL, "audit", "witness", "run", "--config", str(self._config)]
-            self._process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - a single system call
+            )
         return self
 
     def __enter__(self) -> Self:
