@@ -17,6 +17,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import structlog
 
@@ -25,6 +26,7 @@ from attestor.admin_server import AdminServer
 from attestor.admission import Admission, Rate
 from attestor.api.broker import BrokerServer
 from attestor.api.limits import ConnectionLimits
+from attestor.api.server import SocketServer
 from attestor.api.workload import WorkloadServer
 from attestor.approved import broker_approval, build_approved, effective_documents
 from attestor.attestation import Attestations, Capacity, approved_watch
@@ -59,6 +61,7 @@ _log = structlog.get_logger("hopseal.attestor")
 
 _SOCKET_LOOK_S = 1.0
 _BURST_S = 4
+_BROKER_SHARE = 10
 
 
 class AttestorService:
@@ -144,7 +147,7 @@ class AttestorService:
             self._sockets["broker"].sock,
             self._attestations,
             self._upstream,
-            limits,
+            _broker_limits(limits),
             brokers,
             find_listeners=self._collector.find_listeners,
         )
@@ -289,6 +292,14 @@ class AttestorService:
         add("upstream_healthy", "1 if the identity upstream works", lambda: float(self._upstream.health().healthy))
         add("workload_connections", "Open Workload API connections", lambda: workload.stats().open_connections)
         add("broker_connections", "Open Broker API connections", lambda: broker.stats().open_connections)
+        for name, server in (("workload", workload), ("broker", broker)):
+            self._add_abuse_gauges(name, server)
+
+    def _add_abuse_gauges(self, name: str, server: SocketServer) -> None:
+        add = self._metrics.add_gauge
+        refused, cut = f"Refused on the {name} socket since start", f"Connections cut on the {name} socket since start"
+        add(f"{name}_refused", refused, lambda: sum(server.stats().refused.values()))
+        add(f"{name}_cut", cut, lambda: sum(server.stats().cut.values()))
 
 
 def _evidence_limits(config: AttestorConfig) -> EvidenceLimits:
@@ -299,6 +310,12 @@ def _evidence_limits(config: AttestorConfig) -> EvidenceLimits:
             file_bytes=limits.config_file_bytes, files=limits.config_files, total_bytes=limits.config_total_bytes
         ),
     )
+
+
+def _broker_limits(limits: ConnectionLimits) -> ConnectionLimits:
+    """A broker has proved who it is and asks for every component of the node."""
+    per_s = _BROKER_SHARE * limits.requests_per_s_per_uid
+    return replace(limits, requests_per_s_per_uid=per_s, requests_per_s_per_cgroup=per_s)
 
 
 def _rate(per_s: int) -> Rate:

@@ -46,7 +46,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer; ``length`` announces the length, ``cut`` leaves the end away."""
+    """What to answer; ``length`` announces the length, ``cut`` leaves the end away, ``stall`` never comes to it."""
 
     status: int = 200
     headers: Sequence[Header] = field(default_factory=lambda: list(PLAIN))
@@ -54,6 +54,7 @@ class Reply:
     trailers: Sequence[Header] = ()
     length: bool = True
     cut: bool = False
+    stall: bool = False
 
     @property
     def answer(self) -> Answer:
@@ -176,6 +177,8 @@ def _send_h2(connection: ssl.SSLSocket, state: h2.connection.H2Connection, strea
     for start in range(0, len(body), state.max_outbound_frame_size):
         state.send_data(stream, body[start : start + state.max_outbound_frame_size])
         connection.sendall(state.data_to_send())
+    if reply.stall:
+        return
     if reply.cut:
         state.reset_stream(stream)
     elif reply.trailers:

@@ -185,9 +185,10 @@ def _print(report: ChainReport, damage: list[str]) -> None:
         click.echo(f"{lead}{mark} {_call(hop)}")
         if hop.code:
             click.echo(below + click.style(f"{hop.code}: {hop.detail}", fg="red"))
-        sources = [answered.get(receipt) for receipt in hop.record.based_on or ()]
-        for answerer in dict.fromkeys(sources):
-            click.echo(f"{below}based on the answer of {short_id(answerer)}")
+        if based_on := hop.record.based_on:
+            named = dict.fromkeys(short_id(answered.get(receipt)) for receipt in based_on)
+            what = "the answer" if len(based_on) == 1 else f"{len(based_on)} answers"
+            click.echo(f"{below}based on {what} of {', '.join(named)}")
         for answer in hop.answers:
             click.echo(f"{below}{_answer(answer)}")
     for each in report.rejected:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -132,9 +132,9 @@ LIES: dict[str, Lie] = {
 
 
 @contextmanager
-def lied_to(folder: Path, lie: Lie, reply: Reply, alpn: str = "h2"):
+def lied_to(folder: Path, lie: Lie, reply: Reply, alpn: str = "h2", **settings: object) -> Iterator[Node]:
     authority = Authority(TRUST_DOMAIN)
-    node = Node(folder / "n", authority).start()
+    node = Node(folder / "n", authority, settings=settings).start()
     try:
         with Peer(authority, lambda peer, request: lie(peer, request, reply), alpn=alpn) as peer:
             node.route(tool=peer.port)
@@ -236,6 +236,15 @@ def test_a_caller_that_cannot_see_a_stream_break_off_gets_none(tmp_path: Path) -
 
 def http_1_0(node: Node) -> bytes:
     return raw(node.out, b"GET /mcp HTTP/1.0\r\nHost: tool.crm\r\n\r\n")
+
+
+def test_a_short_answer_that_never_ends_is_an_error_in_time(tmp_path: Path) -> None:
+    def stall(peer: Peer, request: Request, reply: Reply) -> Reply:
+        whole = honest(peer, request, reply)
+        return replace(whole, headers=[*whole.headers, ("content-length", "11")], length=False, stall=True)
+
+    with lied_to(tmp_path, stall, SHORT, timeouts_ms={"response_head": 500}) as node:
+        assert call(node).code == "peer_timeout"
 
 
 def test_lies_end_with_the_call(tmp_path: Path) -> None:
