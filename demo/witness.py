@@ -16,6 +16,7 @@ from broker.audit.log_signer import KEY_NAME, load_log_signer
 from demo.processes import end_with_parent
 from demo.stage import TRUST_DOMAIN
 from hopseal.cli.node_plan import NodePlan, lay_out_node
+from hopseal.errors import UnavailableError
 
 NAME = "witness.demo.example.org/w1"
 STOP_TIMEOUT_S = 10.0
@@ -89,4 +90,7 @@ def _free_port() -> int:
 
 def _run(*arguments: str) -> str:
     command = [*_HOPSEAL, "audit", "witness", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise UnavailableError("witness_failed", f"`hopseal audit witness {arguments[0]}` failed", detail=done.stderr)
+    return done.stdout
