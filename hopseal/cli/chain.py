@@ -180,18 +180,17 @@ def _print(report: ChainReport, damage: list[str]) -> None:
         begun = datetime.fromtimestamp(first.iat, UTC).astimezone().isoformat(" ", "seconds")
         click.echo(f"task {first.task.id if first.task else '?'}, begun by {short_id(str(first.iss))} at {begun}")
     answered = dict(_answered(report.roots))
-    for hop, lead, text in _lines(report.roots, ""):
+    for hop, lead, below in _lines(report.roots, ""):
         mark = click.style("✓", fg="green") if hop.verified else click.style("✗", fg="red")
-        click.echo(f"{lead}{mark} {text}")
-        blank = " " * len(lead)
+        click.echo(f"{lead}{mark} {_call(hop)}")
         if hop.code:
-            click.secho(f"{blank}  {hop.code}: {hop.detail}", fg="red")
+            click.echo(below + click.style(f"{hop.code}: {hop.detail}", fg="red"))
         if based_on := hop.record.based_on:
             named = dict.fromkeys(short_id(answered.get(receipt)) for receipt in based_on)
             what = "the answer" if len(based_on) == 1 else f"{len(based_on)} answers"
-            click.echo(f"{blank}  based on {what} of {', '.join(named)}")
+            click.echo(f"{below}based on {what} of {', '.join(named)}")
         for answer in hop.answers:
-            click.echo(f"{blank}  {_answer(answer)}")
+            click.echo(f"{below}{_answer(answer)}")
     for each in report.rejected:
         claimed = f"{short_id(each.unverified_iss)} → {short_id(each.unverified_aud)}"
         click.secho(f"refused on {each.node}: {each.code} ({claimed}) {each.detail}", fg="yellow")
@@ -220,16 +219,20 @@ def _answered(hops: Sequence[HopReport]) -> Iterator[tuple[str, str]]:
 
 
 def _lines(hops: Sequence[HopReport], indent: str) -> Iterator[tuple[HopReport, str, str]]:
+    """Each hop by time, with what stands before its line, and before the lines below it."""
     ordered = sorted(hops, key=_moment)
     for hop in ordered:
         is_last = hop is ordered[-1]
-        record = hop.record
-        text = (
-            f"{short_id(str(record.iss))} → {short_id(record.aud)}  {click.style(record.op or '?', bold=True)}"
-            f"  hop {record.hop}{_where(hop)}"
-        )
-        yield hop, indent + ("└─ " if is_last else "├─ "), text
-        yield from _lines(hop.children, indent + ("   " if is_last else "│  "))
+        below = indent + ("   " if is_last else "│  ")
+        yield hop, indent + ("└─ " if is_last else "├─ "), below + ("│ " if hop.children else "  ")
+        yield from _lines(hop.children, below)
+
+
+def _call(hop: HopReport) -> str:
+    """Who called whom, in one line."""
+    record = hop.record
+    parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
+    return f"{parties}  {click.style(record.op or '?', bold=True)}  hop {record.hop}{_where(hop)}"
 
 
 def _moment(hop: HopReport) -> tuple[float, int]:
