@@ -11,6 +11,7 @@ mod artifact;
 mod batch;
 pub mod entry;
 mod handle;
+mod line;
 pub mod scan;
 mod segments;
 pub mod store;

@@ -8,7 +8,8 @@ use std::io::{self, BufRead};
 
 use hopseal_custody::limits::{MAX_LIFETIME_S, MAX_SKEW_S};
 
-use super::entry::{Direction, LineStart, ReadLine, checked_json};
+use super::entry::Direction;
+use super::line::{LineStart, ReadLine, checked_json};
 
 /// How long after its line was written a record can be replayed at most; a second more for what milliseconds round.
 const REPLAYABLE_S: i64 = MAX_LIFETIME_S + MAX_SKEW_S + 1;

@@ -8,8 +8,8 @@ use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::record::{Record, Task};
 use hopseal_custody::statement::StatementClaims as _;
 
-use super::super::entry::ReadLine;
 use super::super::handle::{Log, Patience};
+use super::super::line::ReadLine;
 use super::*;
 
 #[derive(Default)]
