@@ -151,13 +151,6 @@ pub struct ReadLine {
     pub latest_exp: Option<i64>,
 }
 
-impl ReadLine {
-    /// The entry in one line without its newline, or None if it is damaged.
-    pub fn parse(line: &[u8]) -> Option<Self> {
-        serde_json::from_slice(checked_json(line)?).ok()
-    }
-}
-
 /// The JSON of one line without its newline, or None if its checksum does not fit.
 pub fn checked_json(line: &[u8]) -> Option<&[u8]> {
     let (crc, json) = line.split_at_checked(9)?;
