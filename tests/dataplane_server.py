@@ -7,7 +7,6 @@ import contextlib
 import os
 import socket
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +16,10 @@ from typing import Self
 import h2.config
 import h2.connection
 import h2.events
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from dataplane_nodes import spiffe_id
+from dataplane_peer import load_svid
 from hopseal.custody.answering import Answer, build_receipt
 from hopseal.custody.binding import BodySum, Header
 from hopseal.custody.receipt import encode_receipt
@@ -208,11 +207,5 @@ def _server_context(svid: X509Svid, alpn: str) -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_3
     made.set_alpn_protocols([alpn])
-    key = load_der_private_key(svid.key_pkcs8, None)
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    chain = b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in svid.chain_der)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(pem + chain)
-        file.flush()
-        made.load_cert_chain(file.name)
+    load_svid(made, svid)
     return made

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from dataplane_nodes import PERMIT_ALL, TRUST_DOMAIN, components, instance, spiffe_id
+from dataplane_nodes import PERMIT_ALL, TRUST_DOMAIN, Component, components, instance, spiffe_id
 from hopseal.log.reader import LogContents, read_files
 from hopseal.log.segments import order_segments
 from svid_authority import Authority
@@ -75,3 +78,14 @@ class NodeProcess:
     def log(self) -> LogContents:
         names = order_segments(os.listdir(self.log_file.parent))
         return read_files([(name, (self.log_file.parent / name).read_bytes()) for name in names])
+
+
+@contextlib.contextmanager
+def node_process(folder: Path, authority: Authority, **more: Any) -> Iterator[NodeProcess]:
+    """A node with a tool that answers; it is killed at the end if it still runs."""
+    path = folder / "tool.sock"
+    with Component(path):
+        node = NodeProcess(folder / "k", authority, path, **more)
+        yield node
+        with contextlib.suppress(ValueError):
+            node.kill()

@@ -73,10 +73,7 @@ def show(
       hopseal chain show --last
       hopseal chain show --cid 0123456789abcdefghijkl --log ./node-1 --log ./node-2 --json
     """
-    given = [
-        name for name, value in (("--cid", cid), ("--jti", jti), ("--task", task), ("--headers", headers)) if value
-    ]
-    if len(given) + last != 1:
+    if sum(map(bool, (last, cid, jti, task, headers))) != 1:
         raise click.UsageError("say which chain: one of --last, --cid, --jti, --task, --headers")
     found = read_logs(logs, optional=headers is not None)
     entries = [entry for log in found for entry in log.entries]
@@ -86,18 +83,22 @@ def show(
         from_headers = read_headers(headers)
         entries += from_headers
         cid = next(each.cid for each in from_headers if isinstance(each, RecordEntry))
-    cids = (_last(entries),) if last else find_chains(entries, cid=cid, jti=jti, task=task)
-    reports = [verify_chain_offline(entries, each) for each in cids if each is not None]
-    if not reports:
+    chosen = _find_last(entries) if last else find_chains(entries, cid=cid, jti=jti, task=task)
+    if not chosen:
         raise _no_chain(is_empty=last)
+    reports = [verify_chain_offline(entries, each) for each in chosen]
     damage = [f"{log.path / each.file}: byte {each.offset}: {each.message}" for log in found for each in log.damage]
-    if as_json:
-        print_json([_as_json(report, damage) for report in reports])
-    else:
-        for report in reports:
-            _print(report, damage)
+    _show(reports, damage, as_json=as_json)
     if damage or not all(report.verified for report in reports):
         context.exit(EXIT_NO)
+
+
+def _show(reports: Sequence[ChainReport], damage: list[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json([_as_json(report, damage) for report in reports])
+        return
+    for report in reports:
+        _print(report, damage)
 
 
 def _no_chain(*, is_empty: bool) -> InvalidError:
@@ -108,9 +109,11 @@ def _no_chain(*, is_empty: bool) -> InvalidError:
     return InvalidError("chain_unknown", "no log holds that chain", remedy="name every node's log with --log")
 
 
-def _last(entries: Sequence[LogEntry]) -> str | None:
+def _find_last(entries: Sequence[LogEntry]) -> tuple[str, ...]:
+    """The chain with the newest accepted record; empty if there is none."""
     records = [each for each in entries if isinstance(each, RecordEntry) and each.accepted and each.cid]
-    return max(records, key=lambda each: each.at_ms).cid if records else None
+    newest = max(records, key=lambda each: each.at_ms, default=None)
+    return (newest.cid,) if newest is not None and newest.cid else ()
 
 
 def _as_json(report: ChainReport, damage: list[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.server
 import json
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from broker._dataplane import DataPlaneError
+from dataplane_chain import three_in_a_row
 from dataplane_nodes import Answer, Component, Node, Seen, answer, call, components, spiffe_id
 from dataplane_peer import Message, send
 from hopseal.custody.authority import Authority as Ceiling
@@ -57,31 +57,17 @@ class Chain:
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Iterator[Chain]:
-    authority = Authority("example.org")
-    with contextlib.ExitStack() as stack:
-        auth = stack.enter_context(Served())
-        for workload in (ORCHESTRATOR, REASONER):
-            auth.register(workload)
-        reasoner = stack.enter_context(Component(tmp_path / "reasoner.sock"))
-        tool = stack.enter_context(Component(tmp_path / "tool.sock"))
-        a = Node(tmp_path / "a", authority).start()
-        stack.callback(a.stop)
-        b = Node(tmp_path / "b", authority, caller="reasoner", listens={"reasoner": reasoner.path}).start()
-        stack.callback(b.stop)
-        c = Node(tmp_path / "c", authority, caller=None, listens={"tool": tool.path}).start()
-        stack.callback(c.stop)
-        a.route(reasoner=b.port, tool=c.port)
-        b.route(tool=c.port)
-        made = Chain(auth, a, b, c, reasoner, tool, authority)
+    with three_in_a_row(tmp_path) as row:
+        made = Chain(row.auth, row.a, row.b, row.c, row.reasoner, row.tool, row.authority)
         made.renew_keys()
 
         def think(handler: http.server.BaseHTTPRequestHandler, seen: Seen) -> None:
             """A framework that passes on the handle and nothing else."""
-            got = call(b, headers=made.forward, handle=seen.header("Custody-Handle"))
+            got = call(row.b, headers=made.forward, handle=seen.header("Custody-Handle"))
             made.answers.append(got)
             answer(handler, got.body, status=got.status)
 
-        reasoner.respond = think
+        row.reasoner.respond = think
         yield made
 
 
