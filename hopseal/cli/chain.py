@@ -12,7 +12,7 @@ import click
 from hopseal.cli.chain_sources import read_bundle, read_headers, read_logs
 from hopseal.cli.lazy import EXIT_NO, LazyGroup
 from hopseal.cli.options import log_option, trust_domain_option
-from hopseal.cli.output import json_option, paint_state, print_json
+from hopseal.cli.output import escape_unprintable, json_option, paint_state, print_json
 from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
 from hopseal.log.answers import AnswerReport
@@ -178,14 +178,15 @@ def _print(report: ChainReport, damage: list[str]) -> None:
     click.echo(f"chain {click.style(report.cid, bold=True)}  {paint_state(_verdict(verified=report.verified))}")
     if first is not None:
         begun = datetime.fromtimestamp(first.iat, UTC).astimezone().isoformat(" ", "seconds")
-        click.echo(f"task {first.task.id if first.task else '?'}, begun by {short_id(str(first.iss))} at {begun}")
+        task = escape_unprintable(first.task.id) if first.task else "?"
+        click.echo(f"task {task}, begun by {short_id(str(first.iss))} at {begun}")
     answered = dict(_answered(report.roots))
     for hop, lead, text in _lines(report.roots, ""):
         mark = click.style("✓", fg="green") if hop.verified else click.style("✗", fg="red")
         click.echo(f"{lead}{mark} {text}")
         blank = " " * len(lead)
         if hop.code:
-            click.secho(f"{blank}  {hop.code}: {hop.detail}", fg="red")
+            click.secho(escape_unprintable(f"{blank}  {hop.code}: {hop.detail}"), fg="red")
         if based_on := hop.record.based_on:
             named = dict.fromkeys(short_id(answered.get(receipt)) for receipt in based_on)
             what = "the answer" if len(based_on) == 1 else f"{len(based_on)} answers"
@@ -194,19 +195,20 @@ def _print(report: ChainReport, damage: list[str]) -> None:
             click.echo(f"{blank}  {_answer(answer)}")
     for each in report.rejected:
         claimed = f"{short_id(each.unverified_iss)} → {short_id(each.unverified_aud)}"
-        click.secho(f"refused on {each.node}: {each.code} ({claimed}) {each.detail}", fg="yellow")
+        text = f"refused on {each.node}: {each.code} ({claimed}) {each.detail}"
+        click.secho(escape_unprintable(text), fg="yellow")
     for each in report.contradictions:
-        click.secho(f"the log contradicts itself on {each.node}: {each.detail}", fg="red")
+        click.secho(escape_unprintable(f"the log contradicts itself on {each.node}: {each.detail}"), fg="red")
     for line in damage:
-        click.secho(f"the log is damaged: {line}", fg="red")
+        click.secho(escape_unprintable(f"the log is damaged: {line}"), fg="red")
 
 
 def _answer(each: AnswerReport) -> str:
     """How a call ended, in one line."""
     if each.refused is not None:
-        return click.style(f"✗ answer refused: {each.refused}: {each.detail}", fg="yellow")
+        return click.style(escape_unprintable(f"✗ answer refused: {each.refused}: {each.detail}"), fg="yellow")
     if each.code is not None:
-        return click.style(f"✗ receipt: {each.code}: {each.detail}", fg="red")
+        return click.style(escape_unprintable(f"✗ receipt: {each.code}: {each.detail}"), fg="red")
     said = f"{each.outcome.st}, {each.outcome.length} bytes, {each.outcome.fin}" if each.outcome else "?"
     return f"{click.style('✓', fg='green')} receipt: {said}"
 
@@ -224,10 +226,9 @@ def _lines(hops: Sequence[HopReport], indent: str) -> Iterator[tuple[HopReport, 
     for hop in ordered:
         is_last = hop is ordered[-1]
         record = hop.record
-        text = (
-            f"{short_id(str(record.iss))} → {short_id(record.aud)}  {click.style(record.op or '?', bold=True)}"
-            f"  hop {record.hop}{_where(hop)}"
-        )
+        operation = click.style(escape_unprintable(record.op or "?"), bold=True)
+        parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
+        text = f"{parties}  {operation}  hop {record.hop}{escape_unprintable(_where(hop))}"
         yield hop, indent + ("└─ " if is_last else "├─ "), text
         yield from _lines(hop.children, indent + ("   " if is_last else "│  "))
 

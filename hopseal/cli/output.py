@@ -28,8 +28,9 @@ def json_option(function: _F) -> _F:
 
 
 def print_json(data: object) -> None:
-    """``data`` as indented JSON."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    """``data`` as indented JSON; what a terminal would obey stands in it as an escape."""
+    lines = json.dumps(data, indent=2, ensure_ascii=False).split("\n")
+    click.echo("\n".join(line if line.isprintable() else _escape_json(line) for line in lines))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -93,6 +94,11 @@ def escape_unprintable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
+def _escape_json(line: str) -> str:
+    """Only strings hold such characters, so that it stays the same JSON."""
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line)
 
 
 def is_terminal() -> bool:
