@@ -23,7 +23,7 @@ Statement = RecordEntry | StatementEntry
 
 
 def statements_in(folder: Path) -> list[Statement]:
-    """Every record and statement about one in the journal in ``folder``, each with the leaf that its verdict asks for."""
+    """Records and statements about them in the journal in ``folder``, each with the leaf that its verdict asks for."""
     journal = (folder / "custody.log").read_bytes()
     contents = read_log(journal)
     assert not contents.damage

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +12,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from custody_refusals import Guarded, statements_in
+from custody_refusals import Guarded, refused_in, statements_in
 from dataplane_nodes import TRUST_DOMAIN, Component, Node, call, pair, spiffe_id
-from dataplane_peer import Message
+from dataplane_peer import Message, fresh_id, send
+from faketime import shifted
 from hopseal.cli.main import cli
 from hopseal.log.entries import RecordEntry
 from hopseal.log.reader import read_log
+from hopseal.svid import X509Svid
+from killed_node import NodeProcess
 from svid_authority import Authority
+from waiting import wait_until
 
 pytestmark = pytest.mark.process
 
@@ -58,7 +64,8 @@ def test_a_flipped_bit_of_any_byte_of_a_brokers_log_is_found(
 ) -> None:
     journal = journals[side]
     whole = read_log(journal)
-    assert not (whole.damage or whole.torn_bytes)
+    assert not whole.damage
+    assert whole.torn_bytes == 0
     for position in range(len(journal)):
         flipped = bytearray(journal)
         flipped[position] ^= 1 << bit
@@ -118,7 +125,8 @@ def lines_are_entries(node: Node) -> None:
     """No text in the log began a line or moves a terminal."""
     journal = (node.log_dir / "custody.log").read_bytes()
     contents = read_log(journal)
-    assert not (contents.damage or contents.torn_bytes)
+    assert not contents.damage
+    assert contents.torn_bytes == 0
     assert journal.count(b"\n") == len(contents.entries)
     assert not [byte for byte in journal if byte < 0x20 and byte != 0x0A]
 
@@ -160,3 +168,57 @@ def test_the_command_prints_no_hostile_text_of_a_running_brokers_log(guarded: Gu
         assert all(line.isprintable() for line in shown.output.split("\n"))
         if form:
             assert json.loads(shown.stdout)[0]["hops"][0]["operation"] == HOSTILE
+
+
+def test_a_clock_that_goes_back_lets_no_replay_in_and_leaves_the_log_whole(tmp_path: Path) -> None:
+    """The log's times go back with the clock; its numbers go on, and what it accepted stays accepted once."""
+    path, authority = tmp_path / "tool.sock", Authority(TRUST_DOMAIN)
+    svid = authority.issue(spiffe_id("orchestrator"))
+    with Component(path) as tool:
+        node = NodeProcess(tmp_path / "k", authority, path)
+        node.environment = shifted(8)
+        port, message = node.start(), Message(svid)
+        data, ahead = message.wire(), message.changed(jti=fresh_id(), iat=_now() + 15, exp=_now() + 45).wire()
+        assert [answer and answer.status for answer in (send(port, svid, data), send(port, svid, ahead))] == [200, 200]
+        node.kill()
+        node.environment = shifted(-8)
+        port = node.start()
+        with refused_in(node.log_file.parent, "custody_replayed", "custody_expired"):
+            answers = [send(port, svid, each) for each in (data, ahead)]
+        assert [answer and answer.code for answer in answers] == ["custody_replayed", "custody_expired"]
+        node.kill()
+        assert len(tool.seen) == 2
+    entries = node.log().entries
+    assert [each.n for each in entries] == list(range(len(entries)))
+    assert entries[-1].at_ms < entries[0].at_ms
+
+
+def test_a_broker_that_may_not_write_more_takes_no_calls_and_goes_on_once_it_may(tmp_path: Path) -> None:
+    """A quota is an error of a write as a full disk is; here it is the limit of the process, which root has too."""
+    path, authority = tmp_path / "tool.sock", Authority(TRUST_DOMAIN)
+    svid = authority.issue(spiffe_id("orchestrator"))
+    with Component(path) as tool:
+        node = NodeProcess(tmp_path / "k", authority, path)
+        port = node.start()
+        assert _status(port, svid) == 200
+        whole = node.log_file.stat().st_size
+        resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (whole + 100, resource.RLIM_INFINITY))
+        answers = [send(port, svid, Message(svid).wire()) for _ in range(3)]
+        assert [answer and answer.code for answer in answers] == ["custody_unavailable"] * 3
+        assert len(tool.seen) == 1
+        resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        wait_until(lambda: _status(port, svid) == 200)
+        node.kill()
+    contents = node.log()
+    assert not contents.damage
+    records = [each for each in contents.entries if isinstance(each, RecordEntry)]
+    assert len([each for each in records if each.accepted]) >= len(tool.seen)
+
+
+def _status(port: int, svid: X509Svid) -> int | None:
+    answer = send(port, svid, Message(svid).wire())
+    return answer and answer.status
+
+
+def _now() -> int:
+    return int(time.time())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import multiprocessing
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,17 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from custody_refusals import Guarded, refused_in, statements_in
+from custody_refusals import Guarded, statements_in
 from dataplane_nodes import TRUST_DOMAIN, Component, Node, call, pair, spiffe_id
-from dataplane_peer import Message, fresh_id, http_request, send
+from dataplane_peer import Message, connected, context, fresh_id, http_request, send
+from dataplane_server import Peer
 from hopseal.custody.authority import Authority as Ceiling
 from hopseal.custody.headers import CERTS, CHAIN, format_certificates, format_custody_fields
 from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
 from hopseal.custody.seal import thumbprint
 from hopseal.ids import SpiffeId
-from hopseal.log.entries import Direction, RecordEntry
+from hopseal.log.entries import RecordEntry
 from hopseal.svid import X509Svid
 from svid_authority import Authority
+from waiting import wait_until
 
 pytestmark = pytest.mark.process
 
@@ -275,6 +278,26 @@ def test_a_key_of_an_authority_that_was_revoked_opens_nothing(guarded: Guarded, 
     guarded.accepts(reasoner, fresh.wire())
 
 
+def test_no_key_is_used_in_a_handshake_older_than_tls_1_3(guarded: Guarded, svid: X509Svid, tmp_path: Path) -> None:
+    """In older handshakes it would sign bytes that the other side has a say in; so neither end takes part in one."""
+    old = context(svid)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises((ssl.SSLError, ConnectionError)), connected(guarded.node.port, old):
+        pass
+    assert not guarded.component.seen
+    wait_until(lambda: guarded.node.metric("connections_refused", why="handshake") == 1)
+    authority = Authority(TRUST_DOMAIN)
+    caller = Node(tmp_path / "caller", authority).start()
+    try:
+        with Peer(authority, tls=ssl.TLSVersion.TLSv1_2) as peer:
+            caller.route(tool=peer.port)
+            assert call(caller).code == "peer_unreachable"
+            assert not peer.requests
+            caller.wait_for_call(direction="out", code="peer_unreachable")
+    finally:
+        caller.stop()
+
+
 def test_the_key_of_an_svid_that_was_withdrawn_seals_no_more_calls(tmp_path: Path) -> None:
     with pair(tmp_path) as (a, _b, tool):
         assert call(a).status == 200
@@ -429,6 +452,26 @@ def test_a_chain_in_which_every_record_is_right_is_as_long_as_the_bound(guarded:
     fields = [("host", "x"), *Message(chain.svids["reasoner"]).headers, ("custody-record", newest.text)]
     fields += [(CHAIN, ",".join(each.text for each in ancestors)), *format_certificates([])]
     guarded.refuses(chain.svids["reasoner"], http_request("POST", "/mcp", fields, b"{}"), "custody_too_long")
+
+
+def test_an_ancestor_that_is_remembered_is_not_taken_under_a_junk_seal(guarded: Guarded, chain: Chain) -> None:
+    """The receiver skips what it verified before only if every byte is the same, and logs and forwards only that."""
+    root = chain.root()
+    guarded.accepts(chain.svids["reasoner"], chain.wire(root, chain.hop(root)))
+    junk = parse_sealed_record(root.text[:-6] + ("AAAAAA" if root.text[-6:] != "AAAAAA" else "BBBBBA"))
+    assert junk.hash == root.hash
+    guarded.refuses(chain.svids["reasoner"], chain.wire(junk, chain.hop(root)), "custody_signature")
+    guarded.accepts(chain.svids["reasoner"], chain.wire(root, chain.hop(root)))
+
+
+def test_a_record_that_another_leaf_of_the_same_component_seals_again_is_another(
+    guarded: Guarded, chain: Chain
+) -> None:
+    root = chain.root()
+    newer = Chain.of(guarded.node, reasoner=chain.svids["reasoner"])
+    again = newer.seal("orchestrator", root.record)
+    assert again.hash != root.hash
+    guarded.refuses(chain.svids["reasoner"], newer.wire(again, chain.hop(root)), "custody_chain")
 
 
 def test_a_stolen_chain_is_continued_by_nobody_else(guarded: Guarded, chain: Chain) -> None:

@@ -143,6 +143,11 @@ def receipt(forger: Forger) -> str:
     return forger.under(payload=encode_receipt(Receipt(said)))
 
 
+def signed_handshake(forger: Forger) -> str:
+    """What the key signs in a TLS 1.3 handshake (RFC 8446 §4.4.3), passed off as a seal's header."""
+    return forger.under(b" " * 64 + b"TLS 1.3, client CertificateVerify\0" + bytes(32))
+
+
 def of_another_key(forger: Forger) -> str:
     stranger = Party(forger.party.der, ec.generate_private_key(ec.SECP256R1()))
     return seal([forger.payload], stranger)[0].text
@@ -176,6 +181,7 @@ FORGED: dict[str, Callable[[Forger], str]] = {
     "custody_malformed kid injected": lambda f: f.under(seal_header(f.party)[:-1] + b',"kid":"1"}'),
     "custody_malformed crit": lambda f: f.under(seal_header(f.party)[:-1] + b',"crit":["b64"]}'),
     "custody_malformed duplicate alg": lambda f: f.under(seal_header(f.party)[:-1] + b',"alg":"none"}'),
+    "custody_malformed a handshake": signed_handshake,
     "custody_malformed a receipt": receipt,
     "custody_malformed claim t": lambda f: f.under(payload=f.payload.replace(b'"t":"rec"', b'"t":"rcp"')),
     "custody_malformed duplicate claim": duplicate_member,
