@@ -73,14 +73,20 @@ class Peer:
     """A server on a port of its own, by default the tool's."""
 
     def __init__(
-        self, authority: Authority, respond: Respond = honest, *, alpn: str = "h2", name: str = "tool"
+        self,
+        authority: Authority,
+        respond: Respond = honest,
+        *,
+        alpn: str = "h2",
+        name: str = "tool",
+        tls: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     ) -> None:
-        self.authority, self.respond, self.alpn = authority, respond, alpn
+        self.authority, self.respond, self.alpn, self.tls = authority, respond, alpn, tls
         self.svid = authority.issue(spiffe_id(name))
         self.requests: list[Request] = []
 
     def __enter__(self) -> Self:
-        self._context = _server_context(self.svid, self.alpn)
+        self._context = _server_context(self.svid, self.alpn, self.tls)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._connections: list[socket.socket] = []
@@ -203,9 +209,9 @@ def _header_lines(head: bytes) -> list[Header]:
     return [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
 
 
-def _server_context(svid: X509Svid, alpn: str) -> ssl.SSLContext:
+def _server_context(svid: X509Svid, alpn: str, version: ssl.TLSVersion) -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.minimum_version = made.maximum_version = version
     made.set_alpn_protocols([alpn])
     load_svid(made, svid)
     return made

@@ -23,6 +23,7 @@ class NodeProcess:
 
     def __init__(self, folder: Path, authority: Authority, listen: Path, *, tlog: bool = False, **more: object) -> None:
         self.folder = folder
+        self.environment: dict[str, str] = {}
         self.log_file = folder / "log" / "custody.log"
         self.log_file.parent.mkdir(parents=True)
         svid = authority.issue(spiffe_id("tool"))
@@ -54,7 +55,7 @@ class NodeProcess:
     def start(self) -> int:
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "dataplane_child.py")],
-            env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": os.environ["PATH"]},
+            env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": os.environ["PATH"], **self.environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -12,7 +12,7 @@ import click
 from hopseal.cli.chain_sources import read_bundle, read_headers, read_logs
 from hopseal.cli.lazy import EXIT_NO, LazyGroup
 from hopseal.cli.options import log_option, trust_domain_option
-from hopseal.cli.output import json_option, paint_state, print_json
+from hopseal.cli.output import escape_unprintable, json_option, paint_state, print_json
 from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
 from hopseal.log.answers import AnswerReport
@@ -181,13 +181,14 @@ def _print(report: ChainReport, damage: list[str]) -> None:
     click.echo(f"chain {click.style(report.cid, bold=True)}  {paint_state(_verdict(verified=report.verified))}")
     if first is not None:
         begun = datetime.fromtimestamp(first.iat, UTC).astimezone().isoformat(" ", "seconds")
-        click.echo(f"task {first.task.id if first.task else '?'}, begun by {short_id(str(first.iss))} at {begun}")
+        task = escape_unprintable(first.task.id) if first.task else "?"
+        click.echo(f"task {task}, begun by {short_id(str(first.iss))} at {begun}")
     answered = dict(_answered(report.roots))
     for hop, lead, below in _lines(report.roots, ""):
         mark = click.style("✓", fg="green") if hop.verified else click.style("✗", fg="red")
         click.echo(f"{lead}{mark} {_call(hop)}")
         if hop.code:
-            click.echo(below + click.style(f"{hop.code}: {hop.detail}", fg="red"))
+            click.echo(below + click.style(escape_unprintable(f"{hop.code}: {hop.detail}"), fg="red"))
         if based_on := hop.record.based_on:
             named = dict.fromkeys(short_id(answered.get(receipt)) for receipt in based_on)
             what = "the answer" if len(based_on) == 1 else f"{len(based_on)} answers"
@@ -196,19 +197,20 @@ def _print(report: ChainReport, damage: list[str]) -> None:
             click.echo(f"{below}{_answer(answer)}")
     for each in report.rejected:
         claimed = f"{short_id(each.unverified_iss)} → {short_id(each.unverified_aud)}"
-        click.secho(f"refused on {each.node}: {each.code} ({claimed}) {each.detail}", fg="yellow")
+        text = f"refused on {each.node}: {each.code} ({claimed}) {each.detail}"
+        click.secho(escape_unprintable(text), fg="yellow")
     for each in report.contradictions:
-        click.secho(f"the log contradicts itself on {each.node}: {each.detail}", fg="red")
+        click.secho(escape_unprintable(f"the log contradicts itself on {each.node}: {each.detail}"), fg="red")
     for line in damage:
-        click.secho(f"the log is damaged: {line}", fg="red")
+        click.secho(escape_unprintable(f"the log is damaged: {line}"), fg="red")
 
 
 def _answer(each: AnswerReport) -> str:
     """How a call ended, in one line."""
     if each.refused is not None:
-        return click.style(f"✗ answer refused: {each.refused}: {each.detail}", fg="yellow")
+        return click.style(escape_unprintable(f"✗ answer refused: {each.refused}: {each.detail}"), fg="yellow")
     if each.code is not None:
-        return click.style(f"✗ receipt: {each.code}: {each.detail}", fg="red")
+        return click.style(escape_unprintable(f"✗ receipt: {each.code}: {each.detail}"), fg="red")
     said = f"{each.outcome.st}, {each.outcome.length} bytes, {each.outcome.fin}" if each.outcome else "?"
     return f"{click.style('✓', fg='green')} receipt: {said}"
 
@@ -235,7 +237,8 @@ def _call(hop: HopReport) -> str:
     """Who called whom, in one line."""
     record = hop.record
     parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
-    return f"{parties}  {click.style(record.op or '?', bold=True)}  hop {record.hop}{_where(hop)}"
+    operation = click.style(escape_unprintable(record.op or "?"), bold=True)
+    return f"{parties}  {operation}  hop {record.hop}{escape_unprintable(_where(hop))}"
 
 
 def _moment(hop: HopReport) -> tuple[float, int]:

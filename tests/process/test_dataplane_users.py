@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from broker._dataplane import DataPlaneError
+from custody_refusals import refusals_in
 from dataplane_chain import three_in_a_row
 from dataplane_nodes import Answer, Component, Node, Seen, answer, call, components, spiffe_id
 from dataplane_peer import Message, send
@@ -78,7 +79,7 @@ def token_lines(node: Node) -> list[dict]:
 
 
 def refused(node: Node) -> list[RecordEntry]:
-    return [each for each in node.log().entries if isinstance(each, RecordEntry) and not each.accepted]
+    return [each for each in refusals_in(node.log_dir) if isinstance(each, RecordEntry)]
 
 
 @pytest.mark.parametrize("typ", ["txn", "at"])
@@ -163,6 +164,7 @@ def test_another_users_token_in_the_middle_of_a_chain_is_refused(chain: Chain) -
     got = chain.call({"Txn-Token": chain.txn("alice")})
     assert (got.status, chain.answers[0].code) == (403, "user_token_mismatch")
     assert not chain.tool.seen
+    chain.b.wait_for_call(direction="out", code="user_token_mismatch")
 
 
 def test_a_user_cannot_be_added_to_a_chain_on_nobodys_behalf(chain: Chain) -> None:

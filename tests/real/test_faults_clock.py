@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from real.clock import shifted
+from faketime import shifted
 from real.oneagent import OneAgent, embedded_agent
 from real.rogue import Rogue, rogue_on
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -15,7 +16,7 @@ from broker.config import load_config
 from hopseal.cli import engines as engines_module
 from hopseal.cli.engines import find_engines
 from hopseal.cli.node_plan import NodePlan, is_reachable_by_others, lay_out_node
-from hopseal.cli.output import format_age, format_since, format_until
+from hopseal.cli.output import format_age, format_since, format_until, print_json
 from hopseal.cli.svid_files import replace_file
 from hopseal.cli.workload import _parse_snapshot, _socket_path, _split_der
 from hopseal.errors import DeniedError, InvalidError
@@ -176,3 +177,12 @@ def test_an_age_is_in_its_largest_fitting_unit(seconds: float, text: str) -> Non
 def test_moments_are_shown_relative_to_now() -> None:
     assert (format_since(10, now=70), format_since(None), format_since(0)) == ("1m", "-", "-")
     assert (format_until(70, now=10), format_until(10, now=10), format_until(None)) == ("1m", "expired", "-")
+
+
+def test_json_holds_no_character_that_a_terminal_obeys_and_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"op\u202e": ["\x1b[2J\n\x7f\x9b\u2028\U000e0001", "größer"]}
+    print_json(data)
+    written = capsys.readouterr().out
+    assert json.loads(written) == data
+    assert all(line.isprintable() for line in written.split("\n"))
+    assert "größer" in written
