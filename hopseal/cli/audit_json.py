@@ -6,7 +6,7 @@ from typing import Any
 
 from hopseal.custody.authority import Authority
 from hopseal.custody.kids import kids_to_json
-from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, ClosingReport, HopAudit, ReportOf
+from hopseal.log.audit.report import AnswerAudit, AuditReport, ChainAudit, ClosingAudit, HopAudit, ReportOf
 from hopseal.log.judge import Finding
 
 
@@ -104,7 +104,7 @@ def hop_json(hop: HopAudit) -> dict[str, Any]:
     }
 
 
-def _answer(answer: AnswerReport) -> dict[str, Any]:
+def _answer(answer: AnswerAudit) -> dict[str, Any]:
     outcome = answer.outcome
     return {
         "hash": answer.hash,
@@ -124,7 +124,7 @@ def _answer(answer: AnswerReport) -> dict[str, Any]:
     }
 
 
-def _closing(closing: ClosingReport) -> dict[str, Any]:
+def _closing(closing: ClosingAudit) -> dict[str, Any]:
     return {
         "hash": closing.hash,
         "verdict": str(closing.verdict),

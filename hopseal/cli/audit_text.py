@@ -17,11 +17,11 @@ from hopseal.custody.closing import Closing
 from hopseal.custody.outcome import Outcome
 from hopseal.log.audit.codes import is_missing, message_of
 from hopseal.log.audit.report import (
-    AnswerReport,
+    AnswerAudit,
     AuditReport,
     ChainAudit,
     Citation,
-    ClosingReport,
+    ClosingAudit,
     HopAudit,
     ReportOf,
     Verdict,
@@ -169,7 +169,7 @@ def _body(body: Closing | Outcome, *, brief: bool) -> str:
     return f"{body.length} bytes, {body.fin}" + ("" if brief else f", digest {body.cd}")
 
 
-def _part(indent: str, part: AnswerReport | ClosingReport, text: str) -> Iterator[str]:
+def _part(indent: str, part: AnswerAudit | ClosingAudit, text: str) -> Iterator[str]:
     yield f"{indent}{mark(part.verdict)} {text}"
     yield from _finding(f"{indent}  ", "", part.finding)
     yield from _missing(f"{indent}  ", part.missing)

@@ -16,8 +16,8 @@ from hopseal.cli.output import escape_unprintable, json_option, paint_state, pri
 from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
 from hopseal.log.answers import AnswerReport
+from hopseal.log.chain_evidence import Rejected
 from hopseal.log.entries import BundleEntry, Direction, LogEntry, RecordEntry
-from hopseal.log.evidence import Rejected
 from hopseal.log.offline import ChainReport, HopReport, verify_chain_offline
 from hopseal.log.reader import find_chains
 

@@ -21,7 +21,7 @@ from hopseal.custody.receiver import Accepted
 from hopseal.custody.seal import seal_statements
 from hopseal.custody.sender import build_child, seal_records
 from hopseal.log.answers import AnswerReport
-from hopseal.log.evidence import CONTRADICTION
+from hopseal.log.chain_evidence import CONTRADICTION
 from hopseal.log.offline import ChainReport, verify_chain_offline
 from vectors.pki import NOW
 from vectors.scene import some_hash

@@ -16,11 +16,11 @@ from hopseal.log.audit.codes import is_missing
 from hopseal.log.audit.cross import cross_check
 from hopseal.log.audit.facts import Facts, build_table
 from hopseal.log.audit.report import (
-    AnswerReport,
+    AnswerAudit,
     AuditReport,
     ChainAudit,
     Citation,
-    ClosingReport,
+    ClosingAudit,
     HopAudit,
     LooseStatement,
     ReportOf,
@@ -163,18 +163,18 @@ class Conclusion:
             children=tuple(sorted(map(self._hop, judged.children), key=_by_log)),
         )
 
-    def _answers(self, about: list[Facts]) -> Iterable[AnswerReport]:
+    def _answers(self, about: list[Facts]) -> Iterable[AnswerAudit]:
         for facts in about:
             if (outcome := facts.statement.outcome) is not None:
                 verdict, missing = self._verdict(facts), tuple(facts.missing)
                 kind = facts.statement.kind
-                yield AnswerReport(facts.hash, kind, outcome, verdict, facts.finding, missing, facts.at)
+                yield AnswerAudit(facts.hash, kind, outcome, verdict, facts.finding, missing, facts.at)
 
-    def _closings(self, about: list[Facts]) -> Iterable[ClosingReport]:
+    def _closings(self, about: list[Facts]) -> Iterable[ClosingAudit]:
         for facts in about:
             if isinstance(claims := facts.statement.claims, Closing):
                 verdict, missing = self._verdict(facts), tuple(facts.missing)
-                yield ClosingReport(facts.hash, claims, verdict, facts.finding, missing, facts.at)
+                yield ClosingAudit(facts.hash, claims, verdict, facts.finding, missing, facts.at)
 
     def _loose_statements(self) -> dict[str, list[LooseStatement]]:
         """Statements whose record is not here, or is of another chain, by the chain that they name."""

@@ -37,7 +37,7 @@ _ORDER = (Verdict.REFUSED, Verdict.INCOMPLETE, Verdict.VERIFIED)
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerReport:
+class AnswerAudit:
     """A receipt or observation.
 
     Args:
@@ -60,8 +60,8 @@ class AnswerReport:
 
 
 @dataclass(frozen=True, slots=True)
-class ClosingReport:
-    """What a caller says that it streamed; members as in :class:`AnswerReport`."""
+class ClosingAudit:
+    """What a caller says that it streamed; members as in :class:`AnswerAudit`."""
 
     hash: str
     claims: Closing
@@ -109,8 +109,8 @@ class HopAudit:
     authority_before: Authority | None
     authority_after: Authority | None
     evidence: EvidenceStatement | None
-    answers: tuple[AnswerReport, ...]
-    closings: tuple[ClosingReport, ...]
+    answers: tuple[AnswerAudit, ...]
+    closings: tuple[ClosingAudit, ...]
     based_on: tuple[Citation, ...]
     token: bool | None
     children: tuple[HopAudit, ...]
