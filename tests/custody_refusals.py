@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataplane_nodes import Answer, Component, Node
+from dataplane_nodes import TRUST_DOMAIN, Component, Node
 from dataplane_peer import send
 from hopseal.log.entries import Direction, LogEntry, RecordEntry, StatementEntry, read_payload
 from hopseal.log.leaf import leaf_of_artifact, leaf_of_line
 from hopseal.log.reader import read_log
 from hopseal.svid import X509Svid
+from svid_authority import Authority
 
 Statement = RecordEntry | StatementEntry
 
@@ -93,4 +94,14 @@ class Guarded:
         assert (len(self.component.seen), len(statements_in(self.node.log_dir))) == (reached, before)
 
 
-__all__ = ["Answer", "Guarded", "Statement", "refusals_in", "refused_in", "statements_in"]
+@contextmanager
+def guarding(folder: Path) -> Iterator[Guarded]:
+    """A running node with the tool behind its peer port."""
+    path = folder / "tool.sock"
+    with Component(path) as tool:
+        settings = {"worker_threads": 2}
+        node = Node(folder / "n", Authority(TRUST_DOMAIN), None, {"tool": path}, settings).start()
+        try:
+            yield Guarded(node, tool)
+        finally:
+            node.stop()
