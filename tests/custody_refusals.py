@@ -26,6 +26,7 @@ Statement = RecordEntry | StatementEntry
 def statements_in(folder: Path) -> list[Statement]:
     """Records and statements about them in the journal in ``folder``, each with the leaf that its verdict asks for."""
     journal = (folder / "custody.log").read_bytes()
+    journal = journal[: journal.rfind(b"\n") + 1]  # a line may be under way
     contents = read_log(journal)
     assert not contents.damage
     return [entry for entry in _with_right_leaves(journal, contents.entries) if isinstance(entry, Statement)]
