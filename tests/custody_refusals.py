@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataplane_nodes import Answer, Component, Node
+from dataplane_nodes import TRUST_DOMAIN, Component, Node
 from dataplane_peer import send
 from hopseal.log.entries import Direction, LogEntry, RecordEntry, StatementEntry, read_payload
 from hopseal.log.leaf import leaf_of_artifact, leaf_of_line
 from hopseal.log.reader import read_log
 from hopseal.svid import X509Svid
+from svid_authority import Authority
 
 Statement = RecordEntry | StatementEntry
 
@@ -25,6 +26,7 @@ Statement = RecordEntry | StatementEntry
 def statements_in(folder: Path) -> list[Statement]:
     """Records and statements about them in the journal in ``folder``, each with the leaf that its verdict asks for."""
     journal = (folder / "custody.log").read_bytes()
+    journal = journal[: journal.rfind(b"\n") + 1]  # a line may be under way
     contents = read_log(journal)
     assert not contents.damage
     return [entry for entry in _with_right_leaves(journal, contents.entries) if isinstance(entry, Statement)]
@@ -93,4 +95,14 @@ class Guarded:
         assert (len(self.component.seen), len(statements_in(self.node.log_dir))) == (reached, before)
 
 
-__all__ = ["Answer", "Guarded", "Statement", "refusals_in", "refused_in", "statements_in"]
+@contextmanager
+def guarding(folder: Path) -> Iterator[Guarded]:
+    """A running node with the tool behind its peer port."""
+    path = folder / "tool.sock"
+    with Component(path) as tool:
+        settings = {"worker_threads": 2}
+        node = Node(folder / "n", Authority(TRUST_DOMAIN), None, {"tool": path}, settings).start()
+        try:
+            yield Guarded(node, tool)
+        finally:
+            node.stop()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from custody_refusals import Guarded, refused_in, statements_in
+from custody_refusals import Guarded, guarding, refused_in, statements_in
 from dataplane_nodes import TRUST_DOMAIN, Component, Node, call, pair, spiffe_id
 from dataplane_peer import Message, fresh_id, send
 from faketime import shifted
@@ -114,11 +114,8 @@ def test_a_call_that_one_side_struck_from_its_log_is_still_in_the_others(
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Guarded]:
-    path = tmp_path / "tool.sock"
-    with Component(path) as tool:
-        node = Node(tmp_path / "n", Authority(TRUST_DOMAIN), caller=None, listens={"tool": path}).start()
-        yield Guarded(node, tool)
-        node.stop()
+    with guarding(tmp_path) as made:
+        yield made
 
 
 def lines_are_entries(node: Node) -> None:

@@ -10,6 +10,7 @@ import pytest
 from broker._dataplane import DataPlaneError
 from custody_refusals import refused_in, statements_in
 from dataplane_nodes import PERMIT_ALL, Component, Node, call, pair
+from hopseal.log.entries import RecordEntry
 
 pytestmark = pytest.mark.process
 
@@ -43,14 +44,18 @@ def test_a_policy_that_cannot_be_evaluated_denies_beside_one_that_permits(nodes:
     assert len(tool.seen) == 1
 
 
+def records(node: Node) -> list[RecordEntry]:
+    return [each for each in statements_in(node.log_dir) if isinstance(each, RecordEntry)]
+
+
 def denied_on(side: str, nodes: Pair) -> None:
     """The call is denied there and nowhere else; nothing reaches the tool; the denial is told and logged."""
     a, b, tool = nodes
     reached = len(tool.seen)
     if side == "caller":
-        before = [len(statements_in(node.log_dir)) for node in (a, b)]
+        before = [records(node) for node in (a, b)]
         assert call(a).code == "policy_denied"
-        assert [len(statements_in(node.log_dir)) for node in (a, b)] == before
+        assert [records(node) for node in (a, b)] == before
         a.wait_for_call(direction="out", code="policy_denied")
     else:
         with refused_in(b.log_dir, "custody_forbidden"):

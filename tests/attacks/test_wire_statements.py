@@ -11,15 +11,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
-from custody_refusals import Guarded, statements_in
-from dataplane_nodes import TRUST_DOMAIN, Component, Node, spiffe_id
+from custody_refusals import Guarded, guarding, statements_in
+from dataplane_nodes import spiffe_id
 from dataplane_peer import Message
 from hopseal.custody.outcome import Fin, Outcome
 from hopseal.custody.receipt import Receipt, encode_receipt
 from hopseal.custody.record import encode_record, parse_sealed_record
 from hopseal.log.entries import RecordEntry
 from hopseal.svid import X509Svid
-from svid_authority import Authority
 from vectors.pki import Party
 from vectors.scene import Statement, b64u, jws, seal, seal_body, seal_header, statement_hash, tree_root, twin, unb64u
 
@@ -59,11 +58,8 @@ class Forger:
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Guarded]:
-    path = tmp_path / "tool.sock"
-    with Component(path) as tool:
-        node = Node(tmp_path / "n", Authority(TRUST_DOMAIN), caller=None, listens={"tool": path}).start()
-        yield Guarded(node, tool)
-        node.stop()
+    with guarding(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
