@@ -19,13 +19,13 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from audit_scene import mapped
+from faketime import shifted
 from hopseal.custody.record import parse_sealed_record
 from hopseal.custody.seal import parse_sealed, seal_statements, thumbprint
 from hopseal.custody.statement import encode_statement
 from hopseal.log.bundle import EvidenceBundle, LoggedStatement, format_evidence, parse_evidence
 from hopseal.log.entries import BundleEntry, CertificateEntry, RecordEntry, format_line, read_payload
 from hopseal.log.reader import LogContents, read_log
-from real.clock import shifted
 from real.cluster import AGENT, PARTS, PEER_PORT, THREE_HOPS, TRUST_DOMAIN, Cluster, hopseal, two_nodes
 from real.nodes import HOPSEAL, Node, get
 from real.spire import find_binaries
