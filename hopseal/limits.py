@@ -46,6 +46,7 @@ MAX_AUDIENCE_BYTES = 256
 
 MAX_TOKEN_BYTES = 8_192  # one user token, ASCII
 MAX_TOKEN_JSON_DEPTH = 16  # nested containers in a token's header or claims
+MAX_LINE_JSON_DEPTH = MAX_TOKEN_JSON_DEPTH + 1  # of a log's line, which can hold a token's claims
 MAX_TOKEN_TEXT_BYTES = 256  # iss, sub, txn and the workload of a token: they go into records
 MAX_TOKEN_AUDIENCES = 16
 MAX_ISSUER_KEYS = 64  # keys of one issuer

@@ -603,9 +603,9 @@ TH = some_hash("user token")
 OBO = OnBehalfOf(str(TOKEN["iss"]), USER, "txn", TH, NOW + 900, "txn-1")
 
 
-def _user_scene(claims: dict[str, object] | None) -> tuple[Scene, str]:
+def _user_scene(claims: dict[str, object] | None, **root: object) -> tuple[Scene, str]:
     scene = Scene(obo=OBO).begin()
-    text = scene.call("shell", "orchestrator")
+    text = scene.call("shell", "orchestrator", **root)
     scene.answer(text)
     if claims is not None:
         scene.left.write(NOW, type="token", th=TH, kid="k1", claims=claims)
@@ -629,6 +629,46 @@ def a_token_of_another_user() -> Tampered:
 def an_authority_beyond_the_users_token() -> Tampered:
     scene, text = _user_scene(TOKEN | {"req_wl": spiffe("shell"), "scope": "crm.read"})
     return evidence(scene, text)
+
+
+@refused(6, "custody_authority")
+def a_root_with_a_user_and_every_scope() -> Tampered:
+    scene, text = _user_scene(TOKEN | {"req_wl": spiffe("shell")}, auth=replace(AUTHORITY, scope=None))
+    return evidence(scene, text)
+
+
+@refused(6, "custody_authority")
+def a_root_on_a_token_that_had_expired() -> Tampered:
+    claims = TOKEN | {"req_wl": spiffe("shell"), "exp": NOW - 10}
+    scene, text = _user_scene(claims, obo=replace(OBO, exp=NOW - 10))
+    return evidence(scene, text)
+
+
+@refused(6, "custody_authority")
+def a_root_on_a_token_from_later() -> Tampered:
+    scene, text = _user_scene(TOKEN | {"req_wl": spiffe("shell"), "iat": NOW + 11})
+    return evidence(scene, text)
+
+
+@refused(6, "custody_authority")
+def a_token_of_a_client_that_names_its_own_caller_as_actor() -> Tampered:
+    scene, text = _user_scene(TOKEN | {"client_id": spiffe("orchestrator"), "act": {"sub": spiffe("shell")}})
+    return evidence(scene, text)
+
+
+@refused(6, "custody_authority")
+def a_token_that_is_bound_to_a_key_that_nobody_can_check() -> Tampered:
+    scene, text = _user_scene(TOKEN | {"client_id": spiffe("shell"), "cnf": {"jkt": "k"}})
+    return evidence(scene, text)
+
+
+@refused(2, "audit_artifact")
+def a_token_of_which_two_logs_say_different_things() -> Tampered:
+    scene, _ = _user_scene(TOKEN | {"req_wl": spiffe("shell")})
+    claims = TOKEN | {"req_wl": spiffe("shell"), "sub": "somebody else"}
+    scene.right.write(NOW, type="token", th=TH, kid="k1", claims=claims)
+    scene.witness()
+    return evidence(scene)
 
 
 @incomplete("token")
@@ -691,6 +731,28 @@ def a_log_that_shows_two_histories() -> Tampered:
         proofs[key] = (*proofs.get(key, ()), *texts)
     merged = replace(ours, statements=ours.statements + theirs.statements, proofs=MappingProxyType(proofs))
     return evidence(story.scene, text, merged)
+
+
+def _two_histories() -> tuple[Story, EvidenceBundle]:
+    """Evidence with a trust bundle that stands in another history of the left log, as large as the one of the task."""
+    story, other = tell(), tell()
+    other.scene.left.lines[1] = other.scene.left.lines[1].replace(b'"sequence":1', b'"sequence":2')
+    bundles = [each.scene.witness().bundle() for each in (story, other)]
+    forged = tuple(each for each in bundles[1].artifacts if '"sequence":2' in each.json)
+    proofs = MappingProxyType(dict(bundles[1].proofs) | dict(bundles[0].proofs))
+    return story, replace(bundles[0], artifacts=bundles[0].artifacts + forged, proofs=proofs)
+
+
+@refused(7, "audit_fork")
+def a_trust_bundle_out_of_another_history_of_the_log() -> Tampered:
+    story, bundle = _two_histories()
+    return evidence(story.scene, story.first, bundle)
+
+
+@refused(7, "audit_fork")
+def two_trust_bundles_in_one_place_of_a_log() -> Tampered:
+    story, bundle = _two_histories()
+    return evidence(story.scene, None, bundle)
 
 
 @incomplete("receipt")
@@ -893,6 +955,26 @@ def a_stream_without_its_end() -> Tampered:
     story.scene.answer(text, fin=Fin.ABORT)
     story.scene.witness()
     return evidence(story.scene, text)
+
+
+@refused(7, "audit_closing")
+def a_stream_whose_caller_says_that_two_bodies_were_it() -> Tampered:
+    story = tell()
+    text = story.scene.call("orchestrator", "crm-connector", story.first, bm="stream")
+    closed = [story.scene.close(text), story.scene.close(text, cd=some_hash("another body"))]
+    story.scene.answer(text)
+    story.scene.witness()
+    return evidence(story.scene, closed[1])
+
+
+@refused(7, "audit_closing")
+def a_stream_that_its_caller_cut_and_its_callee_calls_whole() -> Tampered:
+    story = tell()
+    text = story.scene.call("orchestrator", "crm-connector", story.first, bm="stream")
+    closed = story.scene.close(text, fin=Fin.ABORT)
+    story.scene.answer(text)
+    story.scene.witness()
+    return evidence(story.scene, closed)
 
 
 @refused(7, "audit_closing")

@@ -7,7 +7,6 @@ import contextlib
 import os
 import socket
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +16,10 @@ from typing import Self
 import h2.config
 import h2.connection
 import h2.events
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from dataplane_nodes import spiffe_id
+from dataplane_peer import load_svid
 from hopseal.custody.answering import Answer, build_receipt
 from hopseal.custody.binding import BodySum, Header
 from hopseal.custody.receipt import encode_receipt
@@ -74,14 +73,20 @@ class Peer:
     """A server on a port of its own, by default the tool's."""
 
     def __init__(
-        self, authority: Authority, respond: Respond = honest, *, alpn: str = "h2", name: str = "tool"
+        self,
+        authority: Authority,
+        respond: Respond = honest,
+        *,
+        alpn: str = "h2",
+        name: str = "tool",
+        tls: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     ) -> None:
-        self.authority, self.respond, self.alpn = authority, respond, alpn
+        self.authority, self.respond, self.alpn, self.tls = authority, respond, alpn, tls
         self.svid = authority.issue(spiffe_id(name))
         self.requests: list[Request] = []
 
     def __enter__(self) -> Self:
-        self._context = _server_context(self.svid, self.alpn)
+        self._context = _server_context(self.svid, self.alpn, self.tls)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._connections: list[socket.socket] = []
@@ -204,15 +209,9 @@ def _header_lines(head: bytes) -> list[Header]:
     return [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
 
 
-def _server_context(svid: X509Svid, alpn: str) -> ssl.SSLContext:
+def _server_context(svid: X509Svid, alpn: str, version: ssl.TLSVersion) -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.minimum_version = made.maximum_version = version
     made.set_alpn_protocols([alpn])
-    key = load_der_private_key(svid.key_pkcs8, None)
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    chain = b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in svid.chain_der)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(pem + chain)
-        file.flush()
-        made.load_cert_chain(file.name)
+    load_svid(made, svid)
     return made

@@ -148,6 +148,7 @@ class AuthServer(BaseServer):
         self.clients: dict[str, Client] = {}
         self.audience = AUDIENCE
         self.lifetime_s = 300
+        self.context: dict[str, Any] = {"channel": "test"}
         self.issued: list[str] = []
         self.rotate("key-1")
         self.register_token_generator("default", Generator(self))
@@ -172,7 +173,7 @@ class AuthServer(BaseServer):
             "exp": now + self.lifetime_s,
             "scope": scope,
             "req_wl": client.client_id,
-            "rctx": {"channel": "test"},
+            "rctx": self.context,
         }
         header = {"alg": "ES256", "typ": "txntoken+jwt", "kid": self.key.kid}
         return jwt.encode(header, claims, self.key)

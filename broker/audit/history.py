@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from broker.audit.errors import LogStoreError
-from broker.audit.tile_store import sync_folder, write_file
+from broker.audit.tile_store import sync_folder, write_all, write_file
 from hopseal.log.history import PastCheckpoint, format_past_checkpoint, parse_history, thin
 
 KEPT_WHOLE_S = 3600
@@ -42,7 +42,7 @@ class CheckpointHistory:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(path, flags, 0o640)
             try:
-                os.write(descriptor, _line_end(descriptor) + format_past_checkpoint(past))
+                write_all(descriptor, _line_end(descriptor) + format_past_checkpoint(past))
                 os.fdatasync(descriptor)
             finally:
                 os.close(descriptor)

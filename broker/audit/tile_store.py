@@ -132,10 +132,23 @@ def write_file(path: Path, data: bytes) -> None:
     """
     unfinished = path.with_name(path.name + _UNFINISHED)
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, _FILE_MODE)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
-        file.write(data)
-        os.fsync(file.fileno())
+    try:
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     unfinished.replace(path)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of ``data``: a disk that fills up takes a part of it first, and says nothing.
+
+    Raises:
+        OSError: a part of it may be there.
+    """
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from hopseal.cli.chain import short_id
 from hopseal.cli.followed_log import FollowedLog
 from hopseal.cli.log_folders import open_log_folders
 from hopseal.cli.options import log_option
-from hopseal.cli.output import escape_unprintable, json_option, paint_state
+from hopseal.cli.output import escape_unprintable, format_json_line, json_option, paint_state
 from hopseal.cli.selecting import selecting_options, selection_of
 from hopseal.custody.encoding import encode_json
 from hopseal.log.selection import ChainNotes
@@ -61,7 +60,7 @@ def follow(
             found = (row_of(text, origin, selection, notes) for text, origin in fresh)
             rows = [row for row in found if row is not None]
             for row in rows[:left]:
-                click.echo(json.dumps(row, ensure_ascii=False) if as_json else _describe(row))
+                click.echo(format_json_line(row) if as_json else _describe(row))
             left = None if left is None else left - len(rows[:left])
             if not rows:
                 time.sleep(POLL_S)

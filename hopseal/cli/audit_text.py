@@ -28,6 +28,7 @@ from hopseal.log.audit.report import (
 )
 from hopseal.log.judge import Finding
 
+_NO_DATE_FROM = 253_402_300_800  # the year 10000
 _MARKS = {Verdict.VERIFIED: ("✓", "green"), Verdict.INCOMPLETE: ("?", "yellow"), Verdict.REFUSED: ("✗", "red")}
 
 
@@ -55,8 +56,8 @@ def print_tree(report: AuditReport) -> None:
             status = ", ".join(str(each.outcome.st) for each in hop.answers) or "no answer"
             parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
             click.echo(f"{lead}{parties}  {click.style(escape_unprintable(record.op or '?'), bold=True)}  {status}")
-            for cited in hop.based_on:
-                click.echo(f"{indent}based on {_answerer(cited, by_hash)}")
+            for source in dict.fromkeys(_answerer(cited, by_hash) for cited in hop.based_on):
+                click.echo(f"{indent}based on {source}")
     click.secho("not judged: give --policy to verify", dim=True)
 
 
@@ -109,8 +110,10 @@ def mark(verdict: Verdict) -> str:
 
 
 def moment(at: int | None) -> str:
-    """A time in UTC: an auditor's report reads the same everywhere."""
-    return "?" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """A time in UTC: an auditor's report reads the same everywhere; a claim can also be of no year that has a date."""
+    if at is None:
+        return "?"
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at < _NO_DATE_FROM else f"second {at}"
 
 
 def describe_authority(authority: Authority | None) -> str:
@@ -147,8 +150,8 @@ def _facts(hop: HopAudit, by_hash: Mapping[str, HopAudit]) -> Iterator[str]:
         yield f"attested by {short_id(str(hop.evidence.iss))} at {moment(hop.evidence.iat)}"
     if record.cont is not None:
         yield f"continues {record.cont.cid} ({record.cont.why})"
-    for cited in hop.based_on:
-        yield f"based on {_answerer(cited, by_hash)}"
+    for source in dict.fromkeys(_answerer(cited, by_hash) for cited in hop.based_on):
+        yield f"based on {source}"
 
 
 def _answerer(cited: Citation, by_hash: Mapping[str, HopAudit]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ import click
 
 from hopseal.cli.followed_log import FollowedLog
 from hopseal.cli.options import log_option
-from hopseal.cli.output import escape_unprintable, json_option
+from hopseal.cli.output import escape_unprintable, format_json_line, json_option
 
 POLL_S = 0.5
 _STATEMENTS = {"rcp": "receipt", "obs": "observation", "cls": "closing statement"}
@@ -31,8 +30,8 @@ def logs(component: str | None, logs: tuple[Path, ...], lines: int, *, follow: b
     """Print what happened, for COMPONENT (AGENT/COMPONENT) or for all.
 
     Reads custody logs (a record for each call sent or received, accepted or refused) and log files of
-    the daemons in JSON; a folder stands for the files of the log in it. Under systemd the daemons' own log
-    is in the journal: journalctl -u hopseal-attestor -u hopseal-broker.
+    the daemons in JSON; a broker's state or log folder stands for the files of the log. Under systemd the
+    daemons' own log is in the journal: journalctl -u hopseal-attestor -u hopseal-broker.
 
     \b
     Example:
@@ -71,7 +70,7 @@ def _moment(entry: dict[str, Any]) -> float:
 
 def _print(entry: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(entry, ensure_ascii=False))
+        click.echo(format_json_line(entry))
         return
     at = datetime.fromtimestamp(_moment(entry), UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
     click.echo(f"{at}  {_describe(entry)}")

@@ -29,7 +29,20 @@ def json_option(function: _F) -> _F:
 
 def print_json(data: object) -> None:
     """``data`` as indented JSON."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    lines = json.dumps(data, indent=2, ensure_ascii=False).split("\n")
+    click.echo("\n".join(map(_escape_json, lines)))
+
+
+def format_json_line(data: object) -> str:
+    """``data`` as JSON in one line."""
+    return _escape_json(json.dumps(data, ensure_ascii=False))
+
+
+def _escape_json(line: str) -> str:
+    """Without characters that a terminal would act on: JSON itself lets through those from U+007F on."""
+    if line.isprintable():
+        return line
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -89,7 +89,7 @@ def parse_json_object(data: bytes, *, max_depth: int | None = MAX_JSON_DEPTH) ->
     return value
 
 
-def parse_token_object(data: bytes) -> dict[str, object]:
+def parse_token_object(data: bytes, *, max_depth: int = MAX_TOKEN_JSON_DEPTH) -> dict[str, object]:
     """The JSON object in ``data``, a part of a token that others wrote: fractions are allowed, nothing else is looser.
 
     Integers beyond what is exact come back as float, so that no reader takes them for an exact number.
@@ -99,7 +99,7 @@ def parse_token_object(data: bytes) -> dict[str, object]:
     """
     try:
         text = data.decode("utf-8")
-        _check_depth(text, MAX_TOKEN_JSON_DEPTH)
+        _check_depth(text, max_depth)
         value = _TOKEN_DECODER.decode(text)
     except ValueError as error:
         raise malformed("not JSON in UTF-8") from error

@@ -12,7 +12,7 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hopseal.custody.binding import OWS, Header
+from hopseal.custody.binding import COVERED_FIELDS, OWS, Header
 from hopseal.custody.encoding import decode_base64
 from hopseal.custody.errors import Code, CustodyError, malformed, refusal
 from hopseal.limits import (
@@ -30,7 +30,6 @@ CHAIN = "Custody-Chain"
 CERTS = "Custody-Certs"
 RECEIPT = "Custody-Receipt"
 CLOSE = "Custody-Close"
-HANDLE = "Custody-Handle"
 EARLY_DATA = "early-data"
 _PREFIX = "custody-"
 _STRIPPED = (_PREFIX, "x-forwarded-client-cert", "client-cert")
@@ -123,8 +122,16 @@ def parse_certificate_element(element: str) -> bytes:
 
 
 def strip_custody(headers: Iterable[Header]) -> list[Header]:
-    """``headers`` without anything a peer or component could use to speak for somebody else."""
-    return [(name, value) for name, value in headers if not name.lower().replace("_", "-").startswith(_STRIPPED)]
+    """``headers`` without anything a peer or component could use to speak for somebody else.
+
+    A covered field's name but for underscores goes too: whoever takes both for one field would take what nothing binds.
+    """
+    return [(name, value) for name, value in headers if not _is_stripped(name.lower())]
+
+
+def _is_stripped(name: str) -> bool:
+    folded = name.replace("_", "-")
+    return folded.startswith(_STRIPPED) or (folded != name and folded in COVERED_FIELDS)
 
 
 def format_custody_fields(record: str, chain: Sequence[str], certs: Sequence[bytes]) -> list[Header]:

@@ -20,6 +20,7 @@ from hopseal.custody.record import Record
 from hopseal.custody.statement import parse_sealed_statement
 from hopseal.errors import HopsealError
 from hopseal.ids import TrustDomain
+from hopseal.limits import MAX_LINE_JSON_DEPTH
 from hopseal.log.audit.witnessed import key_of
 from hopseal.log.bundle import Artifact, EvidenceBundle, LoggedStatement, LogKey, Seen, merge_statements
 from hopseal.log.entries import (
@@ -278,7 +279,7 @@ def _parse(text: bytes) -> LogEntry | None:
 
 def _members(text: bytes) -> dict[str, object]:
     """The members of a line that was read as an entry."""
-    return parse_token_object(text)
+    return parse_token_object(text, max_depth=MAX_LINE_JSON_DEPTH)
 
 
 def _is_issuer(der: bytes) -> bool:

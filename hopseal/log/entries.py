@@ -18,7 +18,7 @@ from hopseal.custody.members import Members, list_of, one_of, read_hash, read_in
 from hopseal.custody.seal import thumbprint
 from hopseal.errors import InvalidError
 from hopseal.ids import IdentityError, TrustDomain
-from hopseal.limits import MAX_RECORDS
+from hopseal.limits import MAX_LINE_JSON_DEPTH, MAX_RECORDS
 
 _CRC_CHARACTERS = 8
 _MAX_AUTHORITIES = 1_024
@@ -185,7 +185,7 @@ def parse_entry(payload: bytes) -> LogEntry:
         LogError: it is no entry.
     """
     try:
-        members = Members(parse_token_object(payload), "entry")
+        members = Members(parse_token_object(payload, max_depth=MAX_LINE_JSON_DEPTH), "entry")
         kind = members.required("type", one_of(*_PARSERS))
         return _PARSERS[kind](members, members.required("n", read_integer), members.required("at_ms", read_integer))
     except (CustodyError, IdentityError) as error:

@@ -75,7 +75,7 @@ class ChainJudge:
                 heads.append(each)
         issuers = {str(each.record.iss) for each in self.records.values() if each.record.hop == 0}
         walk = _Walk(self, children, len(issuers) > 1)
-        return tuple(walk.hop(each, None) for each in by_time(heads))
+        return tuple(walk.hop(each, None, 0) for each in by_time(heads))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class _Walk:
     children: Mapping[str, list[SealedRecord]]
     roots_differ: bool
 
-    def hop(self, sealed: SealedRecord, above: JudgedHop | None) -> JudgedHop:
-        """``sealed`` and all that continues it; ``above`` is its parent, without children."""
+    def hop(self, sealed: SealedRecord, above: JudgedHop | None, depth: int) -> JudgedHop:
+        """``sealed`` and all that continues it, ``depth`` steps below a head; ``above`` is its parent, childless."""
         before = after = None
         finding = self.judge.check(sealed)
         if finding is None:
@@ -96,9 +96,9 @@ class _Walk:
             except CustodyError as error:
                 finding = Finding(CHAIN_STEP, error.code, ", ".join(error.missing) or error.detail)
         own = JudgedHop(sealed, before, after, finding, ())
-        # Deeper than any receiver accepts is not looked at.
-        below = self.children.get(sealed.hash, ()) if sealed.record.hop < MAX_RECORDS else ()
-        return JudgedHop(sealed, before, after, finding, tuple(self.hop(each, own) for each in by_time(below)))
+        # Deeper than any receiver accepts is not looked at: whatever the records say, the one there has no right place.
+        below = by_time(self.children.get(sealed.hash, ())) if depth < MAX_RECORDS else ()
+        return JudgedHop(sealed, before, after, finding, tuple(self.hop(each, own, depth + 1) for each in below))
 
     def _granted(self, sealed: SealedRecord, above: JudgedHop | None) -> Authority:
         """What the chain grants to ``sealed`` before its own narrowing."""

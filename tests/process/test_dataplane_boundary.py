@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from custody_refusals import statements_in
 from dataplane_nodes import PERMIT_ALL, TRUST_DOMAIN, Answer, Component, Node, Seen, answer, call, instance, spiffe_id
 from hopseal.custody.record import SealedRecord, parse_sealed_record
 from hopseal.log.entries import Direction, RecordEntry
@@ -153,6 +154,16 @@ def test_the_gateway_may_repeat_the_internal_token_and_it_stays_at_home(tmp_path
         assert fed.tool.seen[0].header("Txn-Token") is None
 
 
+@pytest.mark.parametrize("field", ["X-Forwarded-Access-Token", "Authorization", "Txn_Token"])
+def test_the_internal_token_does_not_cross_in_another_field(tmp_path: Path, field: str) -> None:
+    with federation(tmp_path) as fed:
+        token = fed.token("alice", spiffe_id("orchestrator"))
+        fed.headers = {field: f"DPoP {token}"}
+        fed.call(headers={"Txn-Token": token})
+        assert not any(token in value for seen in fed.tool.seen for _, value in seen.headers)
+        assert field == "Txn_Token" or fed.answers[0].code == "user_token_mismatch"
+
+
 def test_a_token_that_was_issued_to_another_workload_does_not_cross(tmp_path: Path) -> None:
     with federation(tmp_path) as fed:
         fed.headers = {"Txn-Token": fed.token("bob", spiffe_id("orchestrator"))}
@@ -165,7 +176,7 @@ def test_a_gateway_that_the_partner_does_not_list_is_refused(tmp_path: Path) -> 
     with federation(tmp_path, gateways=[spiffe_id("another")]) as fed:
         assert fed.call().status == 403
         assert fed.answers[0].code == "custody_authority"
-        (entry,) = [each for each in fed.partner.log().entries if isinstance(each, RecordEntry)]
+        (entry,) = [each for each in statements_in(fed.partner.log_dir) if isinstance(each, RecordEntry)]
         assert (entry.accepted, entry.code) == (False, "custody_authority")
         assert "seal a boundary" in entry.detail
         assert not fed.tool.seen
@@ -179,6 +190,7 @@ def test_what_the_internal_authority_does_not_cover_does_not_cross(tmp_path: Pat
             fed.call(path="/in", handle=opened.handle)
             assert fed.answers[-1].code == "custody_authority"
         assert not fed.tool.seen
+        fed.gateway.wait_for_call(direction="out", code="custody_authority")
 
 
 def test_a_full_boundary_lets_the_chain_go_on(tmp_path: Path) -> None:

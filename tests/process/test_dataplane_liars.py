@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from custody_refusals import statements_in
 from dataplane_nodes import TRUST_DOMAIN, Answer, Node, call, raw, spiffe_id, statements
 from dataplane_server import RECEIPT, Peer, Reply, Request, honest
 from hopseal.custody.outcome import Fin
@@ -145,7 +146,10 @@ def lied_to(folder: Path, lie: Lie, reply: Reply, alpn: str = "h2", **settings: 
 
 def refused(node: Node) -> StatementEntry:
     wait_until(lambda: [each for each in statements(node, Direction.RECEIVED) if each.st])
-    return statements(node, Direction.RECEIVED)[-1]
+    found = statements_in(node.log_dir)[-1]
+    assert isinstance(found, StatementEntry)
+    assert found.direction is Direction.RECEIVED
+    return found
 
 
 @pytest.mark.parametrize("alpn", ["h2", "http/1.1"])

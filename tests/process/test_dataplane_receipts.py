@@ -193,6 +193,17 @@ def test_a_refusal_before_the_record_was_proven_has_none(nodes: tuple[Node, Node
     assert not statements(b, Direction.SENT)
 
 
+def test_a_replay_gets_no_second_receipt_for_its_record(nodes: tuple[Node, Node, Component]) -> None:
+    """Two receipts for one record accuse the callee, and whoever sent the record can play it again."""
+    _a, b, _tool = nodes
+    svid = b.authority.issue(spiffe_id("orchestrator"))
+    message = Message(svid).wire()
+    got = [send(b.port, svid, message) for _ in range(3)]
+    assert [each.code for each in got if each] == [None, "custody_replayed", "custody_replayed"]
+    assert ["custody-receipt" in each.headers for each in got if each] == [True, False, False]
+    assert len(statements(b, Direction.SENT)) == 1
+
+
 def test_receipts_of_calls_at_once_share_seals(nodes: tuple[Node, Node, Component]) -> None:
     a, b, _tool = nodes
     with contextlib.ExitStack() as stack:

@@ -32,6 +32,7 @@ from dataplane_nodes import (
     raw,
     spiffe_id,
 )
+from dataplane_peer import connected, context
 from svid_authority import Authority
 from waiting import wait_until
 
@@ -205,6 +206,39 @@ def test_calls_in_progress_are_bounded(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert call(a).status == 200
+
+
+def test_one_peer_cannot_take_all_places_of_calls(tmp_path: Path) -> None:
+    """It need not be allowed to call anybody: a body that dribbles in takes a place before its record is looked at."""
+    with pair(tmp_path, limits={"calls": 8}) as (a, b, _tool), contextlib.ExitStack() as stack:
+        svid = a.authority.issue(spiffe_id("reasoner"))
+        head = b"POST /mcp HTTP/1.1\r\nhost: tool.crm\r\ncontent-length: 100\r\n\r\nx"
+        for _ in range(10):
+            stack.enter_context(connected(b.port, context(svid))).sendall(head)
+        wait_until(lambda: b.metric("calls", code="overloaded") == 6)
+        assert call(a).status == 200
+        stack.close()
+        wait_until(lambda: b.metric("calls_in_progress") == 0)
+        for _ in range(4):
+            stack.enter_context(connected(b.port, context(svid))).sendall(head)
+        wait_until(lambda: b.metric("calls_in_progress") == 4)
+        assert b.metric("calls", code="overloaded") == 6
+
+
+def test_one_peer_cannot_take_all_memory_of_bodies(tmp_path: Path) -> None:
+    settings = {"limits": {"buffered_bytes": 100_000}, "body_limit_bytes": 50_000}
+    with pair(tmp_path, **settings) as (a, b, _tool), contextlib.ExitStack() as stack:
+        svid = a.authority.issue(spiffe_id("reasoner"))
+        head = b"POST /mcp HTTP/1.1\r\nhost: tool.crm\r\ncontent-length: 40000\r\n\r\n" + b"x" * 39_000
+        for _ in range(2):
+            stack.enter_context(connected(b.port, context(svid))).sendall(head)
+        wait_until(lambda: b.metric("calls", code="overloaded") == 1)
+        assert call(a, body=b"x" * 45_000).status == 200
+        stack.close()
+        wait_until(lambda: b.metric("calls_in_progress") == 0)
+        stack.enter_context(connected(b.port, context(svid))).sendall(head)
+        wait_until(lambda: b.metric("calls_in_progress") == 1)
+        assert b.metric("calls", code="overloaded") == 1
 
 
 def test_a_caller_that_is_refused_is_told_so_until_it_is_forgotten(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import select
 import socket
 import socketserver
 import threading
@@ -19,6 +20,7 @@ import h2.events
 import pytest
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
+from custody_refusals import refusals_in
 from dataplane_nodes import TRUST_DOMAIN, Connection, Node, call, raw, spiffe_id, statements
 from dataplane_peer import Message, connected, context
 from dataplane_server import Peer, honest
@@ -56,6 +58,7 @@ class Sink:
 
     def __init__(self, path: Path) -> None:
         self.path, self.uploads = path, []
+        self.held = 0  # connections on which it answered without reading, and that nobody closed
 
     def __enter__(self) -> Self:
         sink = self
@@ -88,6 +91,14 @@ class Sink:
         self.uploads.append(upload)
         if b"/early" in lines[0]:
             handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nearly")
+            return
+        if b"/held" in lines[0]:
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nheld")
+            self.held += 1
+            hung_up = select.poll()
+            hung_up.register(handler.connection, select.POLLHUP)
+            hung_up.poll(20_000)
+            self.held -= 1
             return
         for part in _parts(handler, headers):
             digest.update(part)
@@ -292,14 +303,34 @@ def call_early(node: Node) -> bytes:
         return received
 
 
+def test_what_was_answered_before_its_end_holds_nothing_open(pair: Pair) -> None:
+    """Neither the caller, who does not end its streams, nor the component, which does not read them, lets go."""
+    svid = pair.b.authority.issue(spiffe_id("orchestrator"))
+    callers = [H2Caller(pair.b, path="/held", svid=svid) for _ in range(8)]
+    state = h2.connection.H2Connection()
+    state.initiate_connection()
+    with connected(pair.b.port, context(svid, ("h2",))) as connection:
+        connection.settimeout(10)
+        for number, caller in enumerate(callers):
+            state.send_headers(2 * number + 1, [*caller.head, ("custody-record", caller.sealed)])
+            state.send_data(2 * number + 1, b"x")
+        connection.sendall(state.data_to_send())
+        wait_until(lambda: len(pair.sink.uploads) == 8)
+        wait_until(lambda: pair.b.metric("calls_in_progress") == 0)
+        wait_until(lambda: pair.sink.held == 0)
+        wait_until(lambda: len(statements(pair.b, Direction.RECEIVED, CLOSING)) == 8)
+        assert receipt_fin(pair.b) is Fin.ABORT
+
+
 class H2Caller:
     """A peer that streams a request over HTTP/2 and ends it as a test says."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, path: str = "/mcp", svid: X509Svid | None = None) -> None:
         self.node = node
-        self.svid = node.authority.issue(spiffe_id("orchestrator"))
-        message = Message(self.svid, body=b"")
-        rqb = bind_request("POST", "https://tool.crm/mcp", [], b"")
+        self.svid = svid or node.authority.issue(spiffe_id("orchestrator"))
+        self.head = [(":method", "POST"), (":path", path), (":scheme", "https"), (":authority", "tool.crm")]
+        message = Message(self.svid, path=path, body=b"")
+        rqb = bind_request("POST", f"https://tool.crm{path}", [], b"")
         self.sealed = message.changed_stream(rqb).sealed()
         self.record = parse_sealed_record(self.sealed)
 
@@ -314,8 +345,7 @@ class H2Caller:
         state.initiate_connection()
         with connected(self.node.port, context(self.svid, ("h2",))) as connection:
             connection.settimeout(10)
-            head = [(":method", "POST"), (":path", "/mcp"), (":scheme", "https"), (":authority", "tool.crm")]
-            state.send_headers(1, [*head, ("custody-record", self.sealed)])
+            state.send_headers(1, [*self.head, ("custody-record", self.sealed)])
             connection.sendall(state.data_to_send())
             for start in range(0, len(body), 16_384):
                 state.send_data(1, body[start : start + 16_384])
@@ -379,6 +409,7 @@ def test_a_stream_without_a_true_closing_statement_never_looks_whole(pair: Pair,
     assert hashlib.sha256(BODY).hexdigest().encode() not in body
     (entry,) = statements(pair.b, Direction.RECEIVED, CLOSING)
     assert (entry.accepted, entry.code) == (False, name.split(maxsplit=1)[0])
+    assert refusals_in(pair.b.log_dir)[0].n == entry.n
     assert receipt_fin(pair.b) is Fin.ABORT
     wait_until(lambda: pair.b.metric("calls_in_progress") == 0)
     assert not any(upload.whole for upload in pair.sink.uploads)

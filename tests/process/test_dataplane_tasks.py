@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import json
 import time
@@ -12,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from dataplane_chain import three_in_a_row
 from dataplane_nodes import Answer, Component, Node, Seen, answer, call, components, spiffe_id
 from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
 from hopseal.log.entries import Direction, RecordEntry
 from oauth_server import Served, issuers_json
-from svid_authority import Authority
 
 APPROVAL = {"typ": "ticket", "id": "CHG-1", "h": "A" * 43, "by": "alice", "at": 1795348800}
 Think = Callable[[Seen], Answer]
@@ -44,32 +43,18 @@ class Nodes:
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[Nodes]:
-    authority = Authority("example.org")
-    with contextlib.ExitStack() as stack:
-        auth = stack.enter_context(Served())
-        for name in ("orchestrator", "reasoner"):
-            auth.register(spiffe_id(name))
-        reasoner = stack.enter_context(Component(tmp_path / "reasoner.sock"))
-        tool = stack.enter_context(Component(tmp_path / "tool.sock"))
-        a = Node(tmp_path / "a", authority).start()
-        stack.callback(a.stop)
-        b = Node(tmp_path / "b", authority, caller="reasoner", listens={"reasoner": reasoner.path}).start()
-        stack.callback(b.stop)
-        c = Node(tmp_path / "c", authority, caller=None, listens={"tool": tool.path}).start()
-        stack.callback(c.stop)
-        a.route(reasoner=b.port, tool=c.port)
-        b.route(tool=c.port)
-        for node, listens in ((a, {}), (b, b.listens), (c, c.listens)):
-            node.plane.set_issuers(issuers_json(auth))
+    with three_in_a_row(tmp_path) as row:
+        for node, listens in ((row.a, {}), (row.b, row.b.listens), (row.c, row.c.listens)):
+            node.plane.set_issuers(issuers_json(row.auth))
             node.plane.set_components(components(listens, may_start=("orchestrator", "reasoner")))
-        made = Nodes(auth, a, b, c, tool)
+        made = Nodes(row.auth, row.a, row.b, row.c, row.tool)
 
         def respond(handler: http.server.BaseHTTPRequestHandler, seen: Seen) -> None:
             if made.think is not None:
                 made.answers.append(made.think(seen))
             answer(handler, b"")
 
-        reasoner.respond = respond
+        row.reasoner.respond = respond
         yield made
 
 
@@ -252,6 +237,29 @@ def test_what_came_from_a_queue_begins_a_root_that_names_the_delivery(nodes: Nod
     assert begun.auth.exp <= delivered.record.auth.exp
     queue = {"continues": "queue"}
     assert nodes.ask(nodes.a, "POST", "/task", queue, handle=opened.handle).code == "request_invalid"
+
+
+@pytest.mark.parametrize("user", ["alice", None])
+def test_what_came_from_a_queue_goes_on_for_nobody_else(nodes: Nodes, user: str | None) -> None:
+    """The task is one user's: another's token does not make it theirs, and nobody's task is not any user's."""
+    orchestrator, reasoner = spiffe_id("orchestrator"), spiffe_id("reasoner")
+    nodes.auth.register(reasoner)
+    users = ("bob", "alice")
+    brought = [nodes.auth.exchange(nodes.auth.log_in(name, reasoner), reasoner) for name in users]
+    codes: list[object] = []
+
+    def think(seen: Seen) -> Answer:
+        handle, queue = seen.header("Custody-Handle"), {"continues": "queue"}
+        for token in brought:
+            got = nodes.ask(nodes.b, "POST", "/task", queue, headers={"Txn-Token": token}, handle=handle)
+            codes.append(got.code or got.status)
+        return got
+
+    nodes.think = think
+    own = nodes.auth.exchange(nodes.auth.log_in(user, orchestrator), orchestrator) if user else None
+    opened = nodes.ask(nodes.a, "POST", "/task", headers={"Txn-Token": own} if own else None)
+    nodes.call(handle=opened.handle)
+    assert codes == ["user_token_mismatch", 201 if user else "user_token_mismatch"]
 
 
 def test_a_root_that_continues_has_its_task_and_needs_a_handle(nodes: Nodes) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import resource
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -16,11 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from yarl import URL
 
 from broker.audit.announcement import LogKeyAnnouncer, seal_log_key
+from broker.audit.errors import LogStoreError
 from broker.audit.history import CheckpointHistory
-from broker.audit.log_signer import load_log_signer, read_log_key
+from broker.audit.log_signer import load_log_signer
 from broker.audit.publisher import Publisher
 from broker.audit.tile_http import TileHttp, is_covered
-from broker.audit.tile_store import CHECKPOINT, SIGNED
+from broker.audit.tile_store import CHECKPOINT, SIGNED, TileStore
 from broker.audit.witnesses import Witnesses
 from broker.own_identity import OwnIdentity
 from broker.serving import serve_routes
@@ -174,7 +176,7 @@ def test_the_log_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None
     path = tmp_path / "log.key"
     made = load_log_signer(path, ORIGIN)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert load_log_signer(path, ORIGIN).key == made.key == read_log_key(path, ORIGIN) == parse_vkey(str(made.key))
+    assert load_log_signer(path, ORIGIN).key == made.key == parse_vkey(str(made.key))
     assert [each.name for each in tmp_path.iterdir()] == ["log.key"]
     assert "private" not in repr(made)
 
@@ -207,8 +209,6 @@ def test_a_log_key_that_is_no_plain_file_or_cannot_be_made_is_refused(tmp_path: 
         load_log_signer(tmp_path / "folder.key", ORIGIN)
     with pytest.raises(UnavailableError):
         load_log_signer(tmp_path / "missing" / "log.key", ORIGIN)
-    with pytest.raises(UnavailableError):
-        read_log_key(tmp_path / "none.key", ORIGIN)
 
 
 AUTHORITY = Authority()
@@ -338,3 +338,36 @@ def test_an_announcement_that_cannot_be_queued_is_made_again(tmp_path: Path) -> 
     announcer._data_plane = log.plane
     assert announcer._is_announced(svid)
     assert json.loads(json.dumps(log.plane.artifacts[0][0]))["type"] == "attest"
+
+
+@contextmanager
+def full_after(file_bytes: int) -> Iterator[None]:
+    """A disk that takes a part of a write and no more, as a full one does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_file_that_the_disk_took_a_part_of_takes_no_names_place(tmp_path: Path) -> None:
+    store = TileStore(tmp_path)
+    store.write_note(SIGNED, b"whole\n")
+    with full_after(4096), pytest.raises(LogStoreError):
+        store.write_note(SIGNED, b"x" * 8192)
+    assert store.read_note(SIGNED) == b"whole\n"
+    tile = Tile(0, 0)
+    with full_after(4096), pytest.raises(LogStoreError):
+        store.write_tiles([(tile, b"x" * 8192)])
+    assert not (tmp_path / tile.path).exists()
+
+
+def test_a_line_of_the_history_that_the_disk_took_a_part_of_is_not_said_to_be_there(tmp_path: Path) -> None:
+    history = CheckpointHistory(tmp_path / "history")
+    past = PastCheckpoint(7200, 1, b"n" * 8192)
+    with full_after(4096), pytest.raises(LogStoreError):
+        history.append(past)
+    history.append(past)
+    (file,) = (tmp_path / "history").iterdir()
+    assert [each.size for each in parse_history(file.read_bytes())] == [1]

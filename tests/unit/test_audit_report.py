@@ -91,7 +91,9 @@ def test_a_users_task_names_the_user_and_the_token_that_fits() -> None:
         ({"cnf": {"x5t#S256": thumbprint(pki.SHELL.der)}}, Verdict.VERIFIED),
         ({"cnf": {"x5t#S256": thumbprint(pki.REASONER.der)}}, Verdict.REFUSED),
         ({"client_id": spiffe("shell")}, Verdict.VERIFIED),
-        ({"cnf": {"jkt": "x"}, "client_id": spiffe("shell")}, Verdict.VERIFIED),
+        ({"cnf": {"jkt": "x"}, "client_id": spiffe("shell")}, Verdict.REFUSED),
+        ({"cnf": "x", "client_id": spiffe("shell")}, Verdict.REFUSED),
+        ({"client_id": spiffe("shell"), "act": {"sub": spiffe("reasoner")}}, Verdict.VERIFIED),
         ({"act": {"sub": spiffe("shell")}}, Verdict.VERIFIED),
         ({"act": {"sub": spiffe("reasoner")}}, Verdict.REFUSED),
         ({"act": "shell"}, Verdict.REFUSED),
@@ -345,3 +347,23 @@ def test_verdicts_add_up_to_the_worst() -> None:
     assert verdict_of(None, ("receipt",)) is Verdict.INCOMPLETE
     assert verdict_of(Finding(1, "custody_unresolved"), ()) is Verdict.INCOMPLETE
     assert verdict_of(Finding(1, "custody_identity"), ("receipt",)) is Verdict.REFUSED
+
+
+def test_records_that_all_say_the_same_hop_are_not_followed_for_ever() -> None:
+    scene = Scene().begin()
+    text = scene.call("shell", "orchestrator")
+    for _ in range(1_100):
+        record = scene.record("orchestrator", "orchestrator", text, hop=1)
+        text = seal(record, pki.ORCHESTRATOR)
+        scene.left.statement(text, "sent", NOW)
+    assert scene.witness().audit().verdict is Verdict.REFUSED
+
+
+def test_a_token_as_deep_as_one_may_be_is_read_in_a_log() -> None:
+    context: object = 1
+    for _ in range(15):
+        context = {"n": context}
+    scene = Scene(obo=OBO).begin()
+    scene.answer(scene.call("shell", "orchestrator"))
+    scene.left.write(NOW, type="token", th=TH, kid="k1", claims=TOKEN | {"req_wl": spiffe("shell"), "rctx": context})
+    assert scene.witness().audit().verdict is Verdict.VERIFIED

@@ -139,7 +139,9 @@ def test_a_log_that_was_never_signed_is_exported_without_proofs(tmp_path: Path) 
     output = tmp_path / "out"
     result = run("export", "--all", "--log", disk.left, "-o", output)
     assert result.exit_code == 0
-    assert "not witnessed yet" in result.stderr
+    assert "has no checkpoint that enough witnesses cosigned" in result.stderr
+    assert "name them in broker.yaml" in result.stderr
+    assert "export again" not in result.stderr
     assert run("verify", output, "--policy", disk.policy).exit_code == 1
 
 
@@ -274,6 +276,24 @@ def test_the_report_tells_everything_about_each_hop(tmp_path: Path) -> None:
         "verified: 1 chain, 9 statements, proven to be in custody.prod.example.org/left, custody.prod",
     ):
         assert expected in result.output
+
+
+def test_a_time_that_no_calendar_has_is_printed_as_it_is(tmp_path: Path) -> None:
+    story = witnessed(apv=(Approval("ticket", "t-1", some_hash("evidence"), USER, 2**53 - 1),))
+    disk = save(story, tmp_path)
+    result = run("verify", disk.evidence, "--policy", disk.policy)
+    assert result.exit_code == 0, result.output
+    assert "at second 9007199254740991" in result.output
+
+
+@pytest.mark.parametrize("command", ["verify", "show"])
+def test_nothing_in_evidence_reaches_a_terminal_as_a_command(command: str, tmp_path: Path) -> None:
+    disk = save(witnessed(op="\x9b2J\u202e\x7f"), tmp_path)
+    for option in ((), ("--json",)):
+        result = run(command, disk.evidence, "--policy", disk.policy, *option)
+        assert result.exit_code == 0, result.output
+        assert all(each.isprintable() for each in result.output.replace("\n", "")), result.output
+        assert r"9b2J\u202e" in result.output
 
 
 def test_json_has_the_whole_report(disk: Disk) -> None:
@@ -432,7 +452,8 @@ def test_a_search_finds_calls_by_the_chains_task_and_a_calls_parties(disk: Disk)
     lines = result.output.splitlines()
     assert [line.split()[9] for line in lines[1:]] == ["sent", "received"]
     assert all("task-1" in line for line in lines[1:])
-    assert run("search", "--task", "none", *both(disk)).exit_code == 1
+    nothing = run("search", "--task", "none", *both(disk))
+    assert (nothing.exit_code, nothing.stdout) == (1, "no such call in 2 logs\n")
 
 
 def test_a_search_in_json_has_every_column(disk: Disk) -> None:

@@ -39,10 +39,14 @@ def test_whatever_could_speak_for_somebody_else_is_stripped() -> None:
         ("x_forwarded_client_cert", "x"),
         ("Client-Cert", "x"),
         ("Client-Cert-Chain", "x"),
+        ("Txn_Token", "x"),
+        ("idempotency_key", "x"),
         ("Accept", "kept"),
         ("x-custody-record", "kept"),
+        ("Txn-Token", "kept"),
+        ("x_other", "kept"),
     ]
-    assert strip_custody(headers) == headers[-2:]
+    assert strip_custody(headers) == headers[-4:]
 
 
 def test_a_problem_document_holds_code_status_and_what_is_missing() -> None:

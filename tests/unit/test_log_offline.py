@@ -373,7 +373,9 @@ def test_a_users_chain_holds_if_a_log_kept_the_token_that_fits(
     task: Task, claims: dict[str, object] | None, code: Code | None
 ) -> None:
     obo = OnBehalfOf("https://tts.example.org", "user", "txn", some_hash("token"), NOW + 900)
-    task.left.sent(sealed(replace(root("shell", "reasoner", cid=task.cid), obo=obo), pki.SHELL))
+    made = root("shell", "reasoner", cid=task.cid)
+    made = replace(made, obo=obo, auth=replace(made.auth or AUTHORITY, scope=frozenset()))
+    task.left.sent(sealed(made, pki.SHELL))
     if claims is not None:
         said = {"iss": obo.iss, "sub": obo.sub, "exp": obo.exp, "auth_time": 0.5}
         task.left.write({"type": "token", "th": obo.th, "kid": "k", "claims": said | claims})

@@ -95,6 +95,7 @@ pub async fn accept(
         return Err(receipt_unavailable("the server leaf may not seal: svid_expired"));
     }
     let chain = broker.receiver.commit(verified, clock::now_s()).map_err(refusal_of)?;
+    voucher.iter_mut().for_each(|voucher| voucher.is_accepted = true);
     if let Some(token) = chain.behalf().and_then(Behalf::token) {
         users::log_token(broker, token);
     }
@@ -110,6 +111,9 @@ fn voucher_of(broker: &Arc<Broker>, connection: &PeerConnection, examined: &Exam
         caller: record.iss.clone(),
         cid: record.cid,
         rec,
+        jti: record.jti,
+        exp: record.exp,
+        is_accepted: false,
         receipts: Arc::default(),
         decision: String::new(),
         ending: record.streams.then(Arc::default),

@@ -29,14 +29,32 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct BodyMemory {
     permits: Arc<Semaphore>,
+    /// What one origin may have of it.
+    part: Option<Arc<Semaphore>>,
     limit_bytes: usize,
     timeout: Duration,
+}
+
+/// A share of memory, free again when dropped.
+pub struct Memory {
+    all: OwnedSemaphorePermit,
+    part: Option<OwnedSemaphorePermit>,
+}
+
+impl Memory {
+    fn merge(&mut self, more: Self) {
+        self.all.merge(more.all);
+        match (&mut self.part, more.part) {
+            (Some(part), Some(more)) => part.merge(more),
+            (part, more) => *part = part.take().or(more),
+        }
+    }
 }
 
 /// A whole request body; its share of memory is free again when the last clone is dropped.
 pub struct Buffered {
     pub bytes: Bytes,
-    _memory: Option<OwnedSemaphorePermit>,
+    _memory: Option<Memory>,
 }
 
 /// A request body that is too long to be buffered, or does not end: what was read of it, and the rest.
@@ -44,7 +62,7 @@ pub struct Streamed {
     first: Bytes,
     /// None once it was given up.
     rest: Option<Incoming>,
-    memory: Option<OwnedSemaphorePermit>,
+    memory: Option<Memory>,
 }
 
 impl Streamed {
@@ -80,13 +98,23 @@ impl Drop for Streamed {
 #[derive(Default)]
 struct Reading {
     bytes: BytesMut,
-    memory: Option<OwnedSemaphorePermit>,
+    memory: Option<Memory>,
 }
 
 impl BodyMemory {
     pub fn new(total_bytes: usize, limit_bytes: usize, timeout: Duration) -> Self {
         let permits = Arc::new(Semaphore::new(total_bytes.div_ceil(PERMIT_BYTES)));
-        Self { permits, limit_bytes, timeout }
+        Self { permits, part: None, limit_bytes, timeout }
+    }
+
+    /// Permits that one of several origins may have: half, and enough for one body.
+    pub fn part_of_one(total_bytes: usize, limit_bytes: usize) -> usize {
+        (total_bytes / 2).max(limit_bytes).div_ceil(PERMIT_BYTES)
+    }
+
+    /// The same memory for an origin that has `part` of it at most.
+    pub fn within(&self, part: Arc<Semaphore>) -> Self {
+        Self { part: Some(part), ..self.clone() }
     }
 
     /// Reads a request body to its end.
@@ -159,15 +187,17 @@ impl BodyMemory {
     ///
     /// # Errors
     /// `overloaded`.
-    pub fn reserve(&self, memory: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Refusal> {
-        let held = memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    pub fn reserve(&self, memory: &mut Option<Memory>, bytes: usize) -> Result<(), Refusal> {
+        let held = memory.as_ref().map_or(0, |memory| memory.all.num_permits());
         let needed = bytes.div_ceil(PERMIT_BYTES).saturating_sub(held);
         if needed == 0 {
             return Ok(());
         }
-        let more =
-            u32::try_from(needed).ok().and_then(|needed| Arc::clone(&self.permits).try_acquire_many_owned(needed).ok());
-        let more = more.ok_or_else(|| Refusal::new("overloaded", "bodies take all memory"))?;
+        let take = |permits: &Arc<Semaphore>| {
+            let taken = u32::try_from(needed).ok().map(|needed| Arc::clone(permits).try_acquire_many_owned(needed));
+            taken.and_then(Result::ok).ok_or_else(|| Refusal::new("overloaded", "bodies take all memory"))
+        };
+        let more = Memory { part: self.part.as_ref().map(take).transpose()?, all: take(&self.permits)? };
         match memory {
             Some(memory) => memory.merge(more),
             None => *memory = Some(more),

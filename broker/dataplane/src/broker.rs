@@ -8,14 +8,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use hopseal_custody::acknowledged::Acknowledged;
 use hopseal_custody::authority::AudiencePattern;
 use hopseal_custody::cache::CacheSizes;
 use hopseal_custody::chain::Chain;
 use hopseal_custody::compose::Root;
-use hopseal_custody::ids::TrustDomain;
+use hopseal_custody::ids::{SpiffeId, TrustDomain};
 use hopseal_custody::limits::PEER_SHARE;
 use hopseal_custody::receive::{Policy as ReceivePolicy, Receiver};
 use hopseal_custody::replay::ReplayStore;
@@ -35,7 +33,9 @@ use crate::handles::Handles;
 use crate::instance::{IdentityError, InstanceKey, Instances};
 use crate::lifetime::Shutdown;
 use crate::listeners::Listeners;
-use crate::log::{Entry, Log};
+use crate::log::Log;
+use crate::logged_bundles::LoggedBundles;
+use crate::places::{Parts, Places};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
 use crate::settings::{Settings, ms};
@@ -49,6 +49,9 @@ use crate::users::LoggedTokens;
 /// Refused messages without a proven record that are logged; the others are only counted.
 const UNPROVEN_PER_SECOND: f64 = 20.0;
 const UNPROVEN_BURST: f64 = 200.0;
+
+/// One peer may have half of all calls in progress, and at least so many.
+const FEWEST_PEER_CALLS: usize = 2;
 
 /// What a handle continues.
 pub enum Continues {
@@ -93,7 +96,11 @@ pub struct Broker {
     pub pool: Pool,
     pub sockets: ComponentSockets,
     pub memory: BodyMemory,
+    /// The part of it that the bodies of one peer may take.
+    pub peer_memory: Parts<SpiffeId>,
     pub calls: Arc<Semaphore>,
+    /// The part of them that one peer may have: it takes places before its records are looked at.
+    pub peer_calls: Places<SpiffeId>,
     pub shutdown: Shutdown,
     pub started: OnceLock<Started>,
     /// Refused messages without a proven record: any peer can send those, and the disk is finite.
@@ -102,16 +109,7 @@ pub struct Broker {
     pub logged_tokens: LoggedTokens,
     policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
-    bundles: Mutex<BundleNews>,
-}
-
-type BundleContents = (Vec<Vec<u8>>, u64);
-
-/// Bundles in force and those that the log knows of.
-#[derive(Default)]
-struct BundleNews {
-    current: HashMap<String, BundleContents>,
-    logged: HashMap<String, Vec<Vec<u8>>>,
+    bundles: Mutex<LoggedBundles>,
 }
 
 impl Broker {
@@ -125,14 +123,8 @@ impl Broker {
         let stats = Arc::new(Stats::default());
         let trust = Arc::new(Trust::empty());
         let shutdown = Shutdown::default();
-        let pool_settings = PoolSettings {
-            connect: ms(timeouts.connect),
-            handshake: ms(timeouts.handshake),
-            idle: ms(timeouts.idle),
-            idle_connections: limits.idle_connections,
-        };
         let pool = Pool::new(
-            pool_settings,
+            pool_settings(&settings),
             Tls::new(Arc::clone(&trust)),
             Arc::clone(&trust),
             shutdown.clone(),
@@ -148,8 +140,10 @@ impl Broker {
             callers: Callers::new(Arc::clone(&events), limits.processes),
             receiver: Receiver::new(&CacheSizes::default(), replay),
             handles: Handles::new(limits.handles, limits.handles_per_instance),
+            peer_memory: Parts::new(BodyMemory::part_of_one(limits.buffered_bytes, settings.body_limit_bytes)),
             memory: BodyMemory::new(limits.buffered_bytes, settings.body_limit_bytes, ms(timeouts.body_read)),
             calls: Arc::new(Semaphore::new(limits.calls)),
+            peer_calls: Places::new(limits.calls, (limits.calls / 2).max(FEWEST_PEER_CALLS)),
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),
@@ -212,7 +206,7 @@ impl Broker {
         // Every trust domain passes here; documents and Cedar decide about each root (see `receive`).
         self.change_receive_policy(|policy| policy.autonomous_roots = autonomous_roots);
         self.trust.publish(built);
-        self.bundles.lock().unwrap_or_else(PoisonError::into_inner).current = current;
+        self.bundles.lock().unwrap_or_else(PoisonError::into_inner).replace(current);
         self.log_bundles();
         Ok(())
     }
@@ -237,21 +231,7 @@ impl Broker {
     /// Puts bundles into the log that differ from what it has; before start nothing is logged yet.
     pub fn log_bundles(&self) {
         let Some(started) = self.started.get() else { return };
-        let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
-        let BundleNews { current, logged } = &mut *bundles;
-        for (name, (authorities, sequence)) in current {
-            if logged.get(name) == Some(authorities) {
-                continue;
-            }
-            let entry = Entry::Bundle {
-                trust_domain: name.clone(),
-                sequence: *sequence,
-                x509: authorities.iter().map(|der| STANDARD.encode(der)).collect(),
-            };
-            if started.log.append_nowait(entry, Vec::new()).is_ok() {
-                logged.insert(name.clone(), authorities.clone());
-            }
-        }
+        self.bundles.lock().unwrap_or_else(PoisonError::into_inner).log_news(&started.log);
     }
 
     /// Takes a new policy set.
@@ -307,5 +287,15 @@ impl Broker {
         self.sockets.sweep();
         self.handles.purge(clock::now_s());
         self.log_bundles();
+    }
+}
+
+fn pool_settings(settings: &Settings) -> PoolSettings {
+    let timeouts = &settings.timeouts_ms;
+    PoolSettings {
+        connect: ms(timeouts.connect),
+        handshake: ms(timeouts.handshake),
+        idle: ms(timeouts.idle),
+        idle_connections: settings.limits.idle_connections,
     }
 }

@@ -5,12 +5,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use hopseal_custody::ids::SpiffeId;
 use http::StatusCode;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::activity::Busy;
 use crate::events::{Events, Weight};
+use crate::places::{Place, Places};
 use crate::problem::Refusal;
 use crate::reply::BodyFailed;
 use crate::stats::Stats;
@@ -32,8 +35,12 @@ pub struct CallRecord {
     complete: bool,
     /// The call's share of the bound on calls in progress.
     place: Option<OwnedSemaphorePermit>,
+    /// And of the calling peer's part of it.
+    part: Option<Place<SpiffeId>>,
     /// Keeps the connection from counting as unused.
     pub busy: Option<Busy>,
+    /// Ends what the call still reads when it is over.
+    over: Option<DropGuard>,
     events: Arc<Events>,
     stats: Arc<Stats>,
 }
@@ -59,6 +66,8 @@ impl CallRecord {
             detail: None,
             complete: false,
             place: None,
+            part: None,
+            over: None,
             busy: None,
             events: Arc::clone(events),
             stats: Arc::clone(stats),
@@ -73,6 +82,23 @@ impl CallRecord {
         let place = Arc::clone(places).try_acquire_owned();
         self.place = Some(place.map_err(|_| Refusal::new("overloaded", "too many calls in progress"))?);
         Ok(())
+    }
+
+    /// Takes one of the places that a peer may have at most.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    pub fn occupy_part(&mut self, places: &Places<SpiffeId>, peer: &SpiffeId) -> Result<(), Refusal> {
+        let place = places.take(peer.clone());
+        self.part = Some(place.ok_or_else(|| Refusal::new("overloaded", "too many calls of this peer in progress"))?);
+        Ok(())
+    }
+
+    /// Cancelled when the call is over, however it ends.
+    pub fn over(&mut self) -> CancellationToken {
+        let over = CancellationToken::new();
+        self.over = Some(over.clone().drop_guard());
+        over
     }
 
     /// The head of the answer is known; the body may still stream.

@@ -5,7 +5,7 @@
 //!
 //! Source: custody-wire §5.2; RFC 9110 §7.6.1; threats.md section 4.
 
-use hopseal_custody::binding::HeaderLine;
+use hopseal_custody::binding::{HeaderLine, is_twin_of_covered};
 use hopseal_custody::fields::is_reserved;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version};
@@ -47,7 +47,8 @@ pub fn verify_form<B>(request: &Request<B>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Removes hop-by-hop fields, those that `Connection` names, and everything that only brokers may say.
+/// Removes hop-by-hop fields, those that `Connection` names, everything that only brokers may say, and twins of what a
+/// record binds.
 pub fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -61,7 +62,8 @@ pub fn strip(headers: &mut HeaderMap) {
     }
     headers.remove("keep-alive");
     headers.remove("proxy-connection");
-    let reserved: Vec<HeaderName> = headers.keys().filter(|name| is_reserved(name.as_str())).cloned().collect();
+    let is_unwanted = |name: &&HeaderName| is_reserved(name.as_str()) || is_twin_of_covered(name.as_str());
+    let reserved: Vec<HeaderName> = headers.keys().filter(is_unwanted).cloned().collect();
     for name in reserved {
         headers.remove(name);
     }
@@ -122,13 +124,18 @@ mod tests {
             ("x-named", "x"),
             ("te", "trailers"),
             ("keep-alive", "timeout=5"),
+            ("txn_token", "x"),
+            ("idempotency_key", "x"),
+            ("x_other", "kept"),
             ("authorization", "kept"),
             ("x-custody", "kept"),
         ])
         .headers()
         .clone();
         strip(&mut headers);
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["authorization", "x-custody"]);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["authorization", "x-custody", "x_other"]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use tokio_rustls::server::TlsStream;
 use hopseal_custody::receive::Peer;
 
 use crate::activity::Activity;
+use crate::body::BodyMemory;
 use crate::broker::Broker;
 use crate::clock;
 use crate::executor::ConnectionTasks;
@@ -56,6 +57,8 @@ pub struct PeerConnection {
     /// The same as the codec reads it.
     pub peer: Peer,
     pub activity: Activity,
+    /// Where the bodies of its requests count.
+    pub memory: BodyMemory,
 }
 
 /// Serves one TCP connection to its end.
@@ -96,7 +99,8 @@ async fn open(
     let chain = broker.trust.verify(certificates.iter().map(AsRef::as_ref), clock::now_s()).map_err(|_| "untrusted")?;
     let peer = Peer::new(Arc::clone(chain.leaf()), chain.certificates[1..].to_vec());
     let activity = Activity::new(ms(broker.settings.timeouts_ms.idle));
-    Ok((stream, PeerConnection { component, leaf, chain, peer, activity }))
+    let memory = broker.memory.within(broker.peer_memory.of(chain.id.clone()));
+    Ok((stream, PeerConnection { component, leaf, chain, peer, activity, memory }))
 }
 
 /// The component that a server name asks for; an unknown one only if a default is configured.

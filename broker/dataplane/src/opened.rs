@@ -23,6 +23,7 @@ use hopseal_custody::receive::{ExpectedClosing, Peer};
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::broker::Broker;
 use crate::clock;
@@ -68,10 +69,13 @@ pub struct OpenedBody {
     pending: Option<Pending>,
     holds_last: bool,
     held: VecDeque<Bytes>,
+    /// When the call is over: what has not ended by then would be held open by nobody's call.
+    over: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl OpenedBody {
-    /// The body that follows the accepted `record`; `holds_last` if its reader knows how long it will be.
+    /// The body that follows the accepted `record`; `holds_last` if its reader knows how long it will be, `over` when
+    /// the call is.
     pub fn new(
         inner: Incoming,
         broker: Arc<Broker>,
@@ -79,9 +83,10 @@ impl OpenedBody {
         record: Arc<VerifiedStatement>,
         ending: Arc<Ending>,
         holds_last: bool,
+        over: CancellationToken,
     ) -> Self {
         let pending = Some(Pending { broker, peer, record, ending, sum: BodySummer::default() });
-        Self { inner, pending, holds_last, held: VecDeque::new() }
+        Self { inner, pending, holds_last, held: VecDeque::new(), over: Box::pin(over.cancelled_owned()) }
     }
 
     pub fn has_ended(&self) -> bool {
@@ -89,6 +94,9 @@ impl OpenedBody {
     }
 
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+        if self.pending.is_some() && self.over.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(self.break_off("the call was over before its request".to_owned()))));
+        }
         while let Some(pending) = &mut self.pending {
             let trailers = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {

@@ -31,7 +31,7 @@ pub struct Place<K: Eq + Hash> {
     places: Arc<PlacesInner<K>>,
 }
 
-impl<K: Eq + Hash + Copy> Places<K> {
+impl<K: Eq + Hash + Clone> Places<K> {
     pub fn new(limit: usize, limit_per_origin: usize) -> Self {
         Self(Arc::new(PlacesInner { taken: Mutex::default(), total: Gauge::default(), limit, limit_per_origin }))
     }
@@ -43,7 +43,7 @@ impl<K: Eq + Hash + Copy> Places<K> {
         if own >= self.0.limit_per_origin || self.0.total.get() >= i64::try_from(self.0.limit).unwrap_or(i64::MAX) {
             return None;
         }
-        taken.insert(origin, own + 1);
+        taken.insert(origin.clone(), own + 1);
         self.0.total.add(1);
         Some(Place { origin, places: Arc::clone(&self.0) })
     }
@@ -62,11 +62,36 @@ impl<K: Eq + Hash> Drop for Place<K> {
     }
 }
 
+/// A bound for each origin, forgotten when nothing of it is held.
+pub struct Parts<K> {
+    each: usize,
+    origins: Mutex<HashMap<K, Weak<Semaphore>>>,
+}
+
+impl<K: Eq + Hash> Parts<K> {
+    pub fn new(each: usize) -> Self {
+        Self { each, origins: Mutex::default() }
+    }
+
+    /// The part of `origin`.
+    pub fn of(&self, origin: K) -> Arc<Semaphore> {
+        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = origins.get(&origin).and_then(Weak::upgrade) {
+            return known;
+        }
+        if origins.len() >= FORGET_AT {
+            origins.retain(|_, each| each.strong_count() > 0);
+        }
+        let part = Arc::new(Semaphore::new(self.each));
+        origins.insert(origin, Arc::downgrade(&part));
+        part
+    }
+}
+
 /// Turns at something costly.
 pub struct Turns<K> {
     all: Arc<Semaphore>,
-    per_origin: usize,
-    origins: Mutex<HashMap<K, Weak<Semaphore>>>,
+    parts: Parts<K>,
 }
 
 /// One turn; the next comes when it is dropped.
@@ -77,28 +102,14 @@ pub struct Turn {
 
 impl<K: Eq + Hash> Turns<K> {
     pub fn new(count: usize) -> Self {
-        let per_origin = (count / ORIGIN_PART).max(1);
-        Self { all: Arc::new(Semaphore::new(count)), per_origin, origins: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(count)), parts: Parts::new((count / ORIGIN_PART).max(1)) }
     }
 
     /// Waits for a turn of `origin`; None never comes while the turns live.
     pub async fn take(&self, origin: K) -> Option<Turn> {
-        let own = self.origin(origin).acquire_owned().await.ok()?;
+        let own = self.parts.of(origin).acquire_owned().await.ok()?;
         let of_all = Arc::clone(&self.all).acquire_owned().await.ok()?;
         Some(Turn { _own: own, _of_all: of_all })
-    }
-
-    fn origin(&self, origin: K) -> Arc<Semaphore> {
-        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = origins.get(&origin).and_then(Weak::upgrade) {
-            return known;
-        }
-        if origins.len() >= FORGET_AT {
-            origins.retain(|_, each| each.strong_count() > 0);
-        }
-        let turns = Arc::new(Semaphore::new(self.per_origin));
-        origins.insert(origin, Arc::downgrade(&turns));
-        turns
     }
 }
 
@@ -129,7 +140,7 @@ mod tests {
         for origin in 0..2 * FORGET_AT {
             turns.take(origin).await.unwrap();
         }
-        assert!(turns.origins.lock().unwrap().len() <= FORGET_AT);
+        assert!(turns.parts.origins.lock().unwrap().len() <= FORGET_AT);
     }
 
     #[test]

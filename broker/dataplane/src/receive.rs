@@ -55,7 +55,7 @@ pub async fn answer(
             }
             // The chain has a name once it was proven; anybody with a certificate can make up the rest.
             let logged = log_refused(broker, &refusal, claimed, record.cid.is_some());
-            let response = match voucher {
+            let response = match voucher.filter(Voucher::may_vouch_refusal) {
                 Some(voucher) => tokio::join!(logged, vouch_refusal(voucher, &peer, &refusal)).1,
                 None => {
                     logged.await;
@@ -78,6 +78,7 @@ async fn call(
     voucher: &mut Option<Voucher>,
 ) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
+    record.occupy_part(&broker.peer_calls, &connection.chain.id)?;
     headers::verify_form(&request)?;
     let callee = broker.directory.by_qualified(&connection.component);
     let callee = callee.ok_or_else(|| Refusal::new("callee_unavailable", "no document"))?;
@@ -86,7 +87,7 @@ async fn call(
     let target = parts.uri.path_and_query().cloned();
     let target = target.ok_or_else(|| Refusal::new("path_invalid", "no path"))?;
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
-    let whole = read_whole(broker, peer, &parts.headers, body).await?;
+    let whole = read_whole(broker, connection, peer, &parts.headers, body).await?;
     let operation = match &whole {
         Some(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
         None => Operation::of_stream(&parts.method, target.path()),
@@ -106,7 +107,7 @@ async fn call(
     let receipts = Arc::clone(&vouch_for.receipts);
     let content = match whole {
         Some(body) => Content::Whole(body),
-        None => Content::Stream(open_stream(connection, &chain, &parts.headers, body, vouch_for)?),
+        None => Content::Stream(open_stream(connection, &chain, &parts.headers, body, vouch_for, record)?),
     };
     let delivery = Delivery { callee: &callee, chain, method: parts.method, target, headers: parts.headers, receipts };
     let response = deliver(broker, &delivery, content).await?;
@@ -116,6 +117,7 @@ async fn call(
 /// The request's body; None if it streams, and then nothing of it was read.
 async fn read_whole(
     broker: &Broker,
+    connection: &PeerConnection,
     peer: &Peer,
     list: &HeaderMap,
     body: &mut Option<Incoming>,
@@ -124,7 +126,7 @@ async fn read_whole(
         return Ok(None);
     }
     let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
-    broker.memory.read(list, body).await.map(Some)
+    connection.memory.read(list, body).await.map(Some)
 }
 
 /// The body that follows the newest record of `chain`, whose end the receipt of `voucher` will tell of.
@@ -134,10 +136,11 @@ fn open_stream(
     list: &HeaderMap,
     body: &mut Option<Incoming>,
     voucher: &mut Voucher,
+    record: &mut CallRecord,
 ) -> Result<OpenedBody, Refusal> {
     let rest = body.take().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
     let ending = Arc::clone(voucher.ending.get_or_insert_default());
     let holds_last = list.contains_key(header::CONTENT_LENGTH);
     let (broker, newest) = (Arc::clone(&voucher.broker), Arc::clone(chain.newest()));
-    Ok(OpenedBody::new(rest, broker, connection.peer.clone(), newest, ending, holds_last))
+    Ok(OpenedBody::new(rest, broker, connection.peer.clone(), newest, ending, holds_last, record.over()))
 }

@@ -12,7 +12,7 @@ use hopseal_custody::chain::Chain;
 use hopseal_custody::compose::Root;
 use hopseal_custody::hash::RandomId;
 use hopseal_custody::limits::{DEFAULT_HOPS, MAX_CHAIN_AGE_S};
-use hopseal_custody::record::{Continuation, Task};
+use hopseal_custody::record::{Continuation, Task, User};
 use hopseal_custody::usertoken::UserToken;
 
 use crate::broker::{Broker, Context, Continues};
@@ -119,7 +119,8 @@ fn resume(
     start(caller, now, (root.task.clone(), Some(cont)), &ceiling, limits, user)
 }
 
-/// The chain's task with what is left of its authority; for a user only with a token that was issued to the component.
+/// The chain's task with what is left of its authority; for its own user only, with a token that was issued to the
+/// component.
 fn dequeue(
     caller: &Caller,
     (chain, terms): (&Chain, &Terms),
@@ -127,6 +128,11 @@ fn dequeue(
     brought: Option<Arc<UserToken>>,
     now: i64,
 ) -> Result<Root, Refusal> {
+    let name = |user: &User| (user.iss.clone(), user.sub.clone());
+    let delivered_for = chain.behalf().map(|behalf| name(behalf.user()));
+    if brought.as_ref().is_some_and(|token| delivered_for != Some(name(token.user()))) {
+        return Err(Refusal::new("user_token_mismatch", "what was delivered is processed for its own user"));
+    }
     let left = terms.apply(chain.authority()).map_err(|rejection| Refusal::new("request_invalid", rejection.detail))?;
     let hops = left.hops - chain.hop() - 1;
     if hops < 0 {

@@ -43,7 +43,7 @@ pub fn opening(broker: &Broker, caller: &Caller, list: &HeaderMap) -> Result<Opt
 /// The token that a gateway brings for a partner, verified; the chain's own token is taken out of `list`.
 ///
 /// # Errors
-/// As [`opening`].
+/// As [`opening`]; `user_token_mismatch` if the chain's own token stands anywhere else in `list`.
 pub fn exchanged(
     broker: &Broker,
     caller: &Caller,
@@ -51,12 +51,21 @@ pub fn exchanged(
     list: &mut HeaderMap,
 ) -> Result<Option<Arc<UserToken>>, Refusal> {
     let own = own_token(parent);
-    let Some((typ, text)) = brought(list, &broker.receive_policy().issuers, own.is_some())? else { return Ok(None) };
-    if own.is_some_and(|own| own == (typ, text.clone())) {
-        list.remove(token_field(typ, &text).0);
-        return Ok(None);
+    let mut found = brought(list, &broker.receive_policy().issuers, own.is_some())?;
+    if let Some((typ, text)) = &own {
+        if found == own {
+            list.remove(token_field(*typ, text).0);
+            found = None;
+        }
+        if list.values().any(|value| contains(value.as_bytes(), text.as_bytes())) {
+            return Err(mismatch("the chain's own token in another field"));
+        }
     }
-    verify(broker, caller, typ, &text).map(Some)
+    found.map(|(typ, text)| verify(broker, caller, typ, &text)).transpose()
+}
+
+fn contains(value: &[u8], part: &[u8]) -> bool {
+    value.windows(part.len().max(1)).any(|window| window == part)
 }
 
 /// `token` again, as long as it holds.
@@ -165,13 +174,24 @@ fn brought(list: &HeaderMap, issuers: &Issuers, strictly: bool) -> Result<Option
     let presented = Presented::read(&headers::lines(list));
     let counts = strictly || issuers.has(TokenType::Transaction);
     let transaction = presented.of(TokenType::Transaction).filter(|_| counts);
-    let access = presented.of(TokenType::Access).filter(|text| issuers.claims_unverified(text, TokenType::Access));
+    let claims = |text: &&str| issuers.claims_unverified(text, TokenType::Access);
+    let access = presented.of(TokenType::Access).filter(claims);
+    if access.is_none() && has_hidden(list, &claims) {
+        return Err(mismatch("a user's token that is not the one Bearer credential"));
+    }
     match (transaction, access) {
         (Some(_), Some(_)) => Err(mismatch("tokens of two users")),
         (Some(text), None) => Ok(Some((TokenType::Transaction, text.to_owned()))),
         (None, Some(text)) => Ok(Some((TokenType::Access, text.to_owned()))),
         (None, None) => Ok(None),
     }
+}
+
+/// Whether `Authorization` has a user's token in a form that only some readers take for one.
+fn has_hidden(list: &HeaderMap, claims: &impl Fn(&&str) -> bool) -> bool {
+    let text = list.get(AUTHORIZATION).map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default();
+    let is_between = |each: char| !(each.is_ascii_alphanumeric() || matches!(each, '-' | '_' | '.'));
+    text.split(is_between).any(|part| claims(&part))
 }
 
 fn mismatch(detail: &str) -> Refusal {

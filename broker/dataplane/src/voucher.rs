@@ -38,8 +38,12 @@ pub struct Voucher {
     pub leaf: Arc<Leaf>,
     pub caller: SpiffeId,
     pub cid: RandomId,
-    /// Statement hash of the request's record.
+    /// Statement hash of the request's record, and what makes that unique.
     pub rec: StatementHash,
+    pub jti: RandomId,
+    pub exp: i64,
+    /// Whether this request is the one that its record was accepted for.
+    pub is_accepted: bool,
     /// Receipts that the component obtained because of this call.
     pub receipts: Arc<Gathered>,
     /// Policies that decided.
@@ -74,6 +78,12 @@ pub fn bind_head(status: StatusCode, headers: &HeaderMap) -> Result<Head, Refusa
 }
 
 impl Voucher {
+    /// Whether a refusal may have a receipt: a record that is played again has one, or will have.
+    pub fn may_vouch_refusal(&self) -> bool {
+        let receiver = &self.broker.receiver;
+        self.is_accepted || receiver.claim_refusal(&self.caller, self.jti, self.exp, clock::now_s())
+    }
+
     /// How an answer ends that is whole: without the end of the request there is no end of the exchange.
     fn fin(&self) -> Fin {
         if self.ending.as_ref().is_none_or(|ending| ending.is_closed()) { Fin::Eof } else { Fin::Abort }

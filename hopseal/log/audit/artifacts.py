@@ -13,6 +13,7 @@ from hopseal.custody.encoding import parse_token_object
 from hopseal.custody.errors import malformed
 from hopseal.custody.members import Members, read_integer, read_text
 from hopseal.errors import HopsealError
+from hopseal.limits import MAX_LINE_JSON_DEPTH
 from hopseal.log.audit.codes import AuditCode, audit_refusal
 from hopseal.log.audit.statements import ReadStatement, read_statement
 from hopseal.log.audit.steps import Revocation
@@ -73,6 +74,7 @@ class Artifacts:
         revocations: those by a log's operator.
         problems: what does not hold.
         missing: entries without a proof.
+        entries: where they are proven to stand, by the key of their leaf.
     """
 
     bundles: list[LoggedBundle] = field(default_factory=list)
@@ -83,6 +85,7 @@ class Artifacts:
     revocations: list[Revocation] = field(default_factory=list)
     problems: list[ArtifactProblem] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    entries: list[tuple[str, WitnessedEntry]] = field(default_factory=list)
 
 
 def read_artifacts(artifacts: Iterable[Artifact], proofs: Proofs, witnesses: Witnesses) -> Artifacts:
@@ -103,6 +106,7 @@ def _read(artifact: Artifact, found: Artifacts, proofs: Proofs, witnesses: Witne
     if n != artifact.index:
         raise audit_refusal(AuditCode.ARTIFACT, f"entry {n} is said to be entry {artifact.index}")
     entries = [witnesses.verify(each, leaf) for each in proofs.get(key_of(leaf), ())]
+    found.entries.extend((key_of(leaf), each) for each in entries)
     place = next((each for each in entries if (each.origin, each.index) == (artifact.origin, artifact.index)), None)
     if place is None:
         found.missing.append(f"proof:{artifact.origin}/{artifact.index}")
@@ -123,7 +127,9 @@ def _read_bundle(artifact: Artifact, text: bytes, _leaf: bytes, place: Witnessed
 def _read_token(_artifact: Artifact, text: bytes, _leaf: bytes, place: WitnessedEntry | None, found: Artifacts) -> None:
     entry = parse_entry(text)
     if isinstance(entry, TokenEntry) and place is not None:
-        found.tokens.setdefault(entry.th, entry)
+        known = found.tokens.setdefault(entry.th, entry)
+        if known.claims != entry.claims:
+            raise audit_refusal(AuditCode.ARTIFACT, f"another entry says something else of the token {entry.th}")
 
 
 def _read_attest(artifact: Artifact, text: bytes, leaf: bytes, _place: WitnessedEntry | None, found: Artifacts) -> None:
@@ -170,7 +176,7 @@ def _read_refusal(artifact: Artifact, text: bytes) -> Refusal:
 
 
 def _members(text: bytes) -> Members:
-    return Members(parse_token_object(text), "entry")
+    return Members(parse_token_object(text, max_depth=MAX_LINE_JSON_DEPTH), "entry")
 
 
 def _nullable(members: Members, name: str) -> str | None:

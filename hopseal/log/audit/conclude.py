@@ -58,6 +58,9 @@ class Conclusion:
         self._chains = self._records_by_chain()
         self._artifacts = artifacts
         self._history = history
+        self._refusals: dict[str | None, list[Refusal]] = {}
+        for refusal in artifacts.refusals:
+            self._refusals.setdefault(refusal.unverified_cid, []).append(refusal)
         self._evidence: dict[str, list[EvidenceStatement]] = {}
         for facts in self.table.by_hash.values():
             if facts.statement.evidence is not None and facts.holds:
@@ -67,14 +70,14 @@ class Conclusion:
         """The report."""
         chains = self._chains
         trees = {cid: self._judge(records) for cid, records in chains.items()}  # 6
-        cross_check(self.table, tuple(self._artifacts.refusals))  # 7
+        problems = (*self._artifacts.problems, *cross_check(self.table, self._artifacts))  # 7
         for facts in self.table.by_hash.values():
             if facts.finding is not None and is_missing(facts.finding.code):
                 facts.lacks(facts.finding.detail)
         loose = self._loose_statements()
         cids = [*chains, *(cid for cid in sorted(loose) if cid not in chains)]
         audits = [self._chain(cid, trees.get(cid, ()), tuple(loose.get(cid, ()))) for cid in cids]  # 8
-        problems, missing = tuple(self._artifacts.problems), tuple(self._artifacts.missing)
+        missing = tuple(self._artifacts.missing)
         verdicts = [each.verdict for each in audits] or [Verdict.INCOMPLETE]
         verdicts += [verdict_of(each.finding, ()) for each in unread]
         verdicts += [verdict_of(each.finding, ()) for each in problems]
@@ -134,7 +137,7 @@ class Conclusion:
         roots = tuple(sorted(map(self._hop, trees), key=_by_log))
         hops = [each.verdict for root in roots for each in root.walk()] or [Verdict.INCOMPLETE]
         verdict = worst([*hops, *(each.verdict for each in loose)])
-        return ChainAudit(cid, verdict, roots, loose, self._refusals(cid))
+        return ChainAudit(cid, verdict, roots, loose, tuple(self._refusals.get(cid, ())))
 
     def _hop(self, judged: JudgedHop) -> HopAudit:
         facts = self.table.by_hash[judged.sealed.hash]
@@ -187,9 +190,6 @@ class Conclusion:
 
     def _verdict(self, facts: Facts) -> Verdict:
         return verdict_of(facts.finding, facts.missing)
-
-    def _refusals(self, cid: str) -> tuple[Refusal, ...]:
-        return tuple(each for each in self._artifacts.refusals if each.unverified_cid == cid)
 
     def _evidence_for(self, sealed: SealedRecord) -> EvidenceStatement | None:
         """What an accepted attestor said last of the caller's leaf before the record; what does not count is absent."""

@@ -13,31 +13,35 @@ from hopseal.custody.errors import Code
 from hopseal.custody.outcome import Fin
 from hopseal.custody.record import Record
 from hopseal.limits import CLOCK_SKEW_S
-from hopseal.log.audit.artifacts import Refusal
+from hopseal.log.audit.artifacts import ArtifactProblem, Artifacts
 from hopseal.log.audit.codes import AuditCode
-from hopseal.log.audit.facts import Facts, FactTable
+from hopseal.log.audit.facts import CROSS_STEP, Facts, FactTable
 from hopseal.log.audit.kids import check_kids
+from hopseal.log.audit.witnessed import WitnessedEntry
 from hopseal.log.entries import Direction
+from hopseal.log.judge import Finding
 
 _COPIES = 2  # one sent, one received
 
 
-def cross_check(table: FactTable, refusals: tuple[Refusal, ...]) -> None:
-    """Note in ``table`` everything that the statements and logs show together."""
+def cross_check(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem, ...]:
+    """Note in ``table`` what the statements and logs show together; what that shows of artifacts comes back."""
     _check_uses(table)
-    _check_logs(table)
-    refused = {each.unverified_jti for each in refusals}
+    problems = _check_logs(table, artifacts)
+    refused = {each.unverified_jti for each in artifacts.refusals}
     for facts in table.by_hash.values():
         _check_subject(facts, table)
     for facts, record in table.records():
         _check_copies(facts, record, table, is_refused=record.jti in refused)
         _check_answers(facts, record, table)
+        _check_closings(facts, table)
         _check_citations(facts, record, table)
         _check_continuation(facts, record, table)
     for facts, record in table.records():
         receipts = table.receipts(facts.hash)
         if len(receipts) == 1:
             check_kids(*receipts[0], facts.hash, record.aud, table)
+    return problems
 
 
 def _check_uses(table: FactTable) -> None:
@@ -50,27 +54,53 @@ def _check_uses(table: FactTable) -> None:
             facts.refuse(Code.REPLAYED, "the same jti in another statement of its issuer")
 
 
-def _check_logs(table: FactTable) -> None:
-    """One place of a log with two entries, or one size of it with two roots."""
-    entries: dict[tuple[str, int], tuple[str, str]] = {}
-    roots: dict[tuple[str, int], bytes] = {}
-    forked: set[tuple[str, int]] = set()
-    split: set[tuple[str, int]] = set()
+def _check_logs(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem, ...]:
+    """One place of a log with two entries, or one size of it with two roots; whatever the entries are."""
+    forks = _Forks()
     for facts in table.by_hash.values():
-        own = (facts.statement.kind, facts.hash)
+        own = f"{facts.statement.kind} {facts.hash}"
         for each in facts.entries:
-            seen = each.witnessed
-            if entries.setdefault((seen.origin, seen.index), own) != own:
-                forked.add((seen.origin, seen.index))
-            if roots.setdefault((seen.origin, seen.size), seen.root) != seen.root:
-                split.add((seen.origin, seen.size))
-    if not forked and not split:
-        return
+            forks.add(own, each.witnessed)
+    for key, witnessed in artifacts.entries:
+        forks.add(key, witnessed)
+    if not forks.are_there():
+        return ()
     for facts in table.by_hash.values():
         for each in facts.entries:
-            seen = each.witnessed
-            if (seen.origin, seen.index) in forked or (seen.origin, seen.size) in split:
-                facts.refuse(AuditCode.FORK, f"{seen.origin}, entry {seen.index}, size {seen.size}")
+            if forks.touch(each.witnessed):
+                facts.refuse(AuditCode.FORK, _describe(each.witnessed))
+    touched = dict.fromkeys(witnessed for _, witnessed in artifacts.entries if forks.touch(witnessed))
+    return tuple(
+        ArtifactProblem(seen.origin, seen.index, Finding(CROSS_STEP, AuditCode.FORK, _describe(seen)))
+        for seen in touched
+    )
+
+
+class _Forks:
+    """What logs show at each place and of each size."""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[str, int], str] = {}
+        self._roots: dict[tuple[str, int], bytes] = {}
+        self._places: set[tuple[str, int]] = set()
+        self._sizes: set[tuple[str, int]] = set()
+
+    def add(self, entry: str, seen: WitnessedEntry) -> None:
+        place, tree = (seen.origin, seen.index), (seen.origin, seen.size)
+        if self._entries.setdefault(place, entry) != entry:
+            self._places.add(place)
+        if self._roots.setdefault(tree, seen.root) != seen.root:
+            self._sizes.add(tree)
+
+    def are_there(self) -> bool:
+        return bool(self._places or self._sizes)
+
+    def touch(self, seen: WitnessedEntry) -> bool:
+        return (seen.origin, seen.index) in self._places or (seen.origin, seen.size) in self._sizes
+
+
+def _describe(seen: WitnessedEntry) -> str:
+    return f"{seen.origin}, entry {seen.index}, size {seen.size}"
 
 
 def _check_subject(facts: Facts, table: FactTable) -> None:
@@ -125,6 +155,18 @@ def _check_answers(facts: Facts, record: Record, table: FactTable) -> None:
         facts.lacks("observation")
     if record.bm is not None and not any(isinstance(each.statement.claims, Closing) for each in about):
         facts.lacks("closing")
+
+
+def _check_closings(facts: Facts, table: FactTable) -> None:
+    """A caller that closes one stream twice may have told each side another story; a cut stream has no whole answer."""
+    about = table.about.get(facts.hash, ())
+    closings = [(each, said) for each in about if isinstance(said := each.statement.claims, Closing)]
+    is_whole = any(receipt.fin is Fin.EOF for _, receipt in table.receipts(facts.hash))
+    for each, said in closings:
+        if len(closings) > 1:
+            each.refuse(AuditCode.CLOSING, "another closing statement for the same record")
+        elif said.fin is not Fin.EOF and is_whole:
+            each.refuse(AuditCode.CLOSING, "it says that the stream was cut, and the receipt that it was not")
 
 
 def _check_citations(facts: Facts, record: Record, table: FactTable) -> None:

@@ -174,7 +174,10 @@ def audit_at_once(
 
 def stand_alone(judgements: Sequence[Judgement[T]]) -> bool:
     """Whether nothing in one share has to do with another; else everything has to be judged at once."""
-    return len(judgements) == 1 or are_apart([each.traces for each in judgements])
+    first = judgements[0].report.problems
+    # A fork between an artifact and the statements of one share concerns those of others that stand beside it.
+    agree = all(each.report.problems == first for each in judgements)
+    return len(judgements) == 1 or (agree and are_apart([each.traces for each in judgements]))
 
 
 def _by_position(unread: UnreadStatement) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 from hopseal.bundle import Bundle
@@ -18,7 +19,6 @@ from hopseal.custody.encoding import encode_b64url
 from hopseal.custody.errors import Code, refusal
 from hopseal.custody.seal import Seal, verify_inclusion, verify_signature
 from hopseal.errors import HopsealError
-from hopseal.ids import SpiffeId
 from hopseal.limits import CLOCK_SKEW_S
 from hopseal.log.audit.codes import AuditCode, audit_refusal
 from hopseal.log.audit.statements import ReadStatement
@@ -66,10 +66,6 @@ class Revocation:
     spiffe_id: str | None
     why: str
 
-    def covers(self, iss: SpiffeId, x5t: str) -> bool:
-        """Whether it is about this leaf."""
-        return self.x5t == x5t or (self.spiffe_id is not None and self.spiffe_id == str(iss))
-
 
 @dataclass(frozen=True, slots=True)
 class _Sealer:
@@ -113,7 +109,10 @@ class StatementAuditor:
         self._proofs = proofs
         self._witnesses = witnesses
         self._history = history
-        self._revocations = tuple(revocations)
+        self._revocations: dict[str, list[Revocation]] = {}
+        for each in revocations:
+            for name in {each.x5t, each.spiffe_id} - {None}:
+                self._revocations.setdefault(str(name), []).append(each)
         self._sealers: dict[str, _Sealer] = {}
         self._seals: dict[str, str] = {}
         self._paths: dict[tuple[str, tuple[bytes, ...]], ValidPath] = {}
@@ -193,8 +192,9 @@ class StatementAuditor:
     def _revoked(self, draft: _Draft) -> None:
         """Step 5: whoever revoked the key says that it was good until after T."""
         statement, at = draft.statement, draft.at
-        for each in self._revocations:
-            if each.covers(statement.iss, statement.sealed.seal.x5t) and (at is None or at >= each.since):
+        names = (statement.sealed.seal.x5t, str(statement.iss))
+        for each in chain.from_iterable(self._revocations.get(name, ()) for name in names):
+            if at is None or at >= each.since:
                 raise audit_refusal(AuditCode.REVOKED, f"since {each.since}: {each.why}")
 
     def _sealer(self, x5t: str) -> _Sealer:

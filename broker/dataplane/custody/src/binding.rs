@@ -25,6 +25,13 @@ const COVERED: [&str; 14] = [
     "sec-websocket-protocol",
 ];
 
+/// True if `name` is a covered field's but for underscores: what reads both as one variable, as CGI does, would take
+/// the one that no binding covers.
+#[must_use]
+pub fn is_twin_of_covered(name: &str) -> bool {
+    name.contains('_') && COVERED.contains(&name.to_ascii_lowercase().replace('_', "-").as_str())
+}
+
 const COVERED_IN_RESPONSES: [&str; 3] = ["content-type", "content-encoding", "content-digest"];
 
 /// One field line as received or about to be sent: name and value, not merged with others.
