@@ -108,6 +108,14 @@ impl LogFiles {
         Ok(())
     }
 
+    /// A truncation after [`Self::verify_untouched`] looked leaves a hole where the line before ended.
+    fn verify_joined(&self) -> io::Result<()> {
+        let Some(before) = self.length.checked_sub(1) else { return Ok(()) };
+        let mut end = [0];
+        self.file.read_exact_at(&mut end, before)?;
+        if end == *b"\n" { Ok(()) } else { Err(io::Error::other("the log file was truncated")) }
+    }
+
     fn cut_remains(&mut self) -> io::Result<()> {
         if self.has_remains {
             self.file.set_len(self.length)?;
@@ -122,7 +130,7 @@ impl Store for LogFiles {
         self.verify_untouched()?;
         self.cut_remains()?;
         let written = self.file.write_all_at(lines, self.length).and_then(|()| self.file.sync_data());
-        if let Err(error) = written {
+        if let Err(error) = written.and_then(|()| self.verify_joined()) {
             // Whole lines may have reached the disk: nothing is appended behind them, see `cut_remains`.
             self.has_remains = true;
             let _cut_by_the_next_append = self.cut_remains();

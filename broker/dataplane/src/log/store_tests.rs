@@ -216,3 +216,16 @@ fn a_clock_that_went_back_hides_no_record_that_is_still_to_be_refused() {
     let (_log, found) = LogFiles::open(&folder, 20, BIG).unwrap();
     assert_eq!((jtis(&found), found.latest_exp, found.next_n, found.damaged), (vec!["j0"], 3600, 7, 0));
 }
+
+#[test]
+fn a_log_that_was_cut_and_grew_again_takes_no_more_entries() {
+    let folder = folder("hole");
+    let (mut log, _) = LogFiles::open(&folder, 0, BIG).unwrap();
+    log.append(b"a line\n").unwrap();
+    log.append(b"another\n").unwrap();
+    let hand = File::options().write(true).open(folder.join(CURRENT)).unwrap();
+    hand.set_len(3).unwrap();
+    hand.set_len(15).unwrap();
+    assert!(log.append(b"x\n").is_err());
+    assert!(log.append(b"y\n").is_err());
+}
