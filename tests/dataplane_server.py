@@ -17,6 +17,7 @@ from typing import Self
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
 
@@ -73,9 +74,15 @@ class Peer:
     """A server on a port of its own, by default the tool's."""
 
     def __init__(
-        self, authority: Authority, respond: Respond = honest, *, alpn: str = "h2", name: str = "tool"
+        self,
+        authority: Authority,
+        respond: Respond = honest,
+        *,
+        alpn: str = "h2",
+        name: str = "tool",
+        reads: bool = True,
     ) -> None:
-        self.authority, self.respond, self.alpn = authority, respond, alpn
+        self.authority, self.respond, self.alpn, self.reads = authority, respond, alpn, reads
         self.svid = authority.issue(spiffe_id(name))
         self.requests: list[Request] = []
 
@@ -148,6 +155,8 @@ class Peer:
     def _serve_h2(self, connection: ssl.SSLSocket) -> None:
         state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="ascii"))
         state.initiate_connection()
+        if not self.reads:
+            state.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
         connection.sendall(state.data_to_send())
         arriving: dict[int, tuple[list[Header], bytearray, list[Header]]] = {}
         while data := connection.recv(65536):
