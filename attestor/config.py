@@ -16,7 +16,8 @@ from hopseal.documents.attest import read_attest
 from hopseal.documents.model import AttestBlock
 from hopseal.errors import HopsealError, InvalidError
 from hopseal.ids import TrustDomain
-from hopseal.settings import Section, Settings, load_settings, parse_settings
+from hopseal.settings import Section, Settings
+from hopseal.settings_file import load_settings, parse_settings
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _RUN = "/run/hopseal"

@@ -1,7 +1,7 @@
 """The node's own decisions about agents: suspended, retired, resumed; kept across restarts.
 
 Owns: the file of decisions. Does not own: the documents, which such a decision overrides
-(``attestor.approved``), or making it effective (``attestor.service``).
+(``attestor.approved``), or making it effective (``attestor.effective``).
 
 A decision wins over the document until ``resume`` takes it back; then the document's status holds again.
 """

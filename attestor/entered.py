@@ -19,7 +19,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from attestor.facts import ContainerFacts, Evidence, ProcessFacts
-from attestor.peer import parse_status, read_proc
+from attestor.peer import read_proc
+from attestor.proc_text import parse_status
 from attestor.registry import Registry
 from attestor.states import State
 from hopseal.errors import HopsealError

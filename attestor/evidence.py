@@ -35,7 +35,8 @@ from attestor.digests import DigestCache
 from attestor.facts import ConfigFacts, ContainerFacts, Evidence, ExeIdentity, PostureFacts, ProcessFacts, Unreadable
 from attestor.listeners import ListenersUnreadable, find_listeners
 from attestor.offload import Offload
-from attestor.peer import PeerGone, PinnedProcess, ProcTextInvalid
+from attestor.peer import PeerGone, PinnedProcess
+from attestor.proc_text import ProcTextInvalid
 from hopseal.errors import DeniedError
 
 if TYPE_CHECKING:

@@ -32,15 +32,8 @@ from pathlib import Path
 from typing import Final
 
 from attestor import syscalls
-from attestor.peer import (
-    PeerGone,
-    PeerUnpinnable,
-    PinnedProcess,
-    ProcTextInvalid,
-    parse_status,
-    pin_pid,
-    read_proc,
-)
+from attestor.peer import PeerGone, PeerUnpinnable, PinnedProcess, pin_pid, read_proc
+from attestor.proc_text import ProcTextInvalid, parse_status
 from hopseal.errors import UnavailableError
 
 _NETLINK_SOCK_DIAG: Final = 4

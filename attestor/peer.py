@@ -1,7 +1,8 @@
 """Pinning a process: a descriptor that names it for as long as anyone cares, whatever its pid is reused for.
 
 Owns: turning a socket, a pidfs inode or a pid into a :class:`PinnedProcess`, and
-saying whether it still lives. Does not own: what the process is (``attestor.evidence``).
+saying whether it still lives. Does not own: what the process is (``attestor.evidence``)
+or what the kernel's texts about it mean (``attestor.proc_text``).
 
 Security: a pid is only ever used between two looks at a live pidfd of the same
 process, so a reused pid is noticed. On new kernels ``SO_PEERPIDFD`` succeeds for
@@ -26,7 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from attestor import syscalls
-from hopseal.errors import DeniedError, InvalidError, UnavailableError
+from attestor.proc_text import ProcTextInvalid, parse_ids, parse_start_ticks, parse_status
+from hopseal.errors import DeniedError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 SO_PEERPIDFD: Final = 77  # asm-generic/socket.h; parisc and sparc differ and are not supported
 MAX_PROC_TEXT_BYTES: Final = 65_536  # no /proc text that is read whole here comes near it
 _UCRED: Final = struct.Struct("=iii")
-_START_TIME_FIELD: Final = 22  # proc_pid_stat(5)
 _BOOT_ID_BYTES: Final = 16
 
 
@@ -51,13 +52,6 @@ class PeerUnpinnable(UnavailableError):  # noqa: N818
 
     def __init__(self, detail: str, *, remedy: str = "") -> None:
         super().__init__("peer_unpinnable", "the calling process cannot be identified", detail=detail, remedy=remedy)
-
-
-class ProcTextInvalid(InvalidError):  # noqa: N818
-    """A file below ``/proc`` does not have the form the kernel documents (code ``proc_text_invalid``)."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("proc_text_invalid", "kernel text cannot be understood", detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,23 +161,6 @@ def boot_id() -> bytes:
     return value
 
 
-def parse_start_ticks(stat: bytes) -> int:
-    """The start time in the text of ``/proc/PID/stat``.
-
-    The second field is the program's own name in parentheses and may hold anything,
-    parentheses, spaces and line ends included, so fields count from the last ``)``.
-
-    Raises:
-        ProcTextInvalid: there is no such field or it is no number.
-    """
-    _, closing, rest = stat.rpartition(b")")
-    fields = rest.split()
-    index = _START_TIME_FIELD - 3  # the first field after the name is field 3
-    if not closing or len(fields) <= index or not fields[index].isdigit():
-        raise ProcTextInvalid(f"stat {stat[:200]!r}")
-    return int(fields[index])
-
-
 def read_proc(pid: int, name: str, *, limit_bytes: int = MAX_PROC_TEXT_BYTES) -> bytes:
     """The text of ``/proc/PID/name``.
 
@@ -202,37 +179,6 @@ def read_proc(pid: int, name: str, *, limit_bytes: int = MAX_PROC_TEXT_BYTES) ->
             return bytes(text)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise PeerGone(f"/proc/{pid}/{name}: {error.strerror}") from error
-
-
-def parse_status(text: bytes) -> dict[str, str]:
-    """The fields of ``/proc/PID/status`` by name, first occurrence.
-
-    Security: the kernel escapes only the line feed in ``Name``, which a process chooses and which stands
-    first; splitting at anything else (a carriage return, say) would let it forge every later field.
-
-    Raises:
-        ProcTextInvalid: a line has no colon.
-    """
-    fields: dict[str, str] = {}
-    for line in text.decode("ascii", "backslashreplace").removesuffix("\n").split("\n"):
-        name, colon, value = line.partition(":")
-        if not colon:
-            raise ProcTextInvalid(f"status line {line[:100]!r}")
-        fields.setdefault(name, value.strip())
-    return fields
-
-
-def parse_ids(status: dict[str, str], name: str) -> tuple[int, int, int, int]:
-    """The real, effective, saved and filesystem ids of field ``Uid`` or ``Gid``.
-
-    Raises:
-        ProcTextInvalid: the field is missing or not four numbers.
-    """
-    parts = status.get(name, "").split()
-    if len(parts) != 4 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ProcTextInvalid(f"status field {name}: {parts!r}")
-    real, effective, saved, filesystem = map(int, parts)
-    return real, effective, saved, filesystem
 
 
 def _lives(pidfd: int) -> bool:

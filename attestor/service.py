@@ -17,6 +17,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import structlog
 
@@ -26,7 +27,7 @@ from attestor.admission import Admission, Rate
 from attestor.api.broker import BrokerServer
 from attestor.api.limits import ConnectionLimits
 from attestor.api.workload import WorkloadServer
-from attestor.approved import broker_approval, build_approved, effective_documents
+from attestor.approved import broker_approval, build_approved
 from attestor.attestation import Attestations, Capacity, approved_watch
 from attestor.case import Bench
 from attestor.collectors.config import ConfigLimits
@@ -35,30 +36,30 @@ from attestor.config_watch import ConfigWatches
 from attestor.containers import ContainerFollower
 from attestor.control import StatusStore
 from attestor.crowds import crowd_of
+from attestor.effective import EffectiveApprovals
 from attestor.engine.api import Engine
 from attestor.engine.events import ContainerEvents
 from attestor.entered import EnteredContainers
 from attestor.evidence import EvidenceCollector, EvidenceLimits
+from attestor.gauges import add_gauges, add_socket_gauges
 from attestor.history import History
 from attestor.history_files import HistoryFiles
 from attestor.latest import Latest
 from attestor.metrics import Metrics
 from attestor.peer import pin_pid
 from attestor.registry import Registry
+from attestor.sockets import DaemonSockets
 from attestor.tracking import Surroundings
 from attestor.upstream import build_upstream
-from attestor.upstream.settings import entry_lifetimes
 from hopseal import __version__
-from hopseal.documents.follow import DocumentFollower, FollowState
-from hopseal.documents.model import AgentStatus, DocumentSet
-from hopseal.entries import Entry, broker_entries, broker_id, document_entries
-from hopseal.errors import DeniedError, HopsealError
-from hopseal.sockets import BoundSocket, bind_unix_socket
+from hopseal.documents.follow import DocumentFollower
+from hopseal.entries import Entry, broker_id
+from hopseal.errors import HopsealError
 
 _log = structlog.get_logger("hopseal.attestor")
 
-_SOCKET_LOOK_S = 1.0
 _BURST_S = 4
+_BROKER_SHARE = 10
 
 
 class AttestorService:
@@ -71,7 +72,7 @@ class AttestorService:
     def __init__(self, config: AttestorConfig, *, clock: Callable[[], float] = time.time) -> None:
         self._config = config
         self._clock = clock
-        self._store = StatusStore(config.state_dir)
+        store = StatusStore(config.state_dir)
         self._follower = DocumentFollower(config.documents, config.trust_domain, clock=clock)
         self._brokers = tuple(
             broker_approval(broker_id(config.trust_domain, each.node), each.attest) for each in config.brokers
@@ -95,14 +96,17 @@ class AttestorService:
         self._watches = ConfigWatches(self._collector.offload)
         self._attestations = self._build_attestations()
         self._container_followers: tuple[ContainerFollower, ...] = ()
-        self._sockets: dict[str, BoundSocket] = {}
+        self._sockets = DaemonSockets(config.sockets, config.socket_group)
+        self._effective = EffectiveApprovals(
+            config, self._follower, store, self._brokers, self._attestations, self._entries
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set."""
         async with AsyncExitStack() as stack:
             await self._follower.load()
-            self._approve(self._follower.current.documents)
-            self._bind_sockets(stack)
+            self._effective.apply()
+            stack.enter_context(self._sockets)
             for part in (self._collector, self._watches, self._upstream):
                 await stack.enter_async_context(part)
             try:
@@ -115,8 +119,8 @@ class AttestorService:
         background = [
             group.create_task(self._follower.run(), name="documents"),
             group.create_task(self._upstream.run(), name="upstream"),
-            group.create_task(self._follow_documents(), name="approve"),
-            group.create_task(self._follow_sockets(), name="sockets"),
+            group.create_task(self._effective.run(), name="approve"),
+            group.create_task(self._sockets.run(), name="sockets"),
             group.create_task(self._history.run(), name="history"),
         ]
         async with self._attestations:
@@ -139,19 +143,21 @@ class AttestorService:
             requests_per_s_per_cgroup=config.limits.requests_per_s_per_cgroup,
         )
         brokers = frozenset(approval.spiffe_id for approval in self._brokers)
-        workload = WorkloadServer(self._sockets["workload"].sock, self._attestations, self._upstream, limits)
+        workload = WorkloadServer(self._sockets.get("workload"), self._attestations, self._upstream, limits)
         broker = BrokerServer(
-            self._sockets["broker"].sock,
+            self._sockets.get("broker"),
             self._attestations,
             self._upstream,
-            limits,
+            _broker_limits(limits),
             brokers,
             find_listeners=self._collector.find_listeners,
         )
-        admin = AdminServer(build_admin_app(self._admin_view()), self._sockets["admin"].sock)
+        admin = AdminServer(build_admin_app(self._admin_view()), self._sockets.get("admin"))
         async with workload, broker, admin:
             tasks = [group.create_task(workload.run(), name="workload"), group.create_task(broker.run(), name="broker")]
-            self._add_gauges(workload, broker)
+            add_gauges(self._metrics, self._registry, self._attestations, self._upstream)
+            add_socket_gauges(self._metrics, "workload", "Workload API", workload)
+            add_socket_gauges(self._metrics, "broker", "Broker API", broker)
             try:
                 yield
             finally:
@@ -186,65 +192,6 @@ class AttestorService:
         self._bench = bench
         return Attestations(around, admission, crowd_of, Capacity(limits.processes))
 
-    def _approve(self, documents: DocumentSet | None) -> None:
-        """Make what the documents and the node's own decisions say effective, everywhere at once."""
-        approved = build_approved(documents, self._store.decisions, self._brokers)
-        self._attestations.approve(approved)
-        self._entries.publish(self._build_entries(documents))
-
-    def _build_entries(self, documents: DocumentSet | None) -> tuple[Entry, ...]:
-        lifetimes = entry_lifetimes(self._config.upstream)
-        entries = [
-            entry
-            for each in self._config.brokers
-            for entry in broker_entries(self._config.trust_domain, each.node, each.attest, **lifetimes)
-        ]
-        if documents is not None:
-            entries += document_entries(effective_documents(documents, self._store.decisions), **lifetimes)
-        return tuple(entries)
-
-    def _decide(self, agent: str, status: AgentStatus | None) -> AgentStatus:
-        documents = self._follower.current.documents
-        documented = documents.agent(agent) if documents is not None else None
-        if documented is None and agent not in self._store.decisions:
-            raise DeniedError(
-                "agent_unknown", f"no agent {agent[:64]!r}", remedy="`hopseal agents list` shows the agents"
-            )
-        self._store.decide(agent, status)
-        self._approve(documents)
-        return status or (documented.status if documented is not None else AgentStatus.RETIRED)
-
-    async def _follow_documents(self) -> None:
-        told: FollowState | None = None
-        async for state in self._follower.changes():
-            if told is None or state.documents is not told.documents:
-                self._approve(state.documents)
-            if state.problems:
-                _log.warning("documents_invalid", problems=[str(each) for each in state.problems])
-            elif state.documents is not None:
-                _log.info("documents_loaded", sha256=state.documents.sha256, agents=len(state.documents.agents))
-            told = state
-
-    async def _follow_sockets(self) -> None:
-        said: set[str] = set()
-        while True:
-            await asyncio.sleep(_SOCKET_LOOK_S)
-            for name, bound in self._sockets.items():
-                if not bound.is_in_place() and name not in said:
-                    said.add(name)
-                    _log.error("socket_replaced", socket=name, path=str(bound.path))
-
-    def _bind_sockets(self, stack: AsyncExitStack) -> None:
-        paths, group = self._config.sockets, self._config.socket_group
-        for name, path, mode, folder_mode, owner in (
-            ("admin", paths.admin, 0o660, 0o750, group),
-            ("broker", paths.broker, 0o660, 0o750, group),
-            ("workload", paths.workload, 0o777, 0o755, None),
-        ):
-            bound = bind_unix_socket(path, mode=mode, group=owner, folder_mode=folder_mode)
-            stack.callback(bound.close)
-            self._sockets[name] = bound
-
     def _container_follower(self, engine: Engine) -> ContainerFollower:
         return ContainerFollower(engine, ContainerEvents(engine).follow, self._attestations, self._entered, pin_pid)
 
@@ -263,17 +210,13 @@ class AttestorService:
             upstream=self._upstream.health,
             problems=self._problems,
             history=self._history.read,
-            decide=self._decide,
+            decide=self._effective.decide,
             timeout_s=4 * self._config.collector_timeout_s,
         )
 
     def _problems(self) -> list[str]:
         upstream, documents = self._upstream.health(), self._follower.current
-        found = [
-            f"socket {each.path} was replaced by something else"
-            for each in self._sockets.values()
-            if not each.is_in_place()
-        ]
+        found = self._sockets.problems()
         found += filter(None, [*(each.problem for each in self._container_followers), self._history.problem])
         if not upstream.healthy:
             found.append(f"upstream {upstream.kind}: {upstream.detail}")
@@ -281,14 +224,6 @@ class AttestorService:
             kept = "the last good set stays in force" if documents.documents is not None else "no set was ever good"
             found.append(f"{len(documents.problems)} mistake(s) in the documents, {kept}")
         return found
-
-    def _add_gauges(self, workload: WorkloadServer, broker: BrokerServer) -> None:
-        add = self._metrics.add_gauge
-        add("processes", "Processes on record", lambda: len(self._registry))
-        add("watches", "Open watches", self._attestations.count_users)
-        add("upstream_healthy", "1 if the identity upstream works", lambda: float(self._upstream.health().healthy))
-        add("workload_connections", "Open Workload API connections", lambda: workload.stats().open_connections)
-        add("broker_connections", "Open Broker API connections", lambda: broker.stats().open_connections)
 
 
 def _evidence_limits(config: AttestorConfig) -> EvidenceLimits:
@@ -299,6 +234,12 @@ def _evidence_limits(config: AttestorConfig) -> EvidenceLimits:
             file_bytes=limits.config_file_bytes, files=limits.config_files, total_bytes=limits.config_total_bytes
         ),
     )
+
+
+def _broker_limits(limits: ConnectionLimits) -> ConnectionLimits:
+    """A broker has proved who it is and asks for every component of the node."""
+    per_s = _BROKER_SHARE * limits.requests_per_s_per_uid
+    return replace(limits, requests_per_s_per_uid=per_s, requests_per_s_per_cgroup=per_s)
 
 
 def _rate(per_s: int) -> Rate:

@@ -17,7 +17,8 @@ from broker.names import parse_component, parse_label
 from broker.user_config import Boundary, IssuerConfig, read_boundaries, read_issuers
 from hopseal.errors import InvalidError
 from hopseal.ids import SpiffeId, TrustDomain
-from hopseal.settings import Section, load_settings
+from hopseal.settings import Section
+from hopseal.settings_file import load_settings
 
 MAX_GRACE_S = 60.0  # docs/architecture.md: identities outlive the attestor's connection by a minute at most
 

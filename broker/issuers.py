@@ -220,9 +220,7 @@ async def fetch_key_set(url: str, ca_file: Path | None, *, timeout_s: float = FE
         context = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file) if ca_file else None
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         async with (
-            aiohttp.ClientSession(
-                timeout=timeout, headers={"Accept": "application/jwk-set+json, application/json"}
-            ) as session,
+            aiohttp.ClientSession(timeout=timeout, headers=_HEADERS) as session,
             session.get(url, allow_redirects=False, ssl=context or True) as response,
         ):
             if response.status != 200:

@@ -14,7 +14,8 @@ from pathlib import Path
 from broker.config import Endpoint, parse_endpoint
 from broker.names import parse_component
 from hopseal.errors import HopsealError
-from hopseal.settings import Section, SettingsInvalidError, parse_settings_list
+from hopseal.settings import Section, SettingsInvalidError
+from hopseal.settings_file import parse_settings_list
 from hopseal.watch import Watch
 from hopseal.yaml_nodes import MAX_SETTINGS_BYTES
 

@@ -130,22 +130,7 @@ class Broker:
         self.events = DataPlaneEvents(data_plane, self.identities, self.issuers, call_writer(config.log))
         self.local_log = LocalLog(config, log_signer, data_plane, self.own.current, source)
         self._attestor_admin = AttestorAdmin(config.attestor.admin_socket) if config.attestor.admin_socket else None
-        self.status = StatusReader(
-            config,
-            documents=self.documents,
-            policies=self.policies,
-            routes=self.routes,
-            own=self.own,
-            link=self.link,
-            identities=self.identities,
-            callees=self.callees,
-            issuers=self.issuers,
-            events=self.events,
-            data_plane=data_plane,
-            attestor_admin=self._attestor_admin,
-            admin_socket=admin,
-            local_log=self.local_log,
-        )
+        self.status = self._build_status(config, admin)
         self.http = AdminHttp(self.status, BrokerCollector(data_plane, self.status.read), self._attestor_admin)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -177,6 +162,24 @@ class Broker:
             await self.local_log.settle(SETTLE_S)
             for task in tasks:
                 task.cancel()
+
+    def _build_status(self, config: BrokerConfig, admin: BoundSocket) -> StatusReader:
+        return StatusReader(
+            config,
+            documents=self.documents,
+            policies=self.policies,
+            routes=self.routes,
+            own=self.own,
+            link=self.link,
+            identities=self.identities,
+            callees=self.callees,
+            issuers=self.issuers,
+            events=self.events,
+            data_plane=self._data_plane,
+            attestor_admin=self._attestor_admin,
+            admin_socket=admin,
+            local_log=self.local_log,
+        )
 
     async def _follow_routes(self) -> None:
         watch = self.routes.current

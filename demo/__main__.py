@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -15,8 +16,9 @@ from demo.processes import ProcessRunner
 from demo.runner import Runner
 from demo.screen import bad, step
 from demo.stage import TRUST_DOMAIN, Stage, set_stage
-from demo.story import Story, StoryError
+from demo.story import POLICY, Story, StoryError
 from demo.view import needs_view, run_in_view
+from demo.witness import DemoWitness
 from hopseal.cli.engines import find_engines
 from hopseal.cli.lazy import EXIT_NO, EXIT_UNAVAILABLE
 from hopseal.cli.local_node import LocalNode
@@ -78,9 +80,12 @@ def _plan(stage: Stage) -> NodePlan:
 def _tell(stage: Stage, plan: NodePlan) -> int:
     runner = _runner(stage, plan)
     try:
-        with LocalNode(plan, lambda name, seconds: step(f"{name} is ready after {seconds:.1f} s")) as node:
-            print(f"Hopseal demo, components as {runner.description}.")
-            Story(stage, node, runner).tell()
+        with DemoWitness(stage.folder, plan) as witness:
+            plan = replace(plan, witnesses=((witness.url, witness.key),))
+            (stage.folder / POLICY).write_text(witness.policy)
+            with LocalNode(plan, lambda name, seconds: step(f"{name} is ready after {seconds:.1f} s")) as node:
+                print(f"Hopseal demo, components as {runner.description}.")
+                Story(stage, node, runner).tell()
     except (StoryError, HopsealError) as error:
         step(f"{bad('The demo failed')}: {error}")
         _print_logs(stage)

@@ -53,7 +53,7 @@ class ProcessRunner:
                 group=part.uid,
                 extra_groups=[self._stage.socket_group],
                 start_new_session=True,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - a single system call
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - a single system call
             )
 
     def pid(self, name: str) -> int:
@@ -91,6 +91,6 @@ class ProcessRunner:
                 process.wait()
 
 
-def _end_with_parent() -> None:
-    # A killed demo must leave nothing running.
+def end_with_parent() -> None:
+    """Let the kernel end this process when the demo ends, however it does."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

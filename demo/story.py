@@ -23,6 +23,7 @@ from hopseal.log.reader import find_chains, read_log
 
 TIMEOUT_S = 30.0
 POLL_S = 0.02
+POLICY, EVIDENCE, WITNESS_LOG = "witnesses.policy", "task.evidence", "witness.log"
 TASK_URL = f"http://orchestrator.{AGENT}/task"
 QUESTION = json.dumps({"question": "What should we do next about account Acme?"})
 EXPECTED_STEP = "book a review with the account's executives"
@@ -64,6 +65,7 @@ class Story:
         self._approve()
         self._run_task()
         self._show_chain()
+        self._prove()
         self._show_status()
         self._change_prompt()
         self._run_task_again()
@@ -110,13 +112,21 @@ class Story:
         if code or not report.verified or missing:
             raise StoryError(f"the chain is not as it should be: missing {missing}, verified {report.verified}")
 
+    def _prove(self) -> None:
+        heading("5. The same for an auditor, years later, who trusts nobody here but the witness that cosigned the log")
+        self._wait(self._is_witnessed, "the witness has cosigned the whole log", WITNESS_LOG)
+        cid = self._read_chain().cid
+        exported = self._hopseal("audit", "export", "--cid", cid, "--policy", POLICY, "-o", EVIDENCE)
+        if exported or self._hopseal("audit", "verify", EVIDENCE, "--policy", POLICY, "--brief"):
+            raise StoryError("the evidence is not verified")
+
     def _show_status(self) -> None:
-        heading("5. What the operator sees")
+        heading("6. What the operator sees")
         if self._hopseal("status"):
             raise StoryError("the node is not healthy")
 
     def _change_prompt(self) -> None:
-        heading("6. Somebody changes the reasoning engine's prompt")
+        heading("7. Somebody changes the reasoning engine's prompt")
         prompt = self._stage.config("reasoner") / "prompt.md"
         prompt.write_text(prompt.read_text() + CHANGED_RULE)
         changed = time.monotonic()
@@ -125,7 +135,7 @@ class Story:
         step(f"reasoner is {bad('drifted')}: its identity was withdrawn after {time.monotonic() - changed:.2f} s")
 
     def _run_task_again(self) -> None:
-        heading("7. The same task again")
+        heading("8. The same task again")
         done = self._call()
         if done.code == 0 or '"peer":"reasoner"' not in done.stdout:
             raise StoryError(f"the task was not refused: code {done.code}, {done.stdout}{done.stderr}")
@@ -133,7 +143,7 @@ class Story:
         step(f"{bad('refused')}: the orchestrator cannot reach the reasoner any more")
 
     def _explain(self) -> None:
-        heading("8. Why")
+        heading("9. Why")
         if self._hopseal("explain", f"{AGENT}/reasoner") != 1:
             raise StoryError("explain does not say that the reasoner is refused")
         found = self._admin.get("/v1/explain", {"component": f"{AGENT}/reasoner"})
@@ -153,6 +163,7 @@ class Story:
         return subprocess.run(
             [sys.executable, "-m", "hopseal.cli.main", *arguments],
             env={**os.environ, **self._node.plan.environment},
+            cwd=self._stage.folder,
             check=False,
         ).returncode
 
@@ -163,6 +174,10 @@ class Story:
     def _is(self, name: str, state: str) -> bool:
         listed: list[dict[str, Any]] = self._admin.get("/v1/status")["components"]
         return any(each["component"] == f"{AGENT}/{name}" and each["state"] == state for each in listed)
+
+    def _is_witnessed(self) -> bool:
+        audit = AdminClient("broker", self._node.plan.broker_socket).get("/v1/status")["audit"]
+        return bool(audit["published"] == audit["entries"] > 0)
 
     def _are_callable(self) -> bool:
         """Both daemons reload the documents for themselves, and the broker may have asked too early."""

@@ -1,9 +1,10 @@
 """A strict reader for the daemons' configuration files: every mistake at once, with line and remedy.
 
 Owns: types and bounds of values, unknown keys.
-Does not own: YAML itself (``hopseal.yaml_nodes``); which keys a daemon has (``attestor.config``, ``broker.config``).
+Does not own: YAML itself (``hopseal.yaml_nodes``); reading a file (``hopseal.settings_file``); which keys a daemon has
+(``attestor.config``, ``broker.config``).
 
-Use: open the file with :func:`parse_settings`, ask the sections for values, and call
+Use: open the file with :func:`hopseal.settings_file.parse_settings`, ask the sections for values, and call
 :meth:`Settings.finish` before using any of them. A getter that meets a mistake records it and
 returns a value of the right type, so that one run finds all mistakes; ``finish`` raises if there
 was any, so no such value is ever used.
@@ -20,9 +21,9 @@ from typing import TypeVar
 
 import yaml
 
-from hopseal.errors import HopsealError, InvalidError, UnavailableError
+from hopseal.errors import HopsealError, InvalidError
 from hopseal.mistakes import Mistake
-from hopseal.yaml_nodes import MAX_SETTINGS_BYTES, STR_TAG, mapping_of, node_line, read_node
+from hopseal.yaml_nodes import STR_TAG, mapping_of, node_line
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?", re.ASCII)
@@ -250,61 +251,6 @@ class Section:
             self.mistake(key, f"{value} is not between {minimum} and {maximum}")
             return fallback
         return value
-
-
-def parse_settings(file: str, data: bytes) -> tuple[Settings, Section]:
-    """The file's bookkeeping and its top section.
-
-    Raises:
-        SettingsInvalidError: the bytes are too many, no UTF-8, no YAML, or no mapping.
-    """
-    settings = Settings(file)
-    node = read_node(data, settings.add)
-    if node is None and not settings.mistakes:
-        settings.add(1, "empty", "see docs for the keys it needs")
-    if node is None:
-        settings.finish()
-    return settings, Section(settings, "", 1, mapping_of(node, "", settings.add))
-
-
-def parse_settings_list(file: str, data: bytes) -> tuple[Settings, tuple[Section, ...]]:
-    """A file that is a list of mappings: its bookkeeping and one section for each; an empty file is an empty list.
-
-    Raises:
-        SettingsInvalidError: the bytes are too many, no UTF-8, or no YAML.
-    """
-    settings = Settings(file)
-    node = read_node(data, settings.add)
-    if node is None:
-        if settings.mistakes:
-            settings.finish()
-        return settings, ()
-    if not isinstance(node, yaml.SequenceNode):
-        settings.add(node_line(node), "the file: must be a list of mappings")
-        return settings, ()
-    return settings, tuple(
-        Section(settings, f"[{index}].", node_line(each), mapping_of(each, f"[{index}].", settings.add))
-        for index, each in enumerate(node.value)
-    )
-
-
-def load_settings(path: Path) -> tuple[Settings, Section]:
-    """:func:`parse_settings` on a file.
-
-    Raises:
-        UnavailableError: the file cannot be read (``config_unreadable``).
-        SettingsInvalidError: see :func:`parse_settings`.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SETTINGS_BYTES + 1)
-    except OSError as error:
-        raise UnavailableError(
-            "config_unreadable",
-            f"{path}: {error.strerror}",
-            remedy="name a readable file with --config; working examples are in deploy/systemd",
-        ) from error
-    return parse_settings(str(path), data)
 
 
 def _suggest(text: str, choices: tuple[str, ...], *, otherwise: str = "remove it") -> str:

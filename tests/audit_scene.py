@@ -376,6 +376,18 @@ def witnessed(scene: Scene | None = None, **lookup: Any) -> Story:
     return story
 
 
+def several_chains(count: int = 3) -> tuple[Scene, list[str]]:
+    """Chains of two hops with their answers; the first records of each."""
+    scene, roots = Scene().begin(), []
+    for number in range(count):
+        scene.cid = random_id(f"chain {number}")
+        root = scene.call("shell", "orchestrator")
+        below = scene.call("orchestrator", "reasoner", root)
+        scene.answer(root, scene.answer(below))
+        roots.append(root)
+    return scene, roots
+
+
 def hops(report: AuditReport) -> dict[str, HopAudit]:
     """Every hop of a report, by statement hash."""
     return {hop.sealed.hash: hop for chain in report.chains for hop in chain.hops()}

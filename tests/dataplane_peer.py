@@ -83,19 +83,24 @@ def http_request(method: str, path: str, headers: list[tuple[str, str]], body: b
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
+def load_svid(into: ssl.SSLContext, svid: X509Svid) -> None:
+    """Let ``into`` prove that it is ``svid``'s owner."""
+    key = load_der_private_key(svid.key_pkcs8, None)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    chain = b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in svid.chain_der)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(pem + chain)
+        file.flush()
+        into.load_cert_chain(file.name)
+
+
 def context(svid: X509Svid | None, alpn: tuple[str, ...] = ("http/1.1",)) -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.check_hostname = False
     made.verify_mode = ssl.CERT_NONE
     made.set_alpn_protocols(list(alpn))
     if svid is not None:
-        key = load_der_private_key(svid.key_pkcs8, None)
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        chain = b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in svid.chain_der)
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(pem + chain)
-            file.flush()
-            made.load_cert_chain(file.name)
+        load_svid(made, svid)
     return made
 
 

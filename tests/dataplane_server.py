@@ -7,7 +7,6 @@ import contextlib
 import os
 import socket
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +17,10 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from dataplane_nodes import spiffe_id
+from dataplane_peer import load_svid
 from hopseal.custody.answering import Answer, build_receipt
 from hopseal.custody.binding import BodySum, Header
 from hopseal.custody.receipt import encode_receipt
@@ -47,7 +46,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer; ``length`` announces the length, ``cut`` leaves the end away."""
+    """What to answer; ``length`` announces the length, ``cut`` leaves the end away, ``stall`` never comes to it."""
 
     status: int = 200
     headers: Sequence[Header] = field(default_factory=lambda: list(PLAIN))
@@ -55,6 +54,7 @@ class Reply:
     trailers: Sequence[Header] = ()
     length: bool = True
     cut: bool = False
+    stall: bool = False
 
     @property
     def answer(self) -> Answer:
@@ -80,14 +80,15 @@ class Peer:
         *,
         alpn: str = "h2",
         name: str = "tool",
+        tls: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
         reads: bool = True,
     ) -> None:
-        self.authority, self.respond, self.alpn, self.reads = authority, respond, alpn, reads
+        self.authority, self.respond, self.alpn, self.tls, self.reads = authority, respond, alpn, tls, reads
         self.svid = authority.issue(spiffe_id(name))
         self.requests: list[Request] = []
 
     def __enter__(self) -> Self:
-        self._context = _server_context(self.svid, self.alpn)
+        self._context = _server_context(self.svid, self.alpn, self.tls)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._connections: list[socket.socket] = []
@@ -185,6 +186,8 @@ def _send_h2(connection: ssl.SSLSocket, state: h2.connection.H2Connection, strea
     for start in range(0, len(body), state.max_outbound_frame_size):
         state.send_data(stream, body[start : start + state.max_outbound_frame_size])
         connection.sendall(state.data_to_send())
+    if reply.stall:
+        return
     if reply.cut:
         state.reset_stream(stream)
     elif reply.trailers:
@@ -210,15 +213,9 @@ def _header_lines(head: bytes) -> list[Header]:
     return [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
 
 
-def _server_context(svid: X509Svid, alpn: str) -> ssl.SSLContext:
+def _server_context(svid: X509Svid, alpn: str, version: ssl.TLSVersion) -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.minimum_version = made.maximum_version = version
     made.set_alpn_protocols([alpn])
-    key = load_der_private_key(svid.key_pkcs8, None)
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    chain = b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in svid.chain_der)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(pem + chain)
-        file.flush()
-        made.load_cert_chain(file.name)
+    load_svid(made, svid)
     return made

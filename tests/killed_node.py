@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from dataplane_nodes import PERMIT_ALL, TRUST_DOMAIN, components, instance, spiffe_id
+from dataplane_nodes import PERMIT_ALL, TRUST_DOMAIN, Component, components, instance, spiffe_id
 from hopseal.log.reader import LogContents, read_files
 from hopseal.log.segments import order_segments
 from svid_authority import Authority
@@ -20,6 +23,7 @@ class NodeProcess:
 
     def __init__(self, folder: Path, authority: Authority, listen: Path, *, tlog: bool = False, **more: object) -> None:
         self.folder = folder
+        self.environment: dict[str, str] = {}
         self.log_file = folder / "log" / "custody.log"
         self.log_file.parent.mkdir(parents=True)
         svid = authority.issue(spiffe_id("tool"))
@@ -51,7 +55,7 @@ class NodeProcess:
     def start(self) -> int:
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "dataplane_child.py")],
-            env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": os.environ["PATH"]},
+            env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": os.environ["PATH"], **self.environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -75,3 +79,14 @@ class NodeProcess:
     def log(self) -> LogContents:
         names = order_segments(os.listdir(self.log_file.parent))
         return read_files([(name, (self.log_file.parent / name).read_bytes()) for name in names])
+
+
+@contextlib.contextmanager
+def node_process(folder: Path, authority: Authority, **more: Any) -> Iterator[NodeProcess]:
+    """A node with a tool that answers; it is killed at the end if it still runs."""
+    path = folder / "tool.sock"
+    with Component(path):
+        node = NodeProcess(folder / "k", authority, path, **more)
+        yield node
+        with contextlib.suppress(ValueError):
+            node.kill()

@@ -44,9 +44,16 @@ class Authority:
     def bundles(self) -> BundleSet:
         return BundleSet(Bundle(self.trust_domain, (self.der,)))
 
-    def issue(self, spiffe_id: str, *, ttl_s: int = 600, names: tuple[str, ...] | None = None) -> X509Svid:
+    def issue(
+        self,
+        spiffe_id: str,
+        *,
+        ttl_s: int = 600,
+        names: tuple[str, ...] | None = None,
+        curve: ec.EllipticCurve | None = None,
+    ) -> X509Svid:
         """An SVID; ``names`` replaces its URI names."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = ec.generate_private_key(curve or ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
         uris = [x509.UniformResourceIdentifier(name) for name in names or (spiffe_id,)]
         leaf = (

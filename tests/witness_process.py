@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from hopseal.log.note import Signature, VerifierKey, parse_signatures, parse_vkey
 from hopseal.log.witness import AddCheckpoint
@@ -43,17 +45,29 @@ class WitnessProcess:
         logs: keys of the logs that it cosigns.
         more: further lines of its configuration.
         prelude: code that the process runs first.
+        address: where it listens, on a port of its own choice.
+        prefix: a command that runs it elsewhere.
     """
 
     def __init__(
-        self, folder: Path, logs: tuple[VerifierKey, ...] = (LOG_KEY.key,), *, more: str = "", prelude: str = ""
+        self,
+        folder: Path,
+        logs: tuple[VerifierKey, ...] = (LOG_KEY.key,),
+        *,
+        more: str = "",
+        prelude: str = "",
+        address: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
+        self.environment: dict[str, str] = {}
+        """What the process finds in its environment besides the test's own."""
+        self._prefix = prefix
         self.state = folder / "state"
         self._config = folder / "witness.yaml"
         listed = "".join(f'  - key: "{key}"\n' for key in logs)
-        self._config.write_text(f"name: {NAME}\nlisten: 127.0.0.1:0\nstate_dir: {self.state}\nlogs:\n{listed}{more}\n")
+        self._config.write_text(f"name: {NAME}\nlisten: {address}:0\nstate_dir: {self.state}\nlogs:\n{listed}{more}\n")
         self._output = folder / "output"
         self._prelude = prelude
         self.process: subprocess.Popen | None = None
@@ -62,9 +76,10 @@ class WitnessProcess:
         """Begin to start it."""
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-c", f"{self._prelude}\n{_RUN}", "audit", "witness", "run", "--config",
-                 str(self._config)],
-                stderr=output, stdout=output, cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+                [*self._prefix, sys.executable, "-W", "error", "-c", f"{self._prelude}\n{_RUN}", "audit", "witness",
+                 "run", "--config", str(self._config)],
+                stderr=output, stdout=output, cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **self.environment},
             )  # fmt: skip
         return self.process
 
@@ -91,7 +106,12 @@ class WitnessProcess:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.events('witness_started')[0]['listen']}"
+
+    def keep_port(self) -> None:
+        """Let it have the same port when it is started again."""
+        listen = urlsplit(self.url).netloc
+        self._config.write_text(self._config.read_text().replace(f"{urlsplit(self.url).hostname}:0", listen))
 
     @property
     def keys(self) -> list[VerifierKey]:

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from grpclib.server import Stream
 
+from attestor.api.caller import Caller
 from attestor.api.identities import Identities, IdentityFeed, IdentityRefusedError
 from attestor.api.rpc import RequestInvalidError, send_answer
-from attestor.api.transport import Caller
 from attestor.upstream.protocol import Upstream
 from hopseal.bundle import Bundle
 from hopseal.ids import SpiffeId

@@ -23,6 +23,7 @@ from typing import TypeVar
 from grpclib.server import Stream
 
 from attestor.api.answers import der_of, ders_of, fetch_jwt_svids, jwks_of, send_changes
+from attestor.api.caller import Caller, present_caller
 from attestor.api.guarding import while_attested
 from attestor.api.identities import Attestations, Identities, IdentityFeed, IdentityRefusedError
 from attestor.api.limits import ConnectionLimits
@@ -30,7 +31,6 @@ from attestor.api.references import FindListeners, Referenced, References
 from attestor.api.rpc import receive_request, send_answer, status_of_errors
 from attestor.api.server import SocketServer
 from attestor.api.tls import PeerUnauthorisedError, peer_spiffe_id, server_context
-from attestor.api.transport import Caller, present_caller
 from attestor.peer import PinnedProcess
 from attestor.upstream.protocol import Upstream
 from attestor.verdict import BROKER_COMPONENT, Attested, Match, Refused

@@ -16,7 +16,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
-from attestor.api.transport import Caller
+from attestor.api.caller import Caller
 from hopseal.errors import DeniedError, HopsealError, InvalidError, UnavailableError
 
 REQUEST_TIMEOUT_S = 5.0

@@ -30,7 +30,9 @@ from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
 from attestor.admission import Rate, TokenBuckets
+from attestor.api.caller import Caller, present_caller
 from attestor.api.identities import Attestations, Identities, IdentityFeed
+from attestor.api.requests import forget_received
 from attestor.api.rpc import (
     REQUEST_TIMEOUT_S,
     RequestInvalidError,
@@ -40,7 +42,6 @@ from attestor.api.rpc import (
 )
 from attestor.api.sds_secrets import TYPE_URL, build_secrets, pack_secret
 from attestor.api.serving import describe_denial, is_served_here
-from attestor.api.transport import Caller, forget_received, present_caller
 from attestor.upstream.protocol import Upstream
 from hopseal.wire.gen.hopseal.envoy.v3 import sds_pb2 as pb
 from hopseal.wire.gen.hopseal.envoy.v3.sds_grpc import SecretDiscoveryServiceBase

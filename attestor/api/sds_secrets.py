@@ -41,6 +41,7 @@ TYPE_URL: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3
 _VALIDATOR_TYPE: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig"
 _VALIDATOR_NAME: Final = "envoy.tls.cert_validator.spiffe"
 _PEM_LINE: Final = 64
+_NAMED, _NAMED_CHARS = 8, 256  # of the names that a refusal repeats: it travels in a header
 
 
 def build_secrets(identities: Identities, names: Iterable[str]) -> tuple[pb.Secret, ...]:
@@ -56,7 +57,8 @@ def build_secrets(identities: Identities, names: Iterable[str]) -> tuple[pb.Secr
     found = by_id | _by_alias(identities)
     missing = sorted(set(wanted) - found.keys())
     if missing:
-        raise RequestInvalidError(f"workload is not authorized for the requested identities {json.dumps(missing)}")
+        named = json.dumps([name[:_NAMED_CHARS] for name in missing[:_NAMED]])
+        raise RequestInvalidError(f"workload is not authorized for the requested identities {named}")
     return tuple(found[name] for name in wanted)
 
 

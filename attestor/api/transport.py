@@ -1,11 +1,12 @@
-"""The adapter between accepted sockets and grpclib: who calls, and how much a caller may ask of us.
+"""The adapter between accepted sockets and grpclib: how much one connection may ask of us.
 
-Owns: every private access to grpclib, h2 and asyncio transports, and the cuts on a connection.
-Does not own: accepting (``attestor.api.server``), accounting (``attestor.api.limits``), services.
+Owns: the cuts on a connection; together with ``attestor.api.requests`` every private access to grpclib, h2 and
+asyncio transports. Does not own: accepting (``attestor.api.server``), accounting (``attestor.api.limits``), starting
+requests (``attestor.api.requests``), services.
 
-grpclib is used because grpcio cannot say who called. What it lacks is added here, around its own
-protocol class: the caller is handed to each request's task in a context variable; header lists, bodies,
-streams and frames are bounded; a stream that the peer resets is released even when its task never ran.
+grpclib is used because grpcio cannot say who called. What it lacks is added around its own classes: the caller is
+handed to each request's task (``attestor.api.caller``); header lists, bodies, streams and frames are bounded; a stream
+that the peer resets is released even when its task never ran.
 
 Security: one chunk of at most ``read_chunk_bytes`` is worked off before other connections have their
 turn, so that a flood of the smallest frames delays the others by the work for that many bytes only.
@@ -17,76 +18,26 @@ import asyncio
 import logging
 from asyncio import BaseTransport, Transport
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
-from weakref import WeakSet
+from typing import Protocol, cast
 
-import grpclib.server
 from grpclib.config import Configuration
 from grpclib.const import Handler as Method
-from grpclib.const import Status
-from grpclib.encoding.proto import ProtoCodec
-from grpclib.events import _DispatchServerEvents
-from grpclib.metadata import Deadline, decode_metadata
-from grpclib.protocol import Connection, EventsProcessor, H2Protocol, Stream
+from grpclib.protocol import Connection, EventsProcessor, H2Protocol
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, RemoteSettingsChanged, RequestReceived, StreamReset
-from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes, Settings
 
+from attestor.api.caller import Caller
 from attestor.api.limits import ConnectionLimits, FrameBudget
+from attestor.api.requests import Requests
 from attestor.peer import PinnedProcess
-from hopseal.errors import BugError, HopsealError
+from hopseal.errors import HopsealError
 from hopseal.ids import SpiffeId
 
 _log = logging.getLogger(__name__)
-_CALLER: ContextVar[Caller] = ContextVar("caller")
-_TOO_MANY = (
-    (":status", "200"),
-    ("content-type", "application/grpc+proto"),
-    ("grpc-status", str(Status.UNAVAILABLE.value)),
-    ("grpc-message", "rate_limited: too many requests"),
-)
 _WINDOW_BYTES = 65_535  # the smallest that HTTP/2 allows without a settings round trip; requests are small
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Caller:
-    """Who is at the other end of a connection.
-
-    Args:
-        process: pinned at accept; belongs to the connection, duplicate it to keep it.
-        tls_id: the SPIFFE ID that its TLS certificate proved; None without TLS.
-        abort: drops the connection and what still waits to be sent on it.
-    """
-
-    process: PinnedProcess
-    tls_id: SpiffeId | None
-    abort: Callable[[], None]
-
-
-def present_caller() -> Caller:
-    """The caller of the request that this task serves.
-
-    Raises:
-        BugError: the task serves no request.
-    """
-    caller = _CALLER.get(None)
-    if caller is None:
-        raise BugError("no_request", "a caller was asked for outside a request")
-    return caller
-
-
-def forget_received(stream: grpclib.server.Stream[Any, Any]) -> None:
-    """A message of ``stream`` was taken: the bound on the body of a request counts anew from here.
-
-    For methods that the peer goes on sending to; without it a long life would look like a large request.
-    """
-    stream._stream.data_received = 0  # noqa: SLF001 - see the module's rule
 
 
 class ConnectionOwner(Protocol):
@@ -115,7 +66,7 @@ class GuardedConnection(H2Protocol):
         identify: Callable[[BaseTransport], SpiffeId | None],
         large_methods: frozenset[str] = frozenset(),
     ) -> None:
-        self._requests = _Requests(methods, large_methods, self._admit_request)
+        self._requests = Requests(methods, large_methods, self._admit_request)
         config = Configuration(
             http2_connection_window_size=_WINDOW_BYTES, http2_stream_window_size=_WINDOW_BYTES
         ).__for_server__()
@@ -148,18 +99,7 @@ class GuardedConnection(H2Protocol):
             self._transport.abort()
             return
         self._requests.caller = Caller(self.process, tls_id, self._transport.abort)
-        h2_connection = H2Connection(config=self.h2_config)
-        h2_connection.local_settings = Settings(
-            client=False,
-            initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: self._limits.streams_per_connection,
-                SettingCodes.MAX_HEADER_LIST_SIZE: self._limits.header_list_bytes,
-                SettingCodes.MAX_FRAME_SIZE: 16_384,
-                SettingCodes.ENABLE_CONNECT_PROTOCOL: 0,
-            },
-        )
-        h2_connection.decoder.max_header_list_size = self._limits.header_list_bytes
-        h2_connection.initiate_connection()
+        h2_connection = self._begin_http2()
         self.connection = Connection(h2_connection, self._transport, config=self.config)
         self.connection.flush()
         self.connection.initialize()
@@ -241,6 +181,22 @@ class GuardedConnection(H2Protocol):
         self.processor.close(reason)
         self._transport.abort()
 
+    def _begin_http2(self) -> H2Connection:
+        """A connection whose first bytes are our settings."""
+        h2_connection = H2Connection(config=self.h2_config)
+        h2_connection.local_settings = Settings(
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: self._limits.streams_per_connection,
+                SettingCodes.MAX_HEADER_LIST_SIZE: self._limits.header_list_bytes,
+                SettingCodes.MAX_FRAME_SIZE: 16_384,
+                SettingCodes.ENABLE_CONNECT_PROTOCOL: 0,
+            },
+        )
+        h2_connection.decoder.max_header_list_size = self._limits.header_list_bytes
+        h2_connection.initiate_connection()
+        return h2_connection
+
     def _admit_request(self) -> bool:
         if self._owner.admits_request(self):
             return True
@@ -288,75 +244,3 @@ class GuardedConnection(H2Protocol):
                 self.processor.process(event)
             if not hasattr(self.processor, "processors"):
                 return  # that event closed the connection
-
-
-class _Requests(grpclib.server.Handler):
-    """Starts a task for each request, with the caller in its context."""
-
-    caller: Caller
-
-    def __init__(self, methods: dict[str, Method], large_methods: frozenset[str], admit: Callable[[], bool]) -> None:
-        super().__init__(methods, ProtoCodec(), None, _DispatchServerEvents())
-        self._admit = admit
-        self._large_methods = large_methods
-        self._large: WeakSet[Stream] = WeakSet()
-
-    def may_be_large(self, stream: Stream) -> bool:
-        """Whether honest requests of this stream's method are large."""
-        return stream in self._large
-
-    def accept(self, stream: Stream, headers: Any, release_stream: Callable[[], Any]) -> None:
-        """Serve ``stream`` unless its headers cannot be read."""
-        if not _is_readable(headers):
-            stream.reset_nowait(ErrorCodes.PROTOCOL_ERROR)
-            release_stream()
-            return
-        if not self._admit():
-            _refuse_stream(stream)
-            release_stream()
-            return
-        if dict(headers).get(":path") in self._large_methods:
-            self._large.add(stream)
-        release = _Once(release_stream)
-        token = _CALLER.set(self.caller)
-        try:
-            super().accept(stream, headers, release)
-        finally:
-            _CALLER.reset(token)
-        # A task that is cancelled before its first step never reaches its own release.
-        self._tasks[stream].add_done_callback(lambda _task: release())
-
-    def cancel(self, stream: Stream) -> None:
-        """Stop serving ``stream``."""
-        if stream in self._tasks:
-            super().cancel(stream)
-
-
-class _Once:
-    """Calls a function the first time only."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function: Callable[[], Any] | None = function
-
-    def __call__(self) -> None:
-        function, self._function = self._function, None
-        if function is not None:
-            function()
-
-
-def _refuse_stream(stream: Stream) -> None:
-    """Answer without a task: what a flood costs is what this costs."""
-    if stream.id is None:
-        raise BugError("stream_unnumbered", "a request came on a stream without a number")
-    with suppress(StreamClosedError):  # the peer has sent all of its request, and so the answer ends the stream
-        stream._h2_connection.send_headers(stream.id, _TOO_MANY, end_stream=True)  # noqa: SLF001 - see the module's rule
-        stream.reset_nowait(ErrorCodes.NO_ERROR)
-
-
-def _is_readable(headers: Any) -> bool:
-    try:
-        decode_metadata(headers)
-        Deadline.from_headers(headers)
-    except ValueError:
-        return False
-    return True

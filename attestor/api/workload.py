@@ -21,6 +21,7 @@ from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
 from attestor.api.answers import der_of, ders_of, fetch_jwt_svids, jwks_of, send_changes
+from attestor.api.caller import Caller, present_caller
 from attestor.api.identities import Attestations, Held, Identities, IdentityFeed
 from attestor.api.jwt_validation import JwtSvidInvalidError, verify_jwt_svid
 from attestor.api.limits import ConnectionLimits
@@ -28,7 +29,6 @@ from attestor.api.rpc import RequestInvalidError, receive_request, send_answer, 
 from attestor.api.sds import SdsApi
 from attestor.api.server import SocketServer
 from attestor.api.serving import describe_denial, is_served_here
-from attestor.api.transport import Caller, present_caller
 from attestor.upstream.protocol import Upstream
 from hopseal.bundle import Bundle
 from hopseal.wire.gen.spiffe.workload import workload_pb2 as pb

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from attestor.collectors.process import read_namespaces
-from attestor.peer import ProcTextInvalid
+from attestor.proc_text import ProcTextInvalid
 
 _FIRST_PID: Final = 1
 _INITIAL: Final = {"ipc": 0xEFFFFFFF, "uts": 0xEFFFFFFE, "user": 0xEFFFFFFD, "pid": 0xEFFFFFFC}

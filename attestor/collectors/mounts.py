@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from attestor.peer import ProcTextInvalid
+from attestor.proc_text import ProcTextInvalid
 
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 _FIXED_FIELDS: Final = 6

@@ -17,7 +17,8 @@ from attestor.collectors.host import host_pid
 from attestor.collectors.mounts import MountEntry, parse_mountinfo
 from attestor.collectors.process import is_exe_deleted, read_cgroup, read_namespaces
 from attestor.facts import PostureFacts, Unreadable
-from attestor.peer import MAX_PROC_TEXT_BYTES, ProcTextInvalid, parse_ids, parse_status, read_proc
+from attestor.peer import MAX_PROC_TEXT_BYTES, read_proc
+from attestor.proc_text import ProcTextInvalid, parse_ids, parse_status
 
 if TYPE_CHECKING:
     from attestor.facts import ContainerFacts

@@ -21,7 +21,8 @@ from attestor import syscalls
 from attestor.collectors import cgroup
 from attestor.digests import DigestCache, FileTooLarge, FileUnstable
 from attestor.facts import ExeIdentity, ProcessFacts, Unreadable
-from attestor.peer import PeerGone, ProcTextInvalid, parse_ids, parse_start_ticks, parse_status, read_proc
+from attestor.peer import PeerGone, read_proc
+from attestor.proc_text import ProcTextInvalid, parse_ids, parse_start_ticks, parse_status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -68,20 +68,6 @@ def load_log_signer(path: Path, origin: str) -> LogSigner:
     return _parse(data, path, origin)
 
 
-def read_log_key(path: Path, origin: str) -> VerifierKey:
-    """The public half of the key at ``path``.
-
-    Raises:
-        InvalidError, UnavailableError: as :func:`load_log_signer`; none is made.
-    """
-    try:
-        return _parse(_read(path), path, origin).key
-    except OSError as error:
-        raise UnavailableError(
-            "log_key_unavailable", f"{path}: {error.strerror}", remedy="run it as the broker's user, after its start"
-        ) from error
-
-
 def _read(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:

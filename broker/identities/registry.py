@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -21,6 +20,7 @@ from broker.attestor_link import AttestorApi, IdentityUpdate
 from broker.dataplane_api import DataPlane
 from broker.identities.decision import decide_identity
 from broker.identities.instances import InstanceKey, Instances
+from broker.identities.timers import Timers
 from broker.identities.tracked import Tracked, TrackedState
 from broker.references import CallerRef, ListenerRef, Reference
 from hopseal.backoff import Backoff
@@ -81,7 +81,7 @@ class Identities:
         self._documents: DocumentSet | None = None
         self._tracked: dict[Reference, Tracked] = {}
         self._instances = Instances(data_plane)
-        self._timers: dict[Reference, asyncio.TimerHandle] = {}
+        self._timers = Timers()
         self._refusals: dict[str, Refusal] = {}
         self._group: asyncio.TaskGroup | None = None
 
@@ -113,11 +113,11 @@ class Identities:
         """The last connection of a caller closed: drop it after a while."""
         reference = CallerRef(pidfd_inode)
         if reference in self._tracked:
-            self._after(self._idle_s, reference, self._drop_idle)
+            self._timers.start(self._idle_s, reference, self._drop_idle)
 
     def note_active(self, pidfd_inode: int) -> None:
         """An idle caller connected again."""
-        self._cancel_timer(CallerRef(pidfd_inode))
+        self._timers.cancel(CallerRef(pidfd_inode))
 
     def set_documents(self, documents: DocumentSet) -> None:
         """Judge by ``documents`` from now on; whoever was refused may ask again."""
@@ -125,7 +125,7 @@ class Identities:
         for tracked in list(self._tracked.values()):
             if tracked.key is not None and not self._is_documented(tracked.key):
                 self._end(tracked, DeniedError("documents_changed", "the component is documented no more"))
-        for reference in list(self._timers):
+        for reference in self._timers.pending():
             if reference not in self._tracked:
                 self._forget(reference)
         documented = {component.qualified for component in documents.components}
@@ -193,7 +193,7 @@ class Identities:
         """The process is followed no more, for the reason that ``error`` gives."""
         reference = tracked.reference
         self._tracked.pop(reference, None)
-        self._cancel_timer(reference)
+        self._timers.cancel(reference)
         key = tracked.key
         log.warning(
             "identity_withdrawn" if key else "identity_refused",
@@ -232,14 +232,14 @@ class Identities:
             self._data_plane.refuse_listener(reference.component, reference.pidfd_inode, _local_code(error))
         # A process that could not be asked about may ask again at once; one that was refused, after a while.
         if not retry:
-            self._after(self._refused_s, reference, self._forget)
+            self._timers.start(self._refused_s, reference, self._forget)
 
     # Following and letting go.
 
     def _see(self, reference: Reference, pid: int) -> None:
         known = self._tracked.get(reference)
         if known is not None:
-            self._cancel_timer(reference)
+            self._timers.cancel(reference)
             # The data plane forgets a caller that hung up before it was admitted; the answer then came to nobody.
             # Not so a listener: an exited one's verdict is about its socket, which may have been replaced since.
             if isinstance(reference, CallerRef) and known.key is not None and known.state is TrackedState.CONFIRMED:
@@ -251,7 +251,7 @@ class Identities:
         elif self._group is None or not self.is_available:
             self._refuse(reference, UnavailableError("attestor_unavailable", "the attestor cannot be asked now"))
         else:
-            self._cancel_timer(reference)
+            self._timers.cancel(reference)
             tracked = Tracked(
                 reference, self._api, self, grace_s=self._grace_s, backoff=Backoff(self._source, first_s=0.02)
             )
@@ -278,24 +278,11 @@ class Identities:
             self._drop(tracked, "identity_none")
 
     def _forget(self, reference: Reference) -> None:
-        self._cancel_timer(reference)
+        self._timers.cancel(reference)
         if isinstance(reference, CallerRef):
             self._data_plane.forget_caller(reference.pidfd_inode)
         else:
             self._data_plane.forget_listener(reference.component, reference.pidfd_inode)
-
-    def _after(self, delay_s: float, reference: Reference, action: Callable[[Reference], None]) -> None:
-        self._cancel_timer(reference)
-        self._timers[reference] = asyncio.get_running_loop().call_later(delay_s, self._fire, reference, action)
-
-    def _fire(self, reference: Reference, action: Callable[[Reference], None]) -> None:
-        self._timers.pop(reference, None)
-        action(reference)
-
-    def _cancel_timer(self, reference: Reference) -> None:
-        timer = self._timers.pop(reference, None)
-        if timer is not None:
-            timer.cancel()
 
     def _is_documented(self, key: InstanceKey) -> bool:
         svid = self._instances.installed(key)

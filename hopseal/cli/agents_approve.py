@@ -60,6 +60,18 @@ def approve(
     if add and prune:
         raise click.UsageError("--add keeps old digests and --prune removes them: choose one")
     domain = TrustDomain.parse(trust_domain)
+    agent = _find_agent(documents, domain, name)
+    path = documents / agent.file
+    measured = _measure_running(AdminClient("attestor", attestor_socket), agent, processes)
+    mode = ApprovalMode.ADD if add else ApprovalMode.PRUNE if prune else ApprovalMode.REPLACE
+    text, changes = approve_measured(path.read_text(), measured, mode)
+    parse_documents({**read_folder(documents), agent.file: text.encode()}, domain)
+    if changes and not dry_run:
+        replace_file(path, text.encode(), path.stat().st_mode & 0o777)
+    _report(path, changes, [each for each in measured if not measured[each]], as_json=as_json, dry_run=dry_run)
+
+
+def _find_agent(documents: Path, domain: TrustDomain, name: str) -> Agent:
     agent = load_documents(documents, domain).agent(name)
     if agent is None:
         raise InvalidError(
@@ -67,8 +79,10 @@ def approve(
             f"no document in {documents} is of agent {name!r}",
             remedy="`hopseal agents list` shows the agents",
         )
-    path = documents / agent.file
-    client = AdminClient("attestor", attestor_socket)
+    return agent
+
+
+def _measure_running(client: AdminClient, agent: Agent, processes: tuple[str, ...]) -> dict[str, list[Measured]]:
     pids = _running(client, agent, processes)
     measured = {
         component.name: [_measure(client, pid, component) for pid in pids[component.name]]
@@ -76,14 +90,11 @@ def approve(
     }
     if not any(measured.values()):
         raise DeniedError(
-            "nothing_runs", f"no process of {name} is known here", remedy="start it, or name it: --pid COMPONENT=PID"
+            "nothing_runs",
+            f"no process of {agent.name} is known here",
+            remedy="start it, or name it: --pid COMPONENT=PID",
         )
-    mode = ApprovalMode.ADD if add else ApprovalMode.PRUNE if prune else ApprovalMode.REPLACE
-    text, changes = approve_measured(path.read_text(), measured, mode)
-    parse_documents({**read_folder(documents), agent.file: text.encode()}, domain)
-    if changes and not dry_run:
-        replace_file(path, text.encode(), path.stat().st_mode & 0o777)
-    _report(path, changes, [each for each in measured if not measured[each]], as_json=as_json, dry_run=dry_run)
+    return measured
 
 
 def _running(client: AdminClient, agent: Agent, processes: tuple[str, ...]) -> dict[str, list[int]]:

@@ -13,7 +13,7 @@ from hopseal.cli.options import log_option
 from hopseal.cli.output import format_count, json_option, paint_state, print_json
 from hopseal.errors import InvalidError, UnavailableError
 from hopseal.log.checkpoint import Checkpoint, parse_signed_checkpoint
-from hopseal.log.comparison import Comparison, compare_journal
+from hopseal.log.journal_check import JournalCheck, check_journal
 from hopseal.log.log_key import verify_log_signature
 from hopseal.log.note import parse_vkey
 
@@ -45,9 +45,9 @@ def check(logs: tuple[Path, ...], vkey: str | None, *, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _compare(folder: LogFolder, vkey: str | None) -> Comparison:
+def _compare(folder: LogFolder, vkey: str | None) -> JournalCheck:
     load = lru_cache(maxsize=_TILE_CACHE)(folder.read_tile)
-    return compare_journal(folder.lines(), _checkpoint(folder, vkey), load)
+    return check_journal(folder.lines(), _checkpoint(folder, vkey), load)
 
 
 def _checkpoint(folder: LogFolder, vkey: str | None) -> Checkpoint:
@@ -68,7 +68,7 @@ def _checkpoint(folder: LogFolder, vkey: str | None) -> Checkpoint:
     return verify_log_signature(unverified, [key]).checkpoint
 
 
-def _as_json(found: Comparison) -> dict[str, Any]:
+def _as_json(found: JournalCheck) -> dict[str, Any]:
     return {
         "holds": found.holds,
         "size": found.size,
@@ -80,7 +80,7 @@ def _as_json(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _print(path: Path, found: Comparison) -> None:
+def _print(path: Path, found: JournalCheck) -> None:
     state = paint_state("verified" if found.holds else "not verified")
     pruned = f", from entry {found.first}" if found.first else ""
     click.echo(f"{path}: {state}: {format_count(found.size, 'entry')} signed{pruned}, {found.unsigned} not yet")

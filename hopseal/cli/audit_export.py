@@ -64,12 +64,14 @@ def export(
         raise click.UsageError("say which chains: --cid, --task, --component, --user, --since, --until; or --all")
     text = read_policy_text(policy_file) if policy_file is not None else b""
     policy = parse_policy(text) if text else None
-    sources = [folder.source(policy) for folder in open_log_folders(logs)]
+    folders = open_log_folders(logs)
+    sources = [folder.source(policy) for folder in folders]
     collected = collect(sources, selection, text.decode("utf-8", "replace"))
     if not collected.cids:
         raise InvalidError("chain_unknown", "no log holds such a chain", remedy="name every node's log with --log")
     write_private(output, format_evidence(collected.bundle))
     _print(output, collected)
+    _print_unproven(collected, [each.origin for each in folders if not each.is_witnessed(policy)])
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -104,13 +106,21 @@ def _print(output: Path, collected: Collected) -> None:
         format_count(len(bundle.artifacts), "other entry"),
     )
     click.echo(f"{output}: {', '.join(counts)}".replace("entrys", "entries"))
-    if collected.unproven:
-        what = "not witnessed yet, so nobody can prove when they were made"
-        _warn(f"{_names(collected.unproven)} {what}: wait for the next checkpoint and export again")
     for origin, first in collected.begins.items():
         _warn(f"{origin} begins at entry {first}: older entries were pruned")
     if collected.unreadable:
         _warn(f"{_names(collected.unreadable)} unreadable")
+
+
+def _print_unproven(collected: Collected, unwitnessed: Sequence[str]) -> None:
+    """What has no proof: because no witness saw that log at all, or not these entries yet."""
+    by_origin = [(each, each.rpartition("/")[0]) for each in collected.unproven]
+    for origin in dict.fromkeys(origin for _, origin in by_origin if origin in unwitnessed):
+        what = "has no checkpoint that enough witnesses cosigned, so nobody can prove when its entries were made"
+        _warn(f"{origin} {what}: name them in broker.yaml, see docs/witness.md")
+    if waiting := [each for each, origin in by_origin if origin not in unwitnessed]:
+        what = "not witnessed yet, so nobody can prove when they were made"
+        _warn(f"{_names(waiting)} {what}: wait for the next checkpoint and export again")
 
 
 def _names(entries: Sequence[str]) -> str:

@@ -5,18 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from hopseal.custody.authority import Authority
+from hopseal.custody.evidence_statement import EvidenceStatement
 from hopseal.custody.kids import kids_to_json
-from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, ClosingReport, HopAudit
+from hopseal.log.audit.report import AnswerAudit, AuditReport, ChainAudit, ClosingAudit, HopAudit, ReportOf
+from hopseal.log.audit.steps import Entry
 from hopseal.log.judge import Finding
 
 
 def report_json(report: AuditReport) -> dict[str, Any]:
     """The whole report."""
+    return joined_json(report.render(chain_json))
+
+
+def joined_json(report: ReportOf[dict[str, Any]]) -> dict[str, Any]:
+    """The whole report, with what :func:`chain_json` made of each chain."""
     return {
         "verdict": str(report.verdict),
         "statements": report.statements,
         "logs": list(report.logs),
-        "chains": [chain_json(chain) for chain in report.chains],
+        "chains": list(report.chains),
         "unread": [{"position": each.position, "finding": _finding(each.finding)} for each in report.unread],
         "problems": [
             {"origin": each.origin, "index": each.index, "finding": _finding(each.finding)} for each in report.problems
@@ -80,18 +87,8 @@ def hop_json(hop: HopAudit) -> dict[str, Any]:
         "authority_before": _authority(hop.authority_before),
         "authority_after": _authority(hop.authority_after),
         "proven_time": {"from": record.iat, "until": hop.at},
-        "logged": [
-            {
-                "log": each.witnessed.origin,
-                "index": each.witnessed.index,
-                "direction": str(each.direction) if each.direction else None,
-                "witnessed_at": each.witnessed.at,
-            }
-            for each in hop.entries
-        ],
-        "evidence": {"by": str(hop.evidence.iss), "at": hop.evidence.iat, "verdict": str(hop.evidence.verdict)}
-        if hop.evidence
-        else None,
+        "logged": [_entry(each) for each in hop.entries],
+        "evidence": _evidence(hop.evidence),
         "based_on": [{"receipt": each.hash, "record": each.record} for each in hop.based_on],
         "answers": [_answer(each) for each in hop.answers],
         "closings": [_closing(each) for each in hop.closings],
@@ -99,7 +96,20 @@ def hop_json(hop: HopAudit) -> dict[str, Any]:
     }
 
 
-def _answer(answer: AnswerReport) -> dict[str, Any]:
+def _entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "log": entry.witnessed.origin,
+        "index": entry.witnessed.index,
+        "direction": str(entry.direction) if entry.direction else None,
+        "witnessed_at": entry.witnessed.at,
+    }
+
+
+def _evidence(said: EvidenceStatement | None) -> dict[str, Any] | None:
+    return {"by": str(said.iss), "at": said.iat, "verdict": str(said.verdict)} if said else None
+
+
+def _answer(answer: AnswerAudit) -> dict[str, Any]:
     outcome = answer.outcome
     return {
         "hash": answer.hash,
@@ -119,7 +129,7 @@ def _answer(answer: AnswerReport) -> dict[str, Any]:
     }
 
 
-def _closing(closing: ClosingReport) -> dict[str, Any]:
+def _closing(closing: ClosingAudit) -> dict[str, Any]:
     return {
         "hash": closing.hash,
         "verdict": str(closing.verdict),

@@ -13,7 +13,7 @@ from hopseal.cli.chain import short_id
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.log_folders import LogFolder, open_log_folders
 from hopseal.cli.options import log_option
-from hopseal.cli.output import escape_unprintable, json_option, print_json, print_table
+from hopseal.cli.output import escape_unprintable, format_count, json_option, print_json, print_table
 from hopseal.cli.selecting import selecting_options, selection_of
 from hopseal.custody.record import Record
 from hopseal.errors import HopsealError
@@ -60,8 +60,10 @@ def search(
     found.sort(key=lambda row: (row["at"], row["log"], row["n"]))
     if as_json:
         print_json(found[-limit:])
-    else:
+    elif found:
         print_table(_COLUMNS, [_cells(row) for row in found[-limit:]])
+    else:
+        click.echo(f"no such call in {format_count(len(logs), 'log')}")
     if not found:
         context.exit(EXIT_NO)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import click
 
 from hopseal.cli.audit_inputs import judging_options, load_policy, load_trust, read_evidence
 from hopseal.cli.audit_json import report_json
-from hopseal.cli.audit_text import print_report, print_tree
-from hopseal.cli.audit_workers import run_audit
+from hopseal.cli.audit_text import format_chain, print_report, print_tree
 from hopseal.cli.log_folders import open_log_folders
 from hopseal.cli.options import log_option
 from hopseal.cli.output import print_json
@@ -18,7 +18,7 @@ from hopseal.cli.selecting import selecting_options, selection_of
 from hopseal.errors import InvalidError
 from hopseal.log.audit.graph import build_graph, format_dot, format_mermaid
 from hopseal.log.audit.report import AuditReport
-from hopseal.log.audit.run import Auditor
+from hopseal.log.audit.run import audit_bundle
 from hopseal.log.bundle import EvidenceBundle
 from hopseal.log.collect import collect
 from hopseal.log.policy import Policy
@@ -68,8 +68,8 @@ def show(
         evidence = _from_logs(selection, logs)
     is_judged = policy_file is not None or bool(witness_keys)
     policy = load_policy(policy_file, witness_keys, evidence) if is_judged else Policy(())
-    auditor = Auditor(evidence, policy, load_trust(trust_file), int(time.time()) if now is None else now)
-    _print(run_audit(auditor), "json" if as_json else form, judged=is_judged)
+    report = audit_bundle(evidence, policy, load_trust(trust_file), int(time.time()) if now is None else now)
+    _print(report, "json" if as_json else form, judged=is_judged)
 
 
 def _from_logs(selection: Selection, logs: tuple[Path, ...]) -> EvidenceBundle:
@@ -87,6 +87,6 @@ def _print(report: AuditReport, form: str, *, judged: bool) -> None:
     elif form == "mermaid":
         click.echo(format_mermaid(build_graph(report, judged=judged)), nl=False)
     elif judged:
-        print_report(report, brief=True)
+        print_report(report.render(partial(format_chain, brief=True)))
     else:
         print_tree(report)

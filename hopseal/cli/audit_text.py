@@ -5,7 +5,7 @@ Everything that comes out of evidence is printed without control characters: a c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import click
@@ -16,23 +16,31 @@ from hopseal.custody.authority import Authority
 from hopseal.custody.closing import Closing
 from hopseal.custody.outcome import Outcome
 from hopseal.log.audit.codes import is_missing, message_of
-from hopseal.log.audit.report import AnswerReport, AuditReport, ChainAudit, Citation, ClosingReport, HopAudit, Verdict
+from hopseal.log.audit.report import (
+    AnswerAudit,
+    AuditReport,
+    ChainAudit,
+    Citation,
+    ClosingAudit,
+    HopAudit,
+    ReportOf,
+    Verdict,
+)
 from hopseal.log.judge import Finding
 
 _NO_DATE_FROM = 253_402_300_800  # the year 10000
 _MARKS = {Verdict.VERIFIED: ("✓", "green"), Verdict.INCOMPLETE: ("?", "yellow"), Verdict.REFUSED: ("✗", "red")}
 
 
-def print_report(report: AuditReport, *, brief: bool) -> None:
-    """The report; ``brief`` leaves out what holds below the tree's lines."""
+def print_report(report: ReportOf[str]) -> None:
+    """The report, with what :func:`format_chain` made of each chain."""
     for chain in report.chains:
-        print_chain(chain, brief=brief)
+        click.echo(chain)
     for unread in report.unread:
-        _print_finding("", f"statement {unread.position}", unread.finding)
+        _echo(_finding("", f"statement {unread.position}", unread.finding))
     for problem in report.problems:
-        _print_finding("", f"{problem.origin}, entry {problem.index}", problem.finding)
-    for what in report.missing:
-        click.secho(f"missing: {escape_unprintable(what)}", fg="yellow")
+        _echo(_finding("", f"{problem.origin}, entry {problem.index}", problem.finding))
+    _echo(_missing("", report.missing))
     logs = ", ".join(report.logs) or "no log"
     counts = f"{format_count(len(report.chains), 'chain')}, {format_count(report.statements, 'statement')}"
     click.echo(f"{paint(report.verdict)}: {counts}, proven to be in {escape_unprintable(logs)}")
@@ -48,40 +56,46 @@ def print_tree(report: AuditReport) -> None:
             status = ", ".join(str(each.outcome.st) for each in hop.answers) or "no answer"
             parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
             click.echo(f"{lead}{parties}  {click.style(escape_unprintable(record.op or '?'), bold=True)}  {status}")
-            for cited in hop.based_on:
-                click.echo(f"{indent}based on {_answerer(cited, by_hash)}")
+            for source in dict.fromkeys(_answerer(cited, by_hash) for cited in hop.based_on):
+                click.echo(f"{indent}based on {source}")
     click.secho("not judged: give --policy to verify", dim=True)
 
 
-def print_chain(chain: ChainAudit, *, brief: bool) -> None:
-    """One chain as a tree."""
-    click.echo(f"chain {click.style(chain.cid, bold=True)}  {paint(chain.verdict)}")
+def format_chain(chain: ChainAudit, *, brief: bool) -> str:
+    """One chain as a tree; ``brief`` leaves out what holds below the tree's lines."""
+    return "\n".join(_chain(chain, brief=brief))
+
+
+def _chain(chain: ChainAudit, *, brief: bool) -> Iterator[str]:
+    yield f"chain {click.style(chain.cid, bold=True)}  {paint(chain.verdict)}"
     by_hash = {hop.sealed.hash: hop for hop in chain.hops()}
     for hop, lead, indent in _lines(chain.roots, ""):
-        record = hop.sealed.record
-        parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
-        click.echo(
-            f"{lead}{mark(hop.verdict)} {parties}  {click.style(escape_unprintable(record.op or '?'), bold=True)}"
-        )
-        if hop.finding is not None:
-            _print_finding(indent, "", hop.finding)
-        _print_missing(indent, hop.missing)
-        for line in () if brief else _facts(hop, by_hash):
-            click.echo(f"{indent}{line}")
-        for closing in hop.closings:
-            _print_part(indent, closing, f"streamed {_body(closing.claims, brief=brief)}")
-        for answer in hop.answers:
-            name = "receipt" if answer.kind == "rcp" else "observed"
-            _print_part(indent, answer, f"{name:<8} {answer.outcome.st}, {_body(answer.outcome, brief=brief)}")
+        yield from _hop(hop, lead, indent, None if brief else by_hash)
     for each in chain.loose:
-        click.echo(f"{mark(each.verdict)} {each.kind} {each.hash} belongs to no record here")
-        if each.finding is not None:
-            _print_finding("  ", "", each.finding)
-        _print_missing("  ", each.missing)
+        yield f"{mark(each.verdict)} {each.kind} {each.hash} belongs to no record here"
+        yield from _finding("  ", "", each.finding)
+        yield from _missing("  ", each.missing)
     for refusal in chain.refusals:
         claimed = f"{short_id(refusal.unverified_iss)} → {short_id(refusal.unverified_aud)}"
         text = f"refused by {refusal.origin}: {refusal.code} ({claimed}) {refusal.detail}"
-        click.secho(escape_unprintable(text), fg="yellow")
+        yield click.style(escape_unprintable(text), fg="yellow")
+
+
+def _hop(hop: HopAudit, lead: str, indent: str, by_hash: Mapping[str, HopAudit] | None) -> Iterator[str]:
+    """A hop's line and those below it; without ``by_hash`` only what is wrong or missing, and the answers."""
+    record = hop.sealed.record
+    parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
+    yield f"{lead}{mark(hop.verdict)} {parties}  {click.style(escape_unprintable(record.op or '?'), bold=True)}"
+    yield from _finding(indent, "", hop.finding)
+    yield from _missing(indent, hop.missing)
+    for line in () if by_hash is None else _facts(hop, by_hash):
+        yield f"{indent}{line}"
+    for closing in hop.closings:
+        yield from _part(indent, closing, f"streamed {_body(closing.claims, brief=by_hash is None)}")
+    for answer in hop.answers:
+        name = "receipt" if answer.kind == "rcp" else "observed"
+        body = _body(answer.outcome, brief=by_hash is None)
+        yield from _part(indent, answer, f"{name:<8} {answer.outcome.st}, {body}")
 
 
 def paint(verdict: Verdict) -> str:
@@ -136,8 +150,8 @@ def _facts(hop: HopAudit, by_hash: Mapping[str, HopAudit]) -> Iterator[str]:
         yield f"attested by {short_id(str(hop.evidence.iss))} at {moment(hop.evidence.iat)}"
     if record.cont is not None:
         yield f"continues {record.cont.cid} ({record.cont.why})"
-    for cited in hop.based_on:
-        yield f"based on {_answerer(cited, by_hash)}"
+    for source in dict.fromkeys(_answerer(cited, by_hash) for cited in hop.based_on):
+        yield f"based on {source}"
 
 
 def _answerer(cited: Citation, by_hash: Mapping[str, HopAudit]) -> str:
@@ -155,25 +169,29 @@ def _body(body: Closing | Outcome, *, brief: bool) -> str:
     return f"{body.length} bytes, {body.fin}" + ("" if brief else f", digest {body.cd}")
 
 
-def _print_part(indent: str, part: AnswerReport | ClosingReport, text: str) -> None:
-    click.echo(f"{indent}{mark(part.verdict)} {text}")
-    if part.finding is not None:
-        _print_finding(f"{indent}  ", "", part.finding)
-    _print_missing(f"{indent}  ", part.missing)
+def _part(indent: str, part: AnswerAudit | ClosingAudit, text: str) -> Iterator[str]:
+    yield f"{indent}{mark(part.verdict)} {text}"
+    yield from _finding(f"{indent}  ", "", part.finding)
+    yield from _missing(f"{indent}  ", part.missing)
 
 
-def _print_finding(indent: str, subject: str, finding: Finding) -> None:
-    if is_missing(finding.code):
+def _finding(indent: str, subject: str, finding: Finding | None) -> Iterator[str]:
+    if finding is None or is_missing(finding.code):
         return
     said = message_of(finding.code)
     parts = [f"{subject}: " if subject else "", f"step {finding.step}: {finding.code}", f": {said}" if said else ""]
     detail = f" ({finding.detail})" if finding.detail and finding.detail != said else ""
-    click.secho(escape_unprintable(f"{indent}{''.join(parts)}{detail}"), fg="red")
+    yield click.style(escape_unprintable(f"{indent}{''.join(parts)}{detail}"), fg="red")
 
 
-def _print_missing(indent: str, missing: Sequence[str]) -> None:
+def _missing(indent: str, missing: Sequence[str]) -> Iterator[str]:
     for what in missing:
-        click.secho(escape_unprintable(f"{indent}missing: {what}"), fg="yellow")
+        yield click.style(escape_unprintable(f"{indent}missing: {what}"), fg="yellow")
+
+
+def _echo(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
 
 
 def _lines(hops: Sequence[HopAudit], indent: str) -> Iterator[tuple[HopAudit, str, str]]:

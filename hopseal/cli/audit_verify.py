@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import click
 
 from hopseal.cli.audit_inputs import bundle_argument, judging_options, load_policy, load_trust, read_evidence
-from hopseal.cli.audit_json import report_json
-from hopseal.cli.audit_text import print_report
-from hopseal.cli.audit_workers import run_audit
+from hopseal.cli.audit_json import chain_json, joined_json
+from hopseal.cli.audit_text import format_chain, print_report
+from hopseal.cli.audit_workers import AuditInputs, run_audit, without_collector
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.output import json_option, print_json
-from hopseal.log.audit.report import AuditReport, Verdict
-from hopseal.log.audit.run import Auditor
+from hopseal.log.audit.report import Verdict
 
 
 @click.command()
@@ -51,25 +51,29 @@ def verify(
       hopseal audit verify task-1.evidence --policy witnesses.policy
       hopseal audit verify task-1.evidence --policy witnesses.policy --trust trust.json --json
     """
-    report = judge(bundle, policy_file, witness_keys, trust_file, now, jobs)
-    if as_json:
-        print_json(report_json(report))
-    else:
-        print_report(report, brief=brief)
-    if report.verdict is not Verdict.VERIFIED:
+    with without_collector():
+        inputs = read_inputs(bundle, policy_file, witness_keys, trust_file, now)
+        verdict = _print_json(inputs, jobs) if as_json else _print_text(inputs, jobs, brief=brief)
+    if verdict is not Verdict.VERIFIED:
         context.exit(EXIT_NO)
 
 
-def judge(
-    path: Path,
-    policy_file: Path | None,
-    witness_keys: tuple[str, ...],
-    trust_file: Path | None,
-    now: int | None,
-    jobs: int | None,
-) -> AuditReport:
-    """The report on the bundle at ``path``."""
+def _print_json(inputs: AuditInputs, jobs: int | None) -> Verdict:
+    report = run_audit(inputs, chain_json, jobs)
+    print_json(joined_json(report))
+    return report.verdict
+
+
+def _print_text(inputs: AuditInputs, jobs: int | None, *, brief: bool) -> Verdict:
+    report = run_audit(inputs, partial(format_chain, brief=brief), jobs)
+    print_report(report)
+    return report.verdict
+
+
+def read_inputs(
+    path: Path, policy_file: Path | None, witness_keys: tuple[str, ...], trust_file: Path | None, now: int | None
+) -> AuditInputs:
+    """What an audit of the bundle at ``path`` is made from."""
     evidence = read_evidence(path)
     policy = load_policy(policy_file, witness_keys, evidence)
-    trust = load_trust(trust_file)
-    return run_audit(Auditor(evidence, policy, trust, int(time.time()) if now is None else now), jobs)
+    return AuditInputs(evidence, policy, load_trust(trust_file), int(time.time()) if now is None else now)

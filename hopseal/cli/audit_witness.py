@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 from pathlib import Path
 
 import click
@@ -40,7 +41,7 @@ def witness() -> None:
     """
 
 
-@witness.command()
+@witness.command(short_help="Write a configuration and make the keys.")
 @click.option("--name", required=True, help="Name of its keys: a URL without scheme, such as witness.example.com/w1.")
 @click.option("--log", "logs", multiple=True, required=True, help="Verifier key of a log to cosign; may be repeated.")
 @click.option(
@@ -89,9 +90,10 @@ def init(
         click.echo(f"Keys and memory: {config.state_dir}")
         click.echo("For broker.yaml of each node, and the policy of each auditor:")
         _print_keys(opened.signers)
+    click.echo(f"Start it: hopseal audit witness run --config {shlex.quote(str(config_path))}")
 
 
-@witness.command()
+@witness.command(short_help="Run the witness in the foreground.")
 @_config_option
 @click.option("--check", is_flag=True, help="Check the configuration, name every mistake, and exit.")
 def run(*, config_path: Path, check: bool) -> None:

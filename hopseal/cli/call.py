@@ -73,11 +73,7 @@ def call(
       hopseal call http://orchestrator.crm-assistant/task -d @task.json --task HANDLE
     """
     body = _read_body(data)
-    fields = _parse_headers(headers)
-    if body is not None and "content-type" not in fields:
-        fields["content-type"] = "application/json"
-    if handle:
-        fields[HANDLE_HEADER] = handle
+    fields = _header_fields(headers, body, handle)
     method = method or ("GET" if body is None else "POST")
     response = _send(out_socket, method, url, fields, body, timeout_s)
     if as_json:
@@ -144,6 +140,15 @@ def _read_body(data: str | None) -> bytes | None:
             "body_unreadable", f"cannot read {data[1:]}: {error.strerror}", remedy="name a readable file"
         ) from error
     return found
+
+
+def _header_fields(texts: tuple[str, ...], body: bytes | None, handle: str | None) -> dict[str, str]:
+    fields = _parse_headers(texts)
+    if body is not None and "content-type" not in fields:
+        fields["content-type"] = "application/json"
+    if handle:
+        fields[HANDLE_HEADER] = handle
+    return fields
 
 
 def _parse_headers(texts: tuple[str, ...]) -> dict[str, str]:

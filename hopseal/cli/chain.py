@@ -12,12 +12,12 @@ import click
 from hopseal.cli.chain_sources import read_bundle, read_headers, read_logs
 from hopseal.cli.lazy import EXIT_NO, LazyGroup
 from hopseal.cli.options import log_option, trust_domain_option
-from hopseal.cli.output import json_option, paint_state, print_json
+from hopseal.cli.output import escape_unprintable, json_option, paint_state, print_json
 from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
 from hopseal.log.answers import AnswerReport
+from hopseal.log.chain_evidence import Rejected
 from hopseal.log.entries import BundleEntry, Direction, LogEntry, RecordEntry
-from hopseal.log.evidence import Rejected
 from hopseal.log.offline import ChainReport, HopReport, verify_chain_offline
 from hopseal.log.reader import find_chains
 
@@ -73,10 +73,7 @@ def show(
       hopseal chain show --last
       hopseal chain show --cid 0123456789abcdefghijkl --log ./node-1 --log ./node-2 --json
     """
-    given = [
-        name for name, value in (("--cid", cid), ("--jti", jti), ("--task", task), ("--headers", headers)) if value
-    ]
-    if len(given) + last != 1:
+    if sum(map(bool, (last, cid, jti, task, headers))) != 1:
         raise click.UsageError("say which chain: one of --last, --cid, --jti, --task, --headers")
     found = read_logs(logs, optional=headers is not None)
     entries = [entry for log in found for entry in log.entries]
@@ -86,18 +83,22 @@ def show(
         from_headers = read_headers(headers)
         entries += from_headers
         cid = next(each.cid for each in from_headers if isinstance(each, RecordEntry))
-    cids = (_last(entries),) if last else find_chains(entries, cid=cid, jti=jti, task=task)
-    reports = [verify_chain_offline(entries, each) for each in cids if each is not None]
-    if not reports:
+    chosen = _find_last(entries) if last else find_chains(entries, cid=cid, jti=jti, task=task)
+    if not chosen:
         raise _no_chain(is_empty=last)
+    reports = [verify_chain_offline(entries, each) for each in chosen]
     damage = [f"{log.path / each.file}: byte {each.offset}: {each.message}" for log in found for each in log.damage]
-    if as_json:
-        print_json([_as_json(report, damage) for report in reports])
-    else:
-        for report in reports:
-            _print(report, damage)
+    _show(reports, damage, as_json=as_json)
     if damage or not all(report.verified for report in reports):
         context.exit(EXIT_NO)
+
+
+def _show(reports: Sequence[ChainReport], damage: list[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json([_as_json(report, damage) for report in reports])
+        return
+    for report in reports:
+        _print(report, damage)
 
 
 def _no_chain(*, is_empty: bool) -> InvalidError:
@@ -108,9 +109,11 @@ def _no_chain(*, is_empty: bool) -> InvalidError:
     return InvalidError("chain_unknown", "no log holds that chain", remedy="name every node's log with --log")
 
 
-def _last(entries: Sequence[LogEntry]) -> str | None:
+def _find_last(entries: Sequence[LogEntry]) -> tuple[str, ...]:
+    """The chain with the newest accepted record; empty if there is none."""
     records = [each for each in entries if isinstance(each, RecordEntry) and each.accepted and each.cid]
-    return max(records, key=lambda each: each.at_ms).cid if records else None
+    newest = max(records, key=lambda each: each.at_ms, default=None)
+    return (newest.cid,) if newest is not None and newest.cid else ()
 
 
 def _as_json(report: ChainReport, damage: list[str]) -> dict[str, Any]:
@@ -178,35 +181,36 @@ def _print(report: ChainReport, damage: list[str]) -> None:
     click.echo(f"chain {click.style(report.cid, bold=True)}  {paint_state(_verdict(verified=report.verified))}")
     if first is not None:
         begun = datetime.fromtimestamp(first.iat, UTC).astimezone().isoformat(" ", "seconds")
-        click.echo(f"task {first.task.id if first.task else '?'}, begun by {short_id(str(first.iss))} at {begun}")
+        task = escape_unprintable(first.task.id) if first.task else "?"
+        click.echo(f"task {task}, begun by {short_id(str(first.iss))} at {begun}")
     answered = dict(_answered(report.roots))
-    for hop, lead, text in _lines(report.roots, ""):
+    for hop, lead, below in _lines(report.roots, ""):
         mark = click.style("✓", fg="green") if hop.verified else click.style("✗", fg="red")
-        click.echo(f"{lead}{mark} {text}")
-        blank = " " * len(lead)
+        click.echo(f"{lead}{mark} {_call(hop)}")
         if hop.code:
-            click.secho(f"{blank}  {hop.code}: {hop.detail}", fg="red")
-        for receipt in hop.record.based_on or ():
-            click.echo(
-                f"{blank}  based on the answer of {short_id(answered.get(receipt)) if receipt in answered else '?'}"
-            )
+            click.echo(below + click.style(escape_unprintable(f"{hop.code}: {hop.detail}"), fg="red"))
+        if based_on := hop.record.based_on:
+            named = dict.fromkeys(short_id(answered.get(receipt)) for receipt in based_on)
+            what = "the answer" if len(based_on) == 1 else f"{len(based_on)} answers"
+            click.echo(f"{below}based on {what} of {', '.join(named)}")
         for answer in hop.answers:
-            click.echo(f"{blank}  {_answer(answer)}")
+            click.echo(f"{below}{_answer(answer)}")
     for each in report.rejected:
         claimed = f"{short_id(each.unverified_iss)} → {short_id(each.unverified_aud)}"
-        click.secho(f"refused on {each.node}: {each.code} ({claimed}) {each.detail}", fg="yellow")
+        text = f"refused on {each.node}: {each.code} ({claimed}) {each.detail}"
+        click.secho(escape_unprintable(text), fg="yellow")
     for each in report.contradictions:
-        click.secho(f"the log contradicts itself on {each.node}: {each.detail}", fg="red")
+        click.secho(escape_unprintable(f"the log contradicts itself on {each.node}: {each.detail}"), fg="red")
     for line in damage:
-        click.secho(f"the log is damaged: {line}", fg="red")
+        click.secho(escape_unprintable(f"the log is damaged: {line}"), fg="red")
 
 
 def _answer(each: AnswerReport) -> str:
     """How a call ended, in one line."""
     if each.refused is not None:
-        return click.style(f"✗ answer refused: {each.refused}: {each.detail}", fg="yellow")
+        return click.style(escape_unprintable(f"✗ answer refused: {each.refused}: {each.detail}"), fg="yellow")
     if each.code is not None:
-        return click.style(f"✗ receipt: {each.code}: {each.detail}", fg="red")
+        return click.style(escape_unprintable(f"✗ receipt: {each.code}: {each.detail}"), fg="red")
     said = f"{each.outcome.st}, {each.outcome.length} bytes, {each.outcome.fin}" if each.outcome else "?"
     return f"{click.style('✓', fg='green')} receipt: {said}"
 
@@ -220,16 +224,21 @@ def _answered(hops: Sequence[HopReport]) -> Iterator[tuple[str, str]]:
 
 
 def _lines(hops: Sequence[HopReport], indent: str) -> Iterator[tuple[HopReport, str, str]]:
+    """Each hop by time, with what stands before its line, and before the lines below it."""
     ordered = sorted(hops, key=_moment)
     for hop in ordered:
         is_last = hop is ordered[-1]
-        record = hop.record
-        text = (
-            f"{short_id(str(record.iss))} → {short_id(record.aud)}  {click.style(record.op or '?', bold=True)}"
-            f"  hop {record.hop}{_where(hop)}"
-        )
-        yield hop, indent + ("└─ " if is_last else "├─ "), text
-        yield from _lines(hop.children, indent + ("   " if is_last else "│  "))
+        below = indent + ("   " if is_last else "│  ")
+        yield hop, indent + ("└─ " if is_last else "├─ "), below + ("│ " if hop.children else "  ")
+        yield from _lines(hop.children, below)
+
+
+def _call(hop: HopReport) -> str:
+    """Who called whom, in one line."""
+    record = hop.record
+    parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
+    operation = click.style(escape_unprintable(record.op or "?"), bold=True)
+    return f"{parties}  {operation}  hop {record.hop}{escape_unprintable(_where(hop))}"
 
 
 def _moment(hop: HopReport) -> tuple[float, int]:

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hopseal.bundle import Bundle
+from hopseal.cli.log_folders import journal_of
 from hopseal.custody.headers import parse_certificate_element, read_custody_fields
 from hopseal.custody.record import parse_sealed_record
 from hopseal.custody.seal import thumbprint
@@ -31,13 +32,13 @@ class ReadLog:
 
 
 def read_logs(paths: Sequence[Path], *, optional: bool) -> list[ReadLog]:
-    """The logs at ``paths``; a folder stands for the files of the log in it, one after the other.
+    """The logs at ``paths``; a broker's state or log folder stands for the files of the log, one after the other.
 
     Raises:
         UnavailableError: one cannot be read (``log_unreadable``), unless ``optional``.
     """
     found: list[ReadLog] = []
-    for path in paths:
+    for path in map(journal_of, paths):
         try:
             contents = _read_folder(path) if path.is_dir() else read_log(path.read_bytes())
         except OSError as error:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from hopseal.cli.log_folders import journal_of
 from hopseal.errors import UnavailableError
 from hopseal.log.segments import CURRENT, order_segments
 
@@ -25,6 +26,7 @@ class FollowedLog:
 
     def __init__(self, stack: ExitStack, path: Path) -> None:
         self._stack = stack
+        path = journal_of(path)
         self._folder = path if path.is_dir() else None
         self._file = self._open(path if self._folder is None else self._folder / self._names()[0])
 

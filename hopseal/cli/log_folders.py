@@ -100,6 +100,10 @@ class LogFolder:
         """
         return SourceLog(self.origin, self._vkey(policy), self.lines, _Prover(self, policy).prove)
 
+    def is_witnessed(self, policy: Policy | None) -> bool:
+        """Whether it has any checkpoint that the policy accepts; without one, any that was cosigned."""
+        return any(_is_good(each, policy) for each in self.checkpoints)
+
     def read_tile(self, tile: Tile) -> bytes:
         """A tile's bytes; a partial one also out of what it grew into.
 
@@ -180,6 +184,11 @@ def open_log_folders(paths: Sequence[Path]) -> list[LogFolder]:
     return folders
 
 
+def journal_of(path: Path) -> Path:
+    """The journal's folder in a broker's state folder; any other path as it is."""
+    return path / LOG_FOLDER if (path / LOG_FOLDER).is_dir() else path
+
+
 def unreadable(path: Path, error: OSError) -> UnavailableError:
     """The error for a log that cannot be read."""
     remedy = "name the log with --log, or run this as root or the broker's user"
@@ -190,7 +199,7 @@ def _open(path: Path) -> LogFolder:
     try:
         if path.is_file():
             return LogFolder(path, (path,), _tlog_beside(path.parent))
-        folder = path / LOG_FOLDER if (path / LOG_FOLDER).is_dir() else path
+        folder = journal_of(path)
         names = order_segments(each.name for each in folder.iterdir())
     except OSError as error:
         raise unreadable(path, error) from error

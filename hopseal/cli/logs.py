@@ -30,8 +30,8 @@ def logs(component: str | None, logs: tuple[Path, ...], lines: int, *, follow: b
     """Print what happened, for COMPONENT (AGENT/COMPONENT) or for all.
 
     Reads custody logs (a record for each call sent or received, accepted or refused) and log files of
-    the daemons in JSON; a folder stands for the files of the log in it. Under systemd the daemons' own log
-    is in the journal: journalctl -u hopseal-attestor -u hopseal-broker.
+    the daemons in JSON; a broker's state or log folder stands for the files of the log. Under systemd the
+    daemons' own log is in the journal: journalctl -u hopseal-attestor -u hopseal-broker.
 
     \b
     Example:

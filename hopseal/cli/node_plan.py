@@ -39,6 +39,7 @@ class NodePlan:
         documents: folder of Agent documents.
         broker_user: None runs the broker as this user.
         docker, podman: API sockets of container engines that the attestor may ask.
+        witnesses: URL and vkey of each witness that the broker asks to cosign its log.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class NodePlan:
     broker_user: BrokerUser | None = None
     docker: tuple[Path, ...] = ()
     podman: tuple[Path, ...] = ()
+    witnesses: tuple[tuple[str, str], ...] = ()
 
     @property
     def workload_socket(self) -> Path:
@@ -211,5 +213,6 @@ def _broker_config(plan: NodePlan) -> dict[str, object]:
         # One host: other nodes do not call here, and several such nodes may run side by side.
         "peer_listen": "127.0.0.1:0",
         "metrics_listen": "127.0.0.1:0",
+        "audit": {"witnesses": [{"url": url, "key": key} for url, key in plan.witnesses]},
         "log": {"format": "json", "level": "info"},
     }

@@ -51,5 +51,5 @@ log_option = click.option(
     default=(DEFAULT_LOG,),
     show_default=True,
     show_envvar=True,
-    help="A custody log or its folder; may be given several times.",
+    help="A broker's state folder, its log folder, or a file of the log; may be given several times.",
 )

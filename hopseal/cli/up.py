@@ -18,6 +18,7 @@ from hopseal.cli.output import format_count
 from hopseal.documents.load import load_documents
 from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
+from hopseal.log.note import parse_vkey
 
 SYSTEM_FOLDER = Path("/run/hopseal")  # where every command looks for sockets by itself
 _NEXT = (
@@ -39,8 +40,16 @@ _NEXT = (
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for sockets, keys and logs. Default: /run/hopseal for root, else one of your own.",
 )
+@click.option(
+    "--witness",
+    "witnesses",
+    type=(str, str),
+    multiple=True,
+    metavar="URL VKEY",
+    help="A witness that cosigns the log, see docs/witness.md; may be repeated. One of them must.",
+)
 @trust_domain_option
-def up(documents: Path, state: Path | None, trust_domain: str) -> None:
+def up(documents: Path, state: Path | None, witnesses: tuple[tuple[str, str], ...], trust_domain: str) -> None:
     """Run a whole node in the foreground, on the embedded authority, for trying it out.
 
     Starts an attestor and a broker, prints their sockets and stops both on Ctrl-C. Needs root only
@@ -50,6 +59,7 @@ def up(documents: Path, state: Path | None, trust_domain: str) -> None:
     Example:
       hopseal up --documents ./agents
       hopseal up --documents ./agents --state /tmp/try --trust-domain test.example.org
+      hopseal up --documents ./agents --witness http://127.0.0.1:7380 "$(head -1 witness.vkey)"
     """
     if not documents.is_dir():
         raise InvalidError(
@@ -57,12 +67,20 @@ def up(documents: Path, state: Path | None, trust_domain: str) -> None:
             f"{documents} is no folder",
             remedy=f"mkdir {shlex.quote(str(documents))}; it may be empty until `hopseal agents init` drafts one",
         )
+    for _, key in witnesses:
+        parse_vkey(key)
     found = load_documents(documents, TrustDomain.parse(trust_domain))
     folder = (state or _default_folder()).resolve()
     user = choose_broker_user(folder, documents.resolve())
     engines = find_engines()
     plan = NodePlan(
-        folder, documents.resolve(), trust_domain, broker_user=user, docker=engines.docker, podman=engines.podman
+        folder,
+        documents.resolve(),
+        trust_domain,
+        broker_user=user,
+        docker=engines.docker,
+        podman=engines.podman,
+        witnesses=witnesses,
     )
     agents = format_count(len(found.agents), "agent")
     click.echo(f"Node {plan.node} of {trust_domain} in {folder}, {agents} in {documents}")

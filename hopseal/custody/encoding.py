@@ -84,7 +84,7 @@ def parse_json_object(data: bytes, *, max_depth: int | None = MAX_JSON_DEPTH) ->
         raise malformed("not JSON in UTF-8") from error
     if not isinstance(value, dict):
         raise malformed("the JSON text is not an object")
-    if "\\u" in text:
+    if b"\\u" in data:
         _check_surrogates(value)
     return value
 
@@ -105,7 +105,7 @@ def parse_token_object(data: bytes, *, max_depth: int = MAX_TOKEN_JSON_DEPTH) ->
         raise malformed("not JSON in UTF-8") from error
     if not isinstance(value, dict):
         raise malformed("the JSON text is not an object")
-    if "\\u" in text:
+    if b"\\u" in data:
         _check_surrogates(value)
     return value
 
@@ -117,6 +117,8 @@ def encode_json(value: object) -> bytes:
 
 def _check_depth(text: str, max_depth: int) -> None:
     """Count before decoding: the decoder recurses once for each level."""
+    if text.count("{") + text.count("[") <= max_depth:
+        return
     depth = 0
     for match in _STRING_OR_BRACKET.finditer(text):
         if match[0] in "[{":

@@ -30,7 +30,6 @@ CHAIN = "Custody-Chain"
 CERTS = "Custody-Certs"
 RECEIPT = "Custody-Receipt"
 CLOSE = "Custody-Close"
-HANDLE = "Custody-Handle"
 EARLY_DATA = "early-data"
 _PREFIX = "custody-"
 _STRIPPED = (_PREFIX, "x-forwarded-client-cert", "client-cert")

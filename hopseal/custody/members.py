@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 from hopseal.custody.encoding import decode_b64url
@@ -21,6 +22,8 @@ Reader = Callable[[object, str], T]
 
 _ORIGIN = re.compile(r"https://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?", re.ASCII)
 _TRACE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_HASH = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", re.ASCII)  # what encode_b64url gives for 32 bytes
+_RANDOM_ID = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]", re.ASCII)  # and for 16
 HASH_BYTES = 32
 ID_BYTES = 16
 
@@ -63,7 +66,7 @@ class Members:
 
 def read_integer(value: object, where: str) -> int:
     """A non-negative integer; a boolean is none."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if type(value) is not int or value < 0:
         raise malformed(f"{where} is not a non-negative integer")
     return value
 
@@ -99,7 +102,8 @@ def text_up_to(max_bytes: int, *, min_bytes: int = 0) -> Reader[str]:
 
     def read(value: object, where: str) -> str:
         text = read_text(value, where)
-        if not min_bytes <= len(text.encode()) <= max_bytes:
+        is_short = min_bytes <= len(text) and 4 * len(text) <= max_bytes  # however many bytes a character has
+        if not is_short and not min_bytes <= len(text.encode()) <= max_bytes:
             raise malformed(f"{where} has not {min_bytes} to {max_bytes} bytes")
         return text
 
@@ -131,18 +135,18 @@ def list_of(reader: Reader[T], max_items: int) -> Reader[tuple[T, ...]]:
 
 def read_hash(value: object, where: str) -> str:
     """A SHA-256 in canonical base64url, 43 characters."""
-    return _fixed(value, where, HASH_BYTES)
+    return _fixed(value, where, _HASH, HASH_BYTES)
 
 
 def read_random_id(value: object, where: str) -> str:
     """A random 128-bit ID in canonical base64url, 22 characters."""
-    return _fixed(value, where, ID_BYTES)
+    return _fixed(value, where, _RANDOM_ID, ID_BYTES)
 
 
 def read_spiffe_id(value: object, where: str) -> SpiffeId:
     """A canonical SPIFFE ID."""
     try:
-        return SpiffeId.parse(read_text(value, where))
+        return _parse_spiffe_id(read_text(value, where))
     except IdentityError as error:
         raise malformed(f"{where}: {error.message}") from error
 
@@ -169,8 +173,14 @@ def read_trace_id(value: object, where: str) -> str:
     return text
 
 
-def _fixed(value: object, where: str, size: int) -> str:
-    text = read_text(value, where)
-    if len(decode_b64url(text)) != size:
-        raise malformed(f"{where} has not {size} bytes")
-    return text
+@lru_cache(maxsize=1024)
+def _parse_spiffe_id(text: str) -> SpiffeId:
+    """Remembered, since the statements of a log are of few components."""
+    return SpiffeId.parse(text)
+
+
+def _fixed(value: object, where: str, form: re.Pattern[str], size: int) -> str:
+    if isinstance(value, str) and form.fullmatch(value):
+        return value
+    decode_b64url(read_text(value, where))  # which says so, if that is what is wrong
+    raise malformed(f"{where} has not {size} bytes")

@@ -9,9 +9,9 @@ Source: RFC 6962 §2.1, RFC 9162 §2.1.3.2, custody-wire §4.2.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
-from hopseal.custody.encoding import sha256
 from hopseal.custody.errors import malformed
 
 _LEAF = b"\x00"
@@ -20,12 +20,12 @@ _NODE = b"\x01"
 
 def hash_leaf(data: bytes) -> bytes:
     """The leaf hash of ``data``, 32 bytes."""
-    return sha256(_LEAF + data)
+    return hashlib.sha256(_LEAF + data).digest()
 
 
 def hash_node(left: bytes, right: bytes) -> bytes:
     """The hash of an inner node, 32 bytes."""
-    return sha256(_NODE + left + right)
+    return hashlib.sha256(_NODE + left + right).digest()
 
 
 def build_tree(leaves: Sequence[bytes]) -> tuple[bytes, tuple[tuple[bytes, ...], ...]]:
@@ -64,16 +64,30 @@ def compute_root(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> b
     for sibling in path:
         if last == 0:
             raise malformed("inclusion path is too long")
-        if position & 1 or position == last:
-            node = hash_node(sibling, node)
-            while not position & 1 and position:
-                position, last = position >> 1, last >> 1
-        else:
-            node = hash_node(node, sibling)
-        position, last = position >> 1, last >> 1
+        position, last, node = climb(position, last, node, sibling)
     if last:
         raise malformed("inclusion path is too short")
     return node
+
+
+def climb(position: int, last: int, node: bytes, sibling: bytes) -> tuple[int, int, bytes]:
+    """One step up a path: ``position`` and ``last`` of the next level that has a sibling, and the node there.
+
+    Args:
+        position: of ``node`` in its level.
+        last: position of the last node of that level, above 0.
+        node: a hash.
+        sibling: the path's next hash.
+
+    Source: RFC 9162 §2.1.3.2.
+    """
+    if position & 1 or position == last:
+        node = hash_node(sibling, node)
+        while not position & 1 and position:
+            position, last = position >> 1, last >> 1
+    else:
+        node = hash_node(node, sibling)
+    return position >> 1, last >> 1, node
 
 
 def _level_above(level: list[bytes]) -> list[bytes]:

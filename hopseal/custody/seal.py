@@ -100,7 +100,12 @@ def thumbprint(der: bytes) -> str:
 
 def hash_statement(x5t: str, payload: str) -> bytes:
     """The statement hash: a leaf hash over certificate and payload, so that neither can be exchanged."""
-    return hash_leaf(decode_b64url(x5t) + payload.encode("ascii"))
+    return hash_leaf(_decode_thumbprint(x5t) + payload.encode("ascii"))
+
+
+@lru_cache(maxsize=256)
+def _decode_thumbprint(x5t: str) -> bytes:
+    return decode_b64url(x5t)
 
 
 def parse_sealed(text: str) -> SealedStatement:

@@ -34,7 +34,8 @@ from hopseal.documents.model import (
 )
 from hopseal.documents.values import parsed_texts, read_choice
 from hopseal.ids import MAX_SPIFFE_ID_BYTES, SpiffeId, TrustDomain
-from hopseal.settings import Section, Settings, parse_settings
+from hopseal.settings import Section, Settings
+from hopseal.settings_file import parse_settings
 
 API_VERSION = "hopseal.dev/v1alpha1"
 KIND = "Agent"

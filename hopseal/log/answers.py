@@ -15,8 +15,8 @@ from hopseal.custody.errors import CustodyError
 from hopseal.custody.outcome import Outcome
 from hopseal.custody.receipt import parse_sealed_receipt
 from hopseal.custody.verification import StatementVerifier
+from hopseal.log.chain_evidence import CONTRADICTION, ChainEvidence
 from hopseal.log.entries import LogEntry, StatementEntry, StatementKind
-from hopseal.log.evidence import CONTRADICTION, ChainEvidence
 
 
 @dataclass(frozen=True, slots=True)

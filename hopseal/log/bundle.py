@@ -38,7 +38,15 @@ _MEMBERS = frozenset({"v", "type", "statements", "certs", "artifacts", "proofs",
 _PROOF_KEY = re.compile(r"(?:[A-Za-z0-9_-]{43}|[a-z]{3,16})\.[A-Za-z0-9_-]{43}", re.ASCII)
 _DIGEST = re.compile(rb'"digest":"([A-Za-z0-9_-]{43})"\}\n')
 _DIGEST_BYTES = len('"digest":""}\n') + 43
+_STATEMENT_MEMBERS = frozenset({"sealed", "seen"})
+_SEEN_MEMBERS = frozenset({"origin", "index", "dir"})
+_ARTIFACT_MEMBERS = frozenset({"origin", "index", "json"})
+_LOG_MEMBERS = frozenset({"origin", "vkey"})
 _read_origin = text_up_to(MAX_ORIGIN_BYTES, min_bytes=1)
+_read_sealed = text_up_to(MAX_SEALED_BYTES)
+_read_base64 = text_up_to(_MAX_DER_BYTES)
+_read_json = text_up_to(MAX_ARTIFACT_BYTES)
+_read_direction = one_of(*Direction)
 _read_proofs = list_of(text_up_to(MAX_PROOF_BYTES), MAX_PROOFS)
 
 
@@ -178,44 +186,47 @@ def _read(members: Members) -> EvidenceBundle:
         certificates=members.required("certs", list_of(_read_der, MAX_CERTIFICATES)),
         artifacts=members.required("artifacts", list_of(_read_artifact, MAX_ARTIFACTS)),
         proofs=members.required("proofs", _read_proof_map),
-        policy=members.required("policy", text_up_to(MAX_ARTIFACT_BYTES)),
+        policy=members.required("policy", _read_json),
         logs=members.required("logs", list_of(_read_log, MAX_LOGS)),
     )
 
 
 def _read_statement(value: object, where: str) -> LoggedStatement:
-    members = Members.read(value, where).only(frozenset({"sealed", "seen"}))
+    members = Members.read(value, where).only(_STATEMENT_MEMBERS)
     return LoggedStatement(
-        sealed=members.required("sealed", text_up_to(MAX_SEALED_BYTES)),
-        seen=members.required("seen", list_of(_read_seen, MAX_SEEN)),
+        sealed=members.required("sealed", _read_sealed),
+        seen=members.required("seen", _read_places),
     )
 
 
 def _read_seen(value: object, where: str) -> Seen:
-    members = Members.read(value, where).only(frozenset({"origin", "index", "dir"}))
+    members = Members.read(value, where).only(_SEEN_MEMBERS)
     return Seen(
         origin=members.required("origin", _read_origin),
         index=members.required("index", read_integer),
-        direction=Direction(members.required("dir", one_of(*Direction))),
+        direction=Direction(members.required("dir", _read_direction)),
     )
 
 
+_read_places = list_of(_read_seen, MAX_SEEN)
+
+
 def _read_artifact(value: object, where: str) -> Artifact:
-    members = Members.read(value, where).only(frozenset({"origin", "index", "json"}))
+    members = Members.read(value, where).only(_ARTIFACT_MEMBERS)
     return Artifact(
         origin=members.required("origin", _read_origin),
         index=members.required("index", read_integer),
-        json=members.required("json", text_up_to(MAX_ARTIFACT_BYTES)),
+        json=members.required("json", _read_json),
     )
 
 
 def _read_log(value: object, where: str) -> LogKey:
-    members = Members.read(value, where).only(frozenset({"origin", "vkey"}))
-    return LogKey(members.required("origin", _read_origin), members.required("vkey", text_up_to(MAX_SEALED_BYTES)))
+    members = Members.read(value, where).only(_LOG_MEMBERS)
+    return LogKey(members.required("origin", _read_origin), members.required("vkey", _read_sealed))
 
 
 def _read_der(value: object, where: str) -> bytes:
-    return decode_base64(text_up_to(_MAX_DER_BYTES)(value, where))
+    return decode_base64(_read_base64(value, where))
 
 
 def _read_proof_map(value: object, where: str) -> Mapping[str, tuple[str, ...]]:

@@ -66,9 +66,3 @@ def parse_history(data: bytes) -> tuple[PastCheckpoint, ...]:
 def thin(history: Iterable[PastCheckpoint]) -> tuple[PastCheckpoint, ...]:
     """The last checkpoint of each half minute."""
     return tuple({past.time // BUCKET_S: past for past in history}.values())
-
-
-def find_covering(history: Iterable[PastCheckpoint], index: int) -> PastCheckpoint | None:
-    """The oldest checkpoint that covers entry ``index``: the one with the earliest proof of time."""
-    covering = (past for past in history if past.size > index)
-    return min(covering, key=lambda past: (past.time, past.size), default=None)

@@ -17,8 +17,8 @@ from hopseal.custody.errors import Code, CustodyError, refusal
 from hopseal.custody.record import Record, SealedRecord
 from hopseal.custody.verification import StatementVerifier
 from hopseal.log.answers import AnswerReport, judge_answers
+from hopseal.log.chain_evidence import ChainEvidence, Rejected, Sighting, gather
 from hopseal.log.entries import LogEntry
-from hopseal.log.evidence import ChainEvidence, Rejected, Sighting, gather
 from hopseal.log.judge import ChainJudge, Finding, JudgedHop
 from hopseal.log.tokens import check_token
 

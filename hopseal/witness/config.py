@@ -13,7 +13,8 @@ from pathlib import Path
 from hopseal.errors import InvalidError
 from hopseal.log.log_key import LOG_ALGORITHMS
 from hopseal.log.note import VerifierKey, is_key_name, parse_vkey
-from hopseal.settings import Section, load_settings
+from hopseal.settings import Section
+from hopseal.settings_file import load_settings
 from hopseal.witness.keys import ALGORITHMS
 
 DEFAULT_CONFIG = Path("/etc/hopseal/witness.yaml")

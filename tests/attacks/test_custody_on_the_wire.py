@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from custody_refusals import refused_in
 from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
 from hopseal.log.entries import CertificateEntry, Direction, RecordEntry
 from hopseal.log.reader import read_log
@@ -86,7 +87,8 @@ def test_a_record_that_another_component_signed_is_refused(cluster, rogue, conne
     chain = [stolen.get("shell", 0).text, stolen.get("orchestrator", 1).text]
     headers, _ = connector.bound(b'{"calls": []}')
     custody = fields(taken.text, chain, stolen.certs_of(taken.text, *chain))
-    status, answer = connector.send(rogue, [*headers, *custody], BODY)
+    with refused_in(cluster.nodes[1].log_folder, "custody_identity"):
+        status, answer = connector.send(rogue, [*headers, *custody], BODY)
     assert (status, answer["code"]) == (400, "custody_identity")
 
 
@@ -96,7 +98,8 @@ def test_a_stolen_chain_cannot_be_continued(cluster, rogue, connector):
     headers, rqb = connector.bound(BODY)
     record = seal(rogue, child_of(stolen.get("orchestrator", 1), rogue, connector, rqb))
     custody = fields(record, chain, [rogue.leaf_der, *stolen.certs_of(*chain)])
-    status, answer = connector.send(rogue, [*headers, *custody], BODY)
+    with refused_in(cluster.nodes[1].log_folder, "custody_chain"):
+        status, answer = connector.send(rogue, [*headers, *custody], BODY)
     assert (status, answer["code"]) == (400, "custody_chain")
 
 
@@ -106,7 +109,8 @@ def test_a_hop_cannot_be_cut_out(cluster, rogue, connector):
     headers, rqb = connector.bound(BODY)
     record = seal(rogue, child_of(stolen.get("shell", 0), rogue, connector, rqb))
     custody = fields(record, chain, [rogue.leaf_der, *stolen.certs_of(*chain)])
-    status, answer = connector.send(rogue, [*headers, *custody], BODY)
+    with refused_in(cluster.nodes[1].log_folder, "custody_chain"):
+        status, answer = connector.send(rogue, [*headers, *custody], BODY)
     assert (status, answer["code"]) == (400, "custody_chain")
 
 
@@ -116,44 +120,50 @@ def test_records_of_two_tasks_cannot_be_spliced(cluster, rogue, connector):
     headers, rqb = connector.bound(BODY)
     record = seal(rogue, child_of(other.get("orchestrator", 1), rogue, connector, rqb))
     custody = fields(record, chain, [rogue.leaf_der, *one.certs_of(chain[0]), *other.certs_of(chain[1])])
-    status, answer = connector.send(rogue, [*headers, *custody], BODY)
+    with refused_in(cluster.nodes[1].log_folder, "custody_chain"):
+        status, answer = connector.send(rogue, [*headers, *custody], BODY)
     assert (status, answer["code"]) == (400, "custody_chain")
 
 
-def test_a_changed_body_byte_is_refused(rogue, connector):
+def test_a_changed_body_byte_is_refused(cluster, rogue, connector):
     headers, rqb = connector.bound(BODY)
     record = seal(rogue, root_record(rogue, connector, rqb))
     changed = BODY.replace(b"calls", b"cells")
-    status, answer = connector.send(rogue, [*headers, *fields(record, (), [rogue.leaf_der])], changed)
+    with refused_in(cluster.nodes[1].log_folder, "custody_binding"):
+        status, answer = connector.send(rogue, [*headers, *fields(record, (), [rogue.leaf_der])], changed)
     assert (status, answer["code"]) == (400, "custody_binding")
 
 
-def test_another_path_than_the_signed_one_is_refused(rogue, connector):
+def test_another_path_than_the_signed_one_is_refused(cluster, rogue, connector):
     headers, rqb = connector.bound(BODY)
     record = seal(rogue, root_record(rogue, connector, rqb))
     custody = fields(record, (), [rogue.leaf_der])
-    status, answer = connector.send(rogue, [*headers, *custody], BODY, path="/other")
+    with refused_in(cluster.nodes[1].log_folder, "custody_binding"):
+        status, answer = connector.send(rogue, [*headers, *custody], BODY, path="/other")
     assert (status, answer["code"]) == (400, "custody_binding")
 
 
-def test_the_same_record_is_accepted_once(rogue, connector):
+def test_the_same_record_is_accepted_once(cluster, rogue, connector):
     headers, rqb = connector.bound(BODY)
     record = seal(rogue, root_record(rogue, connector, rqb))
     sent = [*headers, *fields(record, (), [rogue.leaf_der])]
     assert connector.send(rogue, sent, BODY)[0] == 200
-    status, answer = connector.send(rogue, sent, BODY)
+    with refused_in(cluster.nodes[1].log_folder, "custody_replayed"):
+        status, answer = connector.send(rogue, sent, BODY)
     assert (status, answer["code"]) == (400, "custody_replayed")
 
 
-def test_a_record_for_another_component_is_refused(rogue, connector):
+def test_a_record_for_another_component_is_refused(cluster, rogue, connector):
     headers, rqb = connector.bound(BODY)
     record = replace(root_record(rogue, connector, rqb), aud=str(rogue.spiffe_id))
     custody = fields(seal(rogue, record), (), [rogue.leaf_der])
-    status, answer = connector.send(rogue, [*headers, *custody], BODY)
+    with refused_in(cluster.nodes[1].log_folder, "custody_audience"):
+        status, answer = connector.send(rogue, [*headers, *custody], BODY)
     assert (status, answer["code"]) == (400, "custody_audience")
 
 
-def test_no_record_means_no_call(rogue, connector):
+def test_no_record_means_no_call(cluster, rogue, connector):
     headers, _ = connector.bound(BODY)
-    status, answer = connector.send(rogue, headers, BODY)
+    with refused_in(cluster.nodes[1].log_folder, "custody_missing"):
+        status, answer = connector.send(rogue, headers, BODY)
     assert (status, answer["code"]) == (428, "custody_missing")

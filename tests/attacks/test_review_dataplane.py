@@ -87,6 +87,7 @@ def test_members_that_another_reader_takes_for_the_call_match_no_pattern(
     a, tool = mcp_only
     assert call(a, body=body, headers={"Content-Type": "application/json"}).code == "policy_denied"
     assert not tool.seen
+    a.wait_for_call(direction="out", code="policy_denied")
 
 
 @pytest.mark.parametrize("path", ["/public/..;/admin", "/public/.;x=1/admin", "/..;"])

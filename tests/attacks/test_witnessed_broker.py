@@ -37,9 +37,7 @@ class Node:
         self.witness = WitnessProcess(folder / "witness", (self.key,))
         self.witness.start()
         self.policy = policy_of([self.key], [self.witness.keys], 1)
-        # The witness keeps its port when it is started again.
-        config = self.witness._config
-        config.write_text(config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{self.witness.port}"))
+        self.witness.keep_port()
         keys = ", ".join(f'{{url: "{self.witness.url}", key: "{key}"}}' for key in self.witness.keys)
         audit = f"{{strict: true, checkpoint_interval_s: 0.1, quorum: 1, witnesses: [{keys}]}}"
         self.double = AttestorDouble(self.folder)

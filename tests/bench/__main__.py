@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from bench import attest, audit, call, log
+from bench import attest, audit, call, headers, log
 from bench.figures import keep, show
 
-BENCHMARKS = {"attest": attest.run, "call": call.run, "log": log.run, "audit": audit.run}
+BENCHMARKS = {"attest": attest.run, "call": call.run, "headers": headers.run, "log": log.run, "audit": audit.run}
 
 
 def main() -> int:

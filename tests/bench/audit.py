@@ -1,7 +1,8 @@
-"""``hopseal audit verify``: statements a second of one core, and what all cores make of it.
+"""``hopseal audit verify``: hops a second of one core, and what all cores make of it.
 
-The evidence is of 10,000 hops in chains of a hundred, each with its receipt, in seals of 14, and with the proofs of two
-logs. The peer is what cannot be left out: a P-256 signature for each seal, and a leaf-to-root path for each proof.
+The evidence is of 10,000 hops in chains of a hundred, each a record and its receipt, in seals of 14, and with the
+proofs of two logs. The whole command is measured, from start to exit. The peer is what cannot be left out: a P-256
+signature for each seal, and a leaf-to-root path for each proof.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from audit_scene import PARTIES, Scene, hash_of
@@ -21,40 +23,87 @@ from hopseal.custody.merkle import compute_root, hash_leaf
 from hopseal.custody.receipt import Receipt
 from hopseal.custody.seal import Signer, parse_sealed, seal_statements, thumbprint, verify_signature
 from hopseal.custody.statement import Statement, encode_statement
-from hopseal.log.audit.run import Auditor
-from hopseal.log.audit.trust import TrustPolicy
-from hopseal.log.bundle import EvidenceBundle, format_evidence, parse_evidence
+from hopseal.log.bundle import EvidenceBundle, format_evidence
 from hopseal.log.checkpoint import parse_signed_checkpoint
-from hopseal.log.policy import parse_policy
 from hopseal.log.proof import parse_proof
 from hopseal.verify import parse_certificate
 from vectors.scene import random_id
 
 ROUNDS = 3
+TARGET = 4_000
 HOPS = 10_000
 CHAIN = 100  # hops of one chain: a root and its children
 BATCH = 14  # statements under a seal
 
 
 def run() -> list[Figure]:
-    """Verify in this process, by CPU time; then with the command on all cores, by the clock."""
+    """Verify with the command: on one core by CPU time, then on all cores by the clock, in alternating rounds."""
     scene = write_chains()
     bundle, policy = scene.bundle(), scene.policy().encode()
     data = format_evidence(bundle)
-    alone = [(verify(data, policy), verify_least(bundle)) for _ in range(ROUNDS)]
     cores = len(os.sched_getaffinity(0))
-    together = [(run_command(data, policy, cores), run_command(data, policy, 1)) for _ in range(ROUNDS)]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "evidence").write_bytes(data)
+        (Path(folder) / "policy").write_bytes(policy)
+        rounds = [(verify(folder, 1), verify(folder, cores), verify_least(bundle)) for _ in range(ROUNDS)]
     return [
-        figure("statements a second of one core", "/s", "signatures and paths alone", alone),
-        figure(f"statements a second, {cores} cores", "/s", "the same on one core", together),
+        figure(
+            "hops a CPU second, one process",
+            "/s",
+            f"{TARGET:,}/s",
+            [(one.per_cpu_second, float(TARGET)) for one, _, _ in rounds],
+            at_least=1.0,
+        ),
+        figure(
+            "the same beside the least work",
+            "/s",
+            "signatures and paths alone",
+            [(one.per_cpu_second, least) for one, _, least in rounds],
+        ),
+        figure(
+            f"hops a CPU second, {cores} processes",
+            "/s",
+            "one process",
+            [(every.per_cpu_second, one.per_cpu_second) for one, every, _ in rounds],
+        ),
+        figure(
+            f"hops a second by the clock, {cores} processes",
+            "/s",
+            "one process",
+            [(every.per_second, one.per_second) for one, every, _ in rounds],
+        ),
     ]
 
 
-def verify(data: bytes, policy: bytes) -> float:
-    begun = time.process_time()
-    auditor = Auditor(parse_evidence(data), parse_policy(policy), TrustPolicy(), int(time.time()))
-    auditor.conclude(auditor.check(0, auditor.count))
-    return auditor.count / (time.process_time() - begun)
+@dataclass(frozen=True)
+class Run:
+    """One run of the command over all hops."""
+
+    cpu_s: float
+    took_s: float
+
+    @property
+    def per_cpu_second(self) -> float:
+        return HOPS / self.cpu_s
+
+    @property
+    def per_second(self) -> float:
+        return HOPS / self.took_s
+
+
+def verify(folder: str, jobs: int) -> Run:
+    """Run ``hopseal audit verify``, whose workers it waits for, so that their time is in its own."""
+    command = [sys.executable, "-m", "hopseal.cli.main", "audit", "verify", "evidence", "--policy", "policy"]
+    begun, before = time.perf_counter(), os.times()
+    subprocess.run(
+        [*command, "--brief", "--jobs", str(jobs)],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+    )
+    took, after = time.perf_counter() - begun, os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return Run(used, took)
 
 
 def verify_least(bundle: EvidenceBundle) -> float:
@@ -67,18 +116,7 @@ def verify_least(bundle: EvidenceBundle) -> float:
         verify_signature(seal, keys[seal.x5t])
     for proof in proofs:
         compute_root(hash_leaf(b"entry"), proof.index, sizes[proof.checkpoint], proof.path)
-    return len(bundle.statements) / (time.process_time() - begun)
-
-
-def run_command(data: bytes, policy: bytes, jobs: int) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        evidence, trusted = Path(folder) / "evidence", Path(folder) / "policy"
-        evidence.write_bytes(data)
-        trusted.write_bytes(policy)
-        command = [sys.executable, "-m", "hopseal.cli.main", "audit", "verify", evidence, "--policy", trusted]
-        begun = time.perf_counter()
-        subprocess.run([*command, "--brief", "--jobs", str(jobs)], check=True, capture_output=True)
-        return 2 * HOPS / (time.perf_counter() - begun)
+    return HOPS / (time.process_time() - begun)
 
 
 def write_chains() -> Scene:

@@ -31,9 +31,15 @@ class Figure:
 
 
 def figure(
-    name: str, unit: str, peer: str, rounds: Sequence[tuple[float, float]], *, at_most: float | None = None
+    name: str,
+    unit: str,
+    peer: str,
+    rounds: Sequence[tuple[float, float]],
+    *,
+    at_most: float | None = None,
+    at_least: float | None = None,
 ) -> Figure:
-    """The figure over ``rounds`` of (ours, peer's); ``at_most`` bounds the ratio."""
+    """The figure over ``rounds`` of (ours, peer's); ``at_most`` or ``at_least`` bounds the ratio."""
     ratio = statistics.median(ours / theirs for ours, theirs in rounds)
     return Figure(
         name=name,
@@ -42,20 +48,27 @@ def figure(
         peer=peer,
         peer_value=statistics.median(theirs for _, theirs in rounds),
         ratio=ratio,
-        target=at_most,
-        holds=None if at_most is None else ratio <= at_most,
+        target=at_most if at_least is None else at_least,
+        holds=_holds(ratio, at_most, at_least),
         rounds=len(rounds),
     )
+
+
+def _holds(ratio: float, at_most: float | None, at_least: float | None) -> bool | None:
+    if at_most is None and at_least is None:
+        return None
+    return (at_most is None or ratio <= at_most) and (at_least is None or ratio >= at_least)
 
 
 def show(title: str, figures: Sequence[Figure]) -> None:
     """Print ``figures`` as a table."""
     table = Table(title=title)
-    for column in ("what", "Hopseal", "peer", "", "ratio", "rounds"):
+    for column in ("what", "Hopseal", "peer", "", "ratio", "target", "rounds"):
         table.add_column(column, justify="left" if column in {"what", ""} else "right")
     for each in figures:
         ours, theirs = f"{each.value:,.2f} {each.unit}", f"{each.peer_value:,.2f} {each.unit}"
-        table.add_row(each.name, ours, theirs, each.peer, f"{each.ratio:.2f}", str(each.rounds))
+        target = {None: "", True: "met", False: "missed"}[each.holds]
+        table.add_row(each.name, ours, theirs, each.peer, f"{each.ratio:.2f}", target, str(each.rounds))
     Console(width=120).print(table)
 
 

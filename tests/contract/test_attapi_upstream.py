@@ -248,7 +248,12 @@ async def test_a_slow_subscriber_gets_the_newest(backend):
         for turn in range(1, 4):
             await backend.set(entry("/a", "uid:1", hint=str(turn)))
             await following(quick, "/a", hint=str(turn))
-        assert (await anext(slow)).svids[0].hint == "3"
+        hints = []
+        async with asyncio.timeout(TIMEOUT_S):
+            while "3" not in hints:
+                hints.append((await anext(slow)).svids[0].hint)
+        # Both subscriptions are streams of their own: the last turn may reach this one a moment later.
+        assert hints in (["3"], ["2", "3"])
 
 
 async def test_many_subscribers_at_once_all_get_theirs(backend):

@@ -306,6 +306,13 @@ async def test_requests_at_the_bounds_are_read(tmp_path, message):
             await Envoy(served.channel()).fetch(message)
 
 
+async def test_a_refusal_repeats_a_few_names_and_not_all_of_them(tmp_path):
+    async with served_workload_api(tmp_path) as served:
+        with pytest.raises(GRPCError, match="not authorized") as caught:
+            await Envoy(served.channel()).fetch(request(*(f"{each:03}" + "x" * 2000 for each in range(MAX_NAMES))))
+        assert 2000 < len(caught.value.message) < 3000
+
+
 def padded(size: int, *names: str, **fields: Any) -> pb.DiscoveryRequest:
     """A request of ``size`` bytes in its frame: Envoy describes itself in field 2, which is nothing to us."""
     base = request(*names, **fields).SerializeToString()

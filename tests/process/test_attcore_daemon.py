@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -415,3 +416,19 @@ def test_a_status_file_that_is_not_ours_keeps_the_daemon_from_starting(daemon: D
     with pytest.raises(HopsealError) as raised:
         AttestorService(daemon.config)
     assert raised.value.code == "status_file_invalid"
+
+
+async def test_metrics_count_what_was_refused_and_cut_on_each_socket(daemon: Daemon):
+    async with daemon.running():
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(daemon.workload))
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(100))
+
+            async def is_counted() -> bool:
+                _, text = await daemon.ask("/metrics")
+                return "hopseal_attestor_workload_cut 1.0" in text
+
+            await async_wait_until(is_counted)
+        _, text = await daemon.ask("/metrics")
+        for name in ("workload_refused", "broker_refused", "broker_cut"):
+            assert f"hopseal_attestor_{name} 0.0" in text

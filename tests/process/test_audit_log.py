@@ -36,7 +36,7 @@ from hopseal.log.tiles import tile_hash_reader
 from hopseal.log.tree import build_consistency_proof, verify_consistency
 from hopseal.svid import X509Svid
 from journals import naive_root
-from killed_node import NodeProcess
+from killed_node import NodeProcess, node_process
 from svid_authority import Authority
 from waiting import wait_until
 
@@ -56,12 +56,8 @@ def svid(authority: Authority) -> X509Svid:
 
 @pytest.fixture
 def killed(tmp_path: Path, authority: Authority) -> Iterator[NodeProcess]:
-    path = tmp_path / "tool.sock"
-    with Component(path):
-        node = NodeProcess(tmp_path / "k", authority, path, tlog=True, log=SMALL)
+    with node_process(tmp_path, authority, tlog=True, log=SMALL) as node:
         yield node
-        with contextlib.suppress(ValueError):
-            node.kill()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from custody_refusals import statements_in
 from dataplane_nodes import PERMIT_ALL, TRUST_DOMAIN, Answer, Component, Node, Seen, answer, call, instance, spiffe_id
 from hopseal.custody.record import SealedRecord, parse_sealed_record
 from hopseal.log.entries import Direction, RecordEntry
@@ -175,7 +176,7 @@ def test_a_gateway_that_the_partner_does_not_list_is_refused(tmp_path: Path) -> 
     with federation(tmp_path, gateways=[spiffe_id("another")]) as fed:
         assert fed.call().status == 403
         assert fed.answers[0].code == "custody_authority"
-        (entry,) = [each for each in fed.partner.log().entries if isinstance(each, RecordEntry)]
+        (entry,) = [each for each in statements_in(fed.partner.log_dir) if isinstance(each, RecordEntry)]
         assert (entry.accepted, entry.code) == (False, "custody_authority")
         assert "seal a boundary" in entry.detail
         assert not fed.tool.seen
@@ -189,6 +190,7 @@ def test_what_the_internal_authority_does_not_cover_does_not_cross(tmp_path: Pat
             fed.call(path="/in", handle=opened.handle)
             assert fed.answers[-1].code == "custody_authority"
         assert not fed.tool.seen
+        fed.gateway.wait_for_call(direction="out", code="custody_authority")
 
 
 def test_a_full_boundary_lets_the_chain_go_on(tmp_path: Path) -> None:

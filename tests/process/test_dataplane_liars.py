@@ -5,13 +5,14 @@ from __future__ import annotations
 import http.client
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from custody_refusals import statements_in
 from dataplane_nodes import TRUST_DOMAIN, Answer, Node, call, raw, spiffe_id, statements
 from dataplane_server import RECEIPT, Peer, Reply, Request, honest
 from hopseal.custody.outcome import Fin
@@ -132,9 +133,9 @@ LIES: dict[str, Lie] = {
 
 
 @contextmanager
-def lied_to(folder: Path, lie: Lie, reply: Reply, alpn: str = "h2"):
+def lied_to(folder: Path, lie: Lie, reply: Reply, alpn: str = "h2", **settings: object) -> Iterator[Node]:
     authority = Authority(TRUST_DOMAIN)
-    node = Node(folder / "n", authority).start()
+    node = Node(folder / "n", authority, settings=settings).start()
     try:
         with Peer(authority, lambda peer, request: lie(peer, request, reply), alpn=alpn) as peer:
             node.route(tool=peer.port)
@@ -145,7 +146,10 @@ def lied_to(folder: Path, lie: Lie, reply: Reply, alpn: str = "h2"):
 
 def refused(node: Node) -> StatementEntry:
     wait_until(lambda: [each for each in statements(node, Direction.RECEIVED) if each.st])
-    return statements(node, Direction.RECEIVED)[-1]
+    found = statements_in(node.log_dir)[-1]
+    assert isinstance(found, StatementEntry)
+    assert found.direction is Direction.RECEIVED
+    return found
 
 
 @pytest.mark.parametrize("alpn", ["h2", "http/1.1"])
@@ -236,6 +240,15 @@ def test_a_caller_that_cannot_see_a_stream_break_off_gets_none(tmp_path: Path) -
 
 def http_1_0(node: Node) -> bytes:
     return raw(node.out, b"GET /mcp HTTP/1.0\r\nHost: tool.crm\r\n\r\n")
+
+
+def test_a_short_answer_that_never_ends_is_an_error_in_time(tmp_path: Path) -> None:
+    def stall(peer: Peer, request: Request, reply: Reply) -> Reply:
+        whole = honest(peer, request, reply)
+        return replace(whole, headers=[*whole.headers, ("content-length", "11")], length=False, stall=True)
+
+    with lied_to(tmp_path, stall, SHORT, timeouts_ms={"response_head": 500}) as node:
+        assert call(node).code == "peer_timeout"
 
 
 def test_lies_end_with_the_call(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from hopseal.log.entries import BundleEntry, CertificateEntry, Direction, Record
 from hopseal.log.offline import verify_chain_offline
 from hopseal.log.reader import read_log
 from hopseal.svid import X509Svid
-from killed_node import NodeProcess
+from killed_node import NodeProcess, node_process
 from svid_authority import Authority
 from waiting import wait_until
 
@@ -44,12 +44,8 @@ def svid(authority: Authority) -> X509Svid:
 
 @pytest.fixture
 def killed(tmp_path: Path, authority: Authority) -> Iterator[NodeProcess]:
-    path = tmp_path / "tool.sock"
-    with Component(path):
-        node = NodeProcess(tmp_path / "k", authority, path)
+    with node_process(tmp_path, authority) as node:
         yield node
-        with contextlib.suppress(ValueError):
-            node.kill()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import h2.connection
 import pytest
 
+from custody_refusals import refusals_in
 from dataplane_nodes import TRUST_DOMAIN, Component, Node, call, exchange, pair, spiffe_id
 from dataplane_peer import Message, connected, context, fresh_id, http_request, send
 from hopseal.ids import SpiffeId
@@ -37,7 +38,7 @@ def svid(node: Node) -> X509Svid:
 
 
 def refused(node: Node) -> list[RecordEntry]:
-    return [each for each in node.log().entries if isinstance(each, RecordEntry) and not each.accepted]
+    return [each for each in refusals_in(node.log_dir) if isinstance(each, RecordEntry)]
 
 
 def test_a_record_made_by_the_other_implementation_is_accepted(node: Node, svid: X509Svid) -> None:

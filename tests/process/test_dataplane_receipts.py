@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import http.server
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -360,6 +361,24 @@ def test_an_answer_that_the_component_cuts_is_an_error_on_both_sides(nodes: tupl
     wait_until(lambda: len(statements(a, Direction.RECEIVED)) == 2)
     (entry,) = [each for each in statements(a, Direction.RECEIVED) if not each.accepted]
     assert (entry.code, entry.sealed) == ("receipt_missing", None)
+
+
+def test_a_short_answer_that_does_not_end_is_an_error_in_time(tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def hang(handler: http.server.BaseHTTPRequestHandler, _seen: Seen) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "10")
+        handler.end_headers()
+        handler.wfile.write(b"hello")
+        assert go_on.wait(10)
+
+    with pair(tmp_path, timeouts_ms={"response_head": 500}) as (a, b, tool):
+        tool.respond = hang
+        assert call(a).code in {"callee_timeout", "peer_unreachable"}
+        wait_until(lambda: outcomes(b))
+        assert outcomes(b)[0].fin is not Fin.EOF
+        go_on.set()
 
 
 def test_a_caller_that_hangs_up_leaves_a_receipt_that_says_so(nodes: tuple[Node, Node, Component]) -> None:

@@ -20,6 +20,7 @@ import h2.events
 import pytest
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
+from custody_refusals import refusals_in
 from dataplane_nodes import TRUST_DOMAIN, Connection, Node, call, raw, spiffe_id, statements
 from dataplane_peer import Message, connected, context
 from dataplane_server import Peer, honest
@@ -442,6 +443,7 @@ def test_a_stream_without_a_true_closing_statement_never_looks_whole(pair: Pair,
     assert hashlib.sha256(BODY).hexdigest().encode() not in body
     (entry,) = statements(pair.b, Direction.RECEIVED, CLOSING)
     assert (entry.accepted, entry.code) == (False, name.split(maxsplit=1)[0])
+    assert refusals_in(pair.b.log_dir)[0].n == entry.n
     assert receipt_fin(pair.b) is Fin.ABORT
     wait_until(lambda: pair.b.metric("calls_in_progress") == 0)
     assert not any(upload.whole for upload in pair.sink.uploads)

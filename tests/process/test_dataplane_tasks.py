@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import json
 import time
@@ -12,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from dataplane_chain import three_in_a_row
 from dataplane_nodes import Answer, Component, Node, Seen, answer, call, components, spiffe_id
 from hopseal.custody.record import Record, SealedRecord, parse_sealed_record
 from hopseal.log.entries import Direction, RecordEntry
 from oauth_server import Served, issuers_json
-from svid_authority import Authority
 
 APPROVAL = {"typ": "ticket", "id": "CHG-1", "h": "A" * 43, "by": "alice", "at": 1795348800}
 Think = Callable[[Seen], Answer]
@@ -44,32 +43,18 @@ class Nodes:
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[Nodes]:
-    authority = Authority("example.org")
-    with contextlib.ExitStack() as stack:
-        auth = stack.enter_context(Served())
-        for name in ("orchestrator", "reasoner"):
-            auth.register(spiffe_id(name))
-        reasoner = stack.enter_context(Component(tmp_path / "reasoner.sock"))
-        tool = stack.enter_context(Component(tmp_path / "tool.sock"))
-        a = Node(tmp_path / "a", authority).start()
-        stack.callback(a.stop)
-        b = Node(tmp_path / "b", authority, caller="reasoner", listens={"reasoner": reasoner.path}).start()
-        stack.callback(b.stop)
-        c = Node(tmp_path / "c", authority, caller=None, listens={"tool": tool.path}).start()
-        stack.callback(c.stop)
-        a.route(reasoner=b.port, tool=c.port)
-        b.route(tool=c.port)
-        for node, listens in ((a, {}), (b, b.listens), (c, c.listens)):
-            node.plane.set_issuers(issuers_json(auth))
+    with three_in_a_row(tmp_path) as row:
+        for node, listens in ((row.a, {}), (row.b, row.b.listens), (row.c, row.c.listens)):
+            node.plane.set_issuers(issuers_json(row.auth))
             node.plane.set_components(components(listens, may_start=("orchestrator", "reasoner")))
-        made = Nodes(auth, a, b, c, tool)
+        made = Nodes(row.auth, row.a, row.b, row.c, row.tool)
 
         def respond(handler: http.server.BaseHTTPRequestHandler, seen: Seen) -> None:
             if made.think is not None:
                 made.answers.append(made.think(seen))
             answer(handler, b"")
 
-        reasoner.respond = respond
+        row.reasoner.respond = respond
         yield made
 
 

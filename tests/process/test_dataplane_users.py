@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.server
 import json
@@ -14,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from broker._dataplane import DataPlaneError
+from custody_refusals import refusals_in
+from dataplane_chain import three_in_a_row
 from dataplane_nodes import Answer, Component, Node, Seen, answer, call, components, spiffe_id
 from dataplane_peer import Message, send
 from hopseal.custody.authority import Authority as Ceiling
@@ -57,31 +58,17 @@ class Chain:
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Iterator[Chain]:
-    authority = Authority("example.org")
-    with contextlib.ExitStack() as stack:
-        auth = stack.enter_context(Served())
-        for workload in (ORCHESTRATOR, REASONER):
-            auth.register(workload)
-        reasoner = stack.enter_context(Component(tmp_path / "reasoner.sock"))
-        tool = stack.enter_context(Component(tmp_path / "tool.sock"))
-        a = Node(tmp_path / "a", authority).start()
-        stack.callback(a.stop)
-        b = Node(tmp_path / "b", authority, caller="reasoner", listens={"reasoner": reasoner.path}).start()
-        stack.callback(b.stop)
-        c = Node(tmp_path / "c", authority, caller=None, listens={"tool": tool.path}).start()
-        stack.callback(c.stop)
-        a.route(reasoner=b.port, tool=c.port)
-        b.route(tool=c.port)
-        made = Chain(auth, a, b, c, reasoner, tool, authority)
+    with three_in_a_row(tmp_path) as row:
+        made = Chain(row.auth, row.a, row.b, row.c, row.reasoner, row.tool, row.authority)
         made.renew_keys()
 
         def think(handler: http.server.BaseHTTPRequestHandler, seen: Seen) -> None:
             """A framework that passes on the handle and nothing else."""
-            got = call(b, headers=made.forward, handle=seen.header("Custody-Handle"))
+            got = call(row.b, headers=made.forward, handle=seen.header("Custody-Handle"))
             made.answers.append(got)
             answer(handler, got.body, status=got.status)
 
-        reasoner.respond = think
+        row.reasoner.respond = think
         yield made
 
 
@@ -92,7 +79,7 @@ def token_lines(node: Node) -> list[dict]:
 
 
 def refused(node: Node) -> list[RecordEntry]:
-    return [each for each in node.log().entries if isinstance(each, RecordEntry) and not each.accepted]
+    return [each for each in refusals_in(node.log_dir) if isinstance(each, RecordEntry)]
 
 
 @pytest.mark.parametrize("typ", ["txn", "at"])
@@ -177,6 +164,7 @@ def test_another_users_token_in_the_middle_of_a_chain_is_refused(chain: Chain) -
     got = chain.call({"Txn-Token": chain.txn("alice")})
     assert (got.status, chain.answers[0].code) == (403, "user_token_mismatch")
     assert not chain.tool.seen
+    chain.b.wait_for_call(direction="out", code="user_token_mismatch")
 
 
 def test_a_user_cannot_be_added_to_a_chain_on_nobodys_behalf(chain: Chain) -> None:

@@ -20,6 +20,8 @@ OBSERVED = (
     "verified",
     "reasoner → crm-assistant/crm-connector  tools/call crm.lookup  hop 2",
     "orchestrator → crm-assistant/crm-connector  tools/call crm.update  hop 1",
+    "task.evidence: 1 chain, 16 statements, ",
+    "verified: 1 chain, 16 statements, proven to be in custody.demo.example.org/local",
     "reasoner is drifted: its identity was withdrawn after",
     '{"peer":"reasoner","code":"callee_unavailable"}',
     "config_mismatch",

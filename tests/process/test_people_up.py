@@ -17,7 +17,9 @@ import yaml
 from cryptography import x509
 
 from hopseal.cli.document_draft import file_digest
+from hopseal.log.note import parse_vkey
 from waiting import wait_until
+from witness_process import WitnessProcess
 
 DOCUMENT = """\
 apiVersion: hopseal.dev/v1alpha1
@@ -60,13 +62,14 @@ class Node:
         return [int(pid) for pid in found]
 
 
-def start(folder: Path) -> Node:
+def start(folder: Path, *more: str) -> Node:
     documents = folder / "agents"
-    documents.mkdir()
+    documents.mkdir(exist_ok=True)
     own = file_digest(Path("/proc/self/exe"))
     (documents / "tryout.yaml").write_text(DOCUMENT.format(uid=os.geteuid(), exe=own, folder=folder))
+    command = [sys.executable, "-u", "-m", "hopseal.cli.main", "up", "--documents", documents, *more]
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "hopseal.cli.main", "up", "--documents", documents, "--state", folder / "node"],
+        [*command, "--state", folder / "node"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -251,6 +254,28 @@ def test_what_it_prints_puts_the_command_on_the_path(node: Node) -> None:
         ["bash", "-c", "command -v hopseal"], env=node.environment, capture_output=True, text=True, check=False
     )
     assert found.stdout.strip() == str(Path(sys.executable).absolute().parent / "hopseal")
+
+
+def test_a_node_that_ran_before_goes_on_under_a_witness_that_was_given_its_key(tmp_path: Path) -> None:
+    first = start(tmp_path)
+    vkey = first.run("audit", "key").stdout.strip()
+    stop(first, signal.SIGINT)
+    with WitnessProcess(tmp_path / "witness", (parse_vkey(vkey),)) as witness:
+        second = start(tmp_path, "--witness", witness.url, str(witness.keys[0]))
+        try:
+            wait_until(lambda: "1 of 1 witness cosign" in second.run("status").stdout, timeout_s=20)
+            assert second.run("audit", "key").stdout.strip() == vkey
+        finally:
+            stop(second, signal.SIGINT)
+
+
+def test_a_witness_key_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hopseal.cli.main", "up", "--documents", tmp_path, "--state", tmp_path / "node"]
+    done = subprocess.run(
+        [*command, "--witness", "http://127.0.0.1:1", "w+00000000+AAAA"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "no verifier key" in done.stderr) == (2, True)
+    assert not (tmp_path / "node").exists()
 
 
 def test_bad_documents_are_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -5,20 +5,16 @@ The Rust codec is reached through the data plane's binding. It is imported plain
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker import _dataplane
 from custody_answers import answer, sign, unbase64
+from custody_codecs import Sign, rust_answer, rust_sign, sealed_by
 from custody_mutations import Json, changed_requests, changed_text, load_requests
 from hopseal.custody.seal import parse_sealed
 from vectors import pki
-from vectors.pki import NOW, Party, spiffe
+from vectors.pki import NOW, spiffe
 from vectors.scene import (
     DEFAULTS,
     Scene,
@@ -32,25 +28,6 @@ from vectors.scene import (
     some_hash,
 )
 from vectors.tokens import AUDIENCE, ISSUERS, obo, rsa_key, token, txn_claims
-
-Sign = Callable[[Json], Json]
-
-
-def rust_answer(request: Json) -> Json:
-    answered: Json = json.loads(_dataplane.custody_verify(json.dumps(request)))
-    return answered
-
-
-def rust_sign(request: Json) -> Json:
-    answered: Json = json.loads(_dataplane.custody_sign(json.dumps(request)))
-    return answered
-
-
-def sealed_by(codec: Sign, claims: list[Json], party: Party) -> list[str]:
-    key = b64(party.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
-    sealed: list[str] = codec({"claims": claims, "key_pkcs8": key, "leaf": b64(party.der)})["sealed"]
-    return sealed
-
 
 PATTERNS = {
     "aud": st.sampled_from([spiffe("crm-connector"), spiffe("guard"), "spiffe://prod.example.org/*"]),

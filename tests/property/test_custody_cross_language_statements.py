@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker import _dataplane
 from custody_answers import answer, sign, unbase64
+from custody_codecs import Sign, rust_answer, rust_sign, sealed_by
 from custody_mutations import Json, changed_bytes, changed_exchanges, changed_text, load_requests
 from custody_strategies import hashes, kids, statements, texts
 from hopseal.custody.seal import parse_sealed
@@ -27,24 +23,7 @@ from vectors.answers import (
 )
 from vectors.scene import b64, b64u, dumps, sha
 
-Sign = Callable[[Json], Json]
 TYPES = ["rec", "rcp", "obs", "cls", "att"]
-
-
-def rust_answer(request: Json) -> Json:
-    answered: Json = json.loads(_dataplane.custody_verify(json.dumps(request)))
-    return answered
-
-
-def rust_sign(request: Json) -> Json:
-    answered: Json = json.loads(_dataplane.custody_sign(json.dumps(request)))
-    return answered
-
-
-def sealed_by(codec: Sign, claims: list[Json], party: pki.Party) -> list[str]:
-    key = b64(party.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
-    sealed: list[str] = codec({"claims": claims, "key_pkcs8": key, "leaf": b64(party.der)})["sealed"]
-    return sealed
 
 
 signers = pytest.mark.parametrize("codec", [sign, rust_sign], ids=["python", "rust"])

@@ -16,7 +16,7 @@ from attestor.engine.errors import ContainerUnknown, EngineInvalid
 from attestor.engine.events import parse_event
 from attestor.engine.inspect import is_container_id, parse_container, parse_image, parse_list
 from attestor.listeners import ListenersUnreadable, parse_unix_diag
-from attestor.peer import ProcTextInvalid, parse_start_ticks, parse_status
+from attestor.proc_text import ProcTextInvalid, parse_start_ticks, parse_status
 
 ID = "ab" * 32
 HEX = st.text("0123456789abcdef", min_size=63, max_size=65)

@@ -16,9 +16,11 @@ from typing import Any
 
 import yaml
 
+from broker.audit.log_signer import KEY_NAME, load_log_signer
 from real.netns import Namespace, connected_namespaces
 from real.nodes import HOPSEAL, Node, digest_of, exe_digest
 from real.spire import SpireAgent, SpireServer, find_binaries
+from witness_process import WitnessProcess
 
 RELAY = Path(__file__).with_name("relay.py")
 TRUST_DOMAIN = "cluster.example.org"
@@ -71,6 +73,8 @@ class Cluster:
     folder: Path
     nodes: Sequence[Node]
     spaces: Sequence[Namespace]
+    server: SpireServer
+    witness: WitnessProcess | None = None
     processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
 
     def part(self, name: str) -> Part:
@@ -116,49 +120,71 @@ def hopseal(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def two_nodes() -> Iterator[Cluster]:
-    """The cluster, with every component attested."""
+def two_nodes(*, witnessed: bool = False, svid_ttl_s: int | None = None) -> Iterator[Cluster]:
+    """The cluster, with every component attested.
+
+    Args:
+        witnessed: a witness on a third host cosigns both nodes' logs.
+        svid_ttl_s: lifetime of the components' SVIDs.
+    """
     folder = Path(tempfile.mkdtemp(prefix="hs-", dir="/run"))
     folder.chmod(0o755)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        spaces = stack.enter_context(connected_namespaces(2))
-        documents = _write_documents(folder)
+        spaces = stack.enter_context(connected_namespaces(3 if witnessed else 2))
+        documents = _write_documents(folder, svid_ttl_s)
         server = SpireServer(
             folder / "server", trust_domain=TRUST_DOMAIN, bind_address=spaces[0].address, prefix=spaces[0].enter
         )
         stack.callback(server.stop)
         server.start()
-        nodes = []
-        for index, space in enumerate(spaces):
-            name = f"node-{index + 1}"
-            prefix = _own_sockets(folder, name, space)
-            delegates = [f"spiffe://{TRUST_DOMAIN}/hopseal/attestor/{name}"]
-            agent = SpireAgent(folder / f"a{index}", server, node="all", prefix=space.enter, delegates=delegates)
-            stack.callback(agent.stop)
-            agent.start()
-            upstream = {
-                "kind": "spire-delegated",
-                "workload_socket": str(agent.public_socket),
-                "admin_socket": str(agent.admin_socket),
-            }
-            listen = f"{space.address}:{PEER_PORT}"
-            nodes.append(
-                Node(name, folder / name, documents, TRUST_DOMAIN, upstream, prefix=prefix, peer_listen=listen)
-            )
-            nodes[-1].metrics_listen = "127.0.0.1:9464"
+        nodes = [_node(stack, folder, index, space, server) for index, space in enumerate(spaces[:2])]
         _register(server, documents, nodes)
         _route(nodes, [space.address for space in spaces])
+        witness = stack.enter_context(_witness(folder, nodes, spaces[2])) if witnessed else None
         for node in nodes:
             node.write()
             stack.callback(node.stop)
             node.start()
-        cluster = Cluster(folder, nodes, spaces)
+        cluster = Cluster(folder, nodes, spaces, server, witness)
         for part in PARTS:
             if not part.may_start:
                 stack.callback(cluster.stop_part, part.name)
                 cluster.start_part(part.name)
         yield cluster
+
+
+def _node(stack: ExitStack, folder: Path, index: int, space: Namespace, server: SpireServer) -> Node:
+    """A node on an agent of its own, which runs; the node does not."""
+    name = f"node-{index + 1}"
+    prefix = _own_sockets(folder, name, space)
+    delegates = [f"spiffe://{TRUST_DOMAIN}/hopseal/attestor/{name}"]
+    agent = SpireAgent(folder / f"a{index}", server, node="all", prefix=space.enter, delegates=delegates)
+    stack.callback(agent.stop)
+    agent.start()
+    upstream = {
+        "kind": "spire-delegated",
+        "workload_socket": str(agent.public_socket),
+        "admin_socket": str(agent.admin_socket),
+    }
+    listen = f"{space.address}:{PEER_PORT}"
+    node = Node(name, folder / name, folder / "agents", TRUST_DOMAIN, upstream, prefix=prefix, peer_listen=listen)
+    node.metrics_listen = "127.0.0.1:9464"
+    return node
+
+
+def _witness(folder: Path, nodes: Sequence[Node], space: Namespace) -> WitnessProcess:
+    """A running witness in ``space`` that knows the keys of both logs, and is named in both nodes' configuration."""
+    keys = []
+    for node in nodes:
+        node.broker_state.mkdir(parents=True, mode=0o700)
+        keys.append(load_log_signer(node.broker_state / KEY_NAME, f"custody.{TRUST_DOMAIN}/{node.name}").key)
+    witness = WitnessProcess(folder / "witness", tuple(keys), address=space.address, prefix=space.enter).start()
+    witness.keep_port()
+    for node in nodes:
+        named = [{"url": witness.url, "key": str(key)} for key in witness.keys]
+        node.audit = {"checkpoint_interval_s": 0.5, "quorum": 1, "witnesses": named}
+    return witness
 
 
 def _own_sockets(folder: Path, node: str, space: Namespace) -> tuple[str, ...]:
@@ -191,7 +217,7 @@ def _route(nodes: Sequence[Node], addresses: Sequence[str]) -> None:
         ]
 
 
-def _write_documents(folder: Path) -> Path:
+def _write_documents(folder: Path, svid_ttl_s: int | None) -> Path:
     documents = folder / "agents"
     documents.mkdir()
     (folder / "listen").mkdir(mode=0o777)
@@ -200,19 +226,20 @@ def _write_documents(folder: Path) -> Path:
         config = folder / "config" / part.name
         config.mkdir(parents=True)
         (config / "prompt.txt").write_text(f"You are the {part.name}.\n")
-    write_document(folder, documents)
+    write_document(folder, documents, svid_ttl_s)
     return documents
 
 
-def write_document(folder: Path, documents: Path) -> None:
+def write_document(folder: Path, documents: Path, svid_ttl_s: int | None = None) -> None:
     """The Agent document over the configuration files as they are now."""
+    lifetime = {} if svid_ttl_s is None else {"x509SvidTtlSeconds": svid_ttl_s}
     spec = {
         "version": "1.0.0",
         "description": "The agent of the cluster tests",
         "owner": "tests@example.org",
         "team": "tests",
         "status": "active",
-        "components": [_component(folder, part) for part in PARTS],
+        "components": [{**_component(folder, part), **lifetime} for part in PARTS],
     }
     document = {"apiVersion": "hopseal.dev/v1alpha1", "kind": "Agent", "metadata": {"name": AGENT}, "spec": spec}
     (documents / f"{AGENT}.yaml").write_text(yaml.safe_dump(document, sort_keys=False))

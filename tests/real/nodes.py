@@ -42,6 +42,7 @@ class Node:
     reattest_interval_s: float = 10.0
     attestor_limits: Mapping[str, int] = field(default_factory=dict)
     grace_s: float = 10.0
+    audit: Mapping[str, object] = field(default_factory=dict)
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What one daemon, by its name, finds in its environment besides the test's own."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -71,8 +72,12 @@ class Node:
         return self.folder / "run" / "broker" / "admin.sock"
 
     @property
+    def broker_state(self) -> Path:
+        return self.folder / "state" / "broker"
+
+    @property
     def log_folder(self) -> Path:
-        return self.folder / "state" / "broker" / "log"
+        return self.broker_state / "log"
 
     def write(self) -> None:
         """Write both configurations and the routes file."""
@@ -136,6 +141,15 @@ class Node:
         whole = (line for line in lines if line.endswith("\n"))
         return [event for event in map(json.loads, whole) if event.get("event") == name]
 
+    def wait_published(self) -> None:
+        """Wait until a checkpoint that witnesses cosigned covers every entry of the log."""
+
+        def is_all() -> bool:
+            audit = get(self.broker_admin, "/v1/status").json()["audit"]
+            return bool(audit["published"] == audit["entries"] > 0)
+
+        wait_until(is_all, timeout_s=20, what=f"a published checkpoint over {self.name}'s whole log")
+
     def component(self, qualified: str) -> dict[str, Any]:
         """What the attestor's status says of one component."""
         listed = get(self.attestor_admin, "/v1/status").json()["components"]
@@ -194,6 +208,7 @@ class Node:
             "peer_listen": self.peer_listen,
             "metrics_listen": self.metrics_listen,
             "routes": str(self.folder / "routes.yaml"),
+            "audit": dict(self.audit),
             "log": {"format": "json", "level": "info"},
         }
 

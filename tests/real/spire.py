@@ -14,8 +14,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from waiting import wait_until
 
@@ -157,6 +160,28 @@ plugins {{
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    @property
+    def authorities(self) -> frozenset[bytes]:
+        """The CA certificates that its trust bundle holds, as DER."""
+        pem = self.run("bundle", "show").encode()
+        return frozenset(each.public_bytes(Encoding.DER) for each in x509.load_pem_x509_certificates(pem))
+
+    def rotate_authority(self) -> str:
+        """Let a new CA sign from now on, and taint the old one, whose SVIDs agents then replace; ID of the old one."""
+        prepared = self._authority("prepare")["prepared_authority"]["authority_id"]
+        old = self._authority("show")["active"]["authority_id"]
+        self._authority("activate", "-authorityID", prepared)
+        self._authority("taint", "-authorityID", old)
+        return str(old)
+
+    def revoke_authority(self, authority: str) -> None:
+        """Take an old CA out of the trust bundle."""
+        self._authority("revoke", "-authorityID", authority)
+
+    def _authority(self, *arguments: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.run("localauthority", "x509", *arguments, "-output", "json"))
+        return answer
 
     def create_token(self, spiffe_id: str) -> str:
         return str(json.loads(self.run("token", "generate", "-spiffeID", spiffe_id, "-output", "json"))["value"])

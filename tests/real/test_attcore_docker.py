@@ -221,3 +221,24 @@ async def test_an_orphan_of_docker_exec_that_looks_like_a_child_of_the_container
         assert (explained["state"], explained["code"]) == ("unreadable", "container_entered")
         _, explained = await scene.daemon.ask(f"/v1/explain?pid={own}")
         assert (explained["state"], explained["code"]) == ("attested", "attested")
+
+
+async def test_containers_that_take_turns_under_one_name_are_each_judged_by_their_own_image(
+    scene: Scene, images: tuple[str, str]
+):
+    named = (*HARDENED, "--name", "hopseal-turns")
+    verdicts = {IMAGE: ("attested", "attested"), OTHER_IMAGE: ("refused", "image_mismatch")}
+    async with scene.daemon.running():
+        first = scene.start(IMAGE, *named)
+        await scene.approve(first, images[0])
+        await scene.wait_state("attested", "attested")
+        scene.engine.remove(first)
+        for image in (OTHER_IMAGE, IMAGE, IMAGE, OTHER_IMAGE, IMAGE):
+            container_id = scene.start(image, *named)
+            pid = scene.engine.pid(container_id)
+            await scene.wait_state(*verdicts[image])
+            _, explained = await scene.daemon.ask(f"/v1/explain?pid={pid}")
+            assert (explained["state"], explained["code"]) == verdicts[image]
+            scene.engine.remove(container_id)
+            status, _ = await scene.daemon.ask(f"/v1/explain?pid={pid}")
+            assert status == 404

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from faketime import shifted
 from real.oneagent import OneAgent, embedded_agent
 from real.rogue import Rogue, rogue_on
 
@@ -26,14 +26,6 @@ def agent() -> Iterator[OneAgent]:
 def rogue(agent: OneAgent) -> Iterator[Rogue]:
     with rogue_on(agent) as rogue:
         yield rogue
-
-
-def shifted(offset_s: int) -> dict[str, str]:
-    """The environment of a process whose wall clock is off; timers go on as they are."""
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
-    if library is None:
-        pytest.skip("libfaketime is not installed; run `make test`")
-    return {"LD_PRELOAD": str(library), "FAKETIME": f"{offset_s:+d}s", "DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
 
 
 def restart_broker(agent: OneAgent, environment: dict[str, str]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from attestor.admission import Admission, Rate, TokenBuckets
+from attestor.api.limits import ConnectionLimits
 from attestor.containers import ContainerFollower
 from attestor.engine.api import RunningContainer
 from attestor.engine.events import RESYNCED, ContainerEvent
@@ -18,6 +20,7 @@ from attestor.latest import Latest
 from attestor.matching import decide
 from attestor.peer import PinnedProcess
 from attestor.registry import Registry, key_of
+from attestor.service import _broker_limits
 from attestor.standing import judge
 from attestor_values import EXE, approved, component, container_facts, evidence, process_facts
 from hopseal.documents.model import AttestBlock
@@ -248,3 +251,8 @@ async def test_an_engine_that_does_not_answer_is_a_problem_of_the_node_until_it_
     engine.listing_fails = False
     await async_wait_until(lambda: engine.follower.problem == "")
     task.cancel()
+
+
+def test_a_broker_may_ask_for_every_component_of_its_node_at_once() -> None:
+    limits = ConnectionLimits(requests_per_s_per_uid=7, requests_per_s_per_cgroup=3)
+    assert _broker_limits(limits) == replace(limits, requests_per_s_per_uid=70, requests_per_s_per_cgroup=70)

@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hopseal.errors import InvalidError
-from hopseal.settings import (
-    Section,
-    Settings,
-    SettingsInvalidError,
-    load_settings,
-    parse_settings,
-    parse_settings_list,
-)
+from hopseal.settings import Section, Settings, SettingsInvalidError
+from hopseal.settings_file import load_settings, parse_settings, parse_settings_list
 from hopseal.yaml_nodes import MAX_SETTINGS_BYTES
 
 

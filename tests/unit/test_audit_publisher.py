@@ -19,7 +19,7 @@ from yarl import URL
 from broker.audit.announcement import LogKeyAnnouncer, seal_log_key
 from broker.audit.errors import LogStoreError
 from broker.audit.history import CheckpointHistory
-from broker.audit.log_signer import load_log_signer, read_log_key
+from broker.audit.log_signer import load_log_signer
 from broker.audit.publisher import Publisher
 from broker.audit.tile_http import TileHttp, is_covered
 from broker.audit.tile_store import CHECKPOINT, SIGNED, TileStore
@@ -176,7 +176,7 @@ def test_the_log_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None
     path = tmp_path / "log.key"
     made = load_log_signer(path, ORIGIN)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert load_log_signer(path, ORIGIN).key == made.key == read_log_key(path, ORIGIN) == parse_vkey(str(made.key))
+    assert load_log_signer(path, ORIGIN).key == made.key == parse_vkey(str(made.key))
     assert [each.name for each in tmp_path.iterdir()] == ["log.key"]
     assert "private" not in repr(made)
 
@@ -209,8 +209,6 @@ def test_a_log_key_that_is_no_plain_file_or_cannot_be_made_is_refused(tmp_path: 
         load_log_signer(tmp_path / "folder.key", ORIGIN)
     with pytest.raises(UnavailableError):
         load_log_signer(tmp_path / "missing" / "log.key", ORIGIN)
-    with pytest.raises(UnavailableError):
-        read_log_key(tmp_path / "none.key", ORIGIN)
 
 
 AUTHORITY = Authority()

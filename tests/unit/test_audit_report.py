@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from audit_attacks import ATTESTOR, OBO, TH, TRUST_ATTESTOR, attestor_says
-from audit_scene import TOKEN, USER, YEARS_LATER, Scene, hash_of, hops, pem_of, seal, tell, trust_file, witnessed
+from audit_scene import TOKEN, USER, Scene, hash_of, hops, pem_of, seal, tell, trust_file, witnessed
 from hopseal.custody.authority import Narrowing
 from hopseal.custody.delegation import Approval, Continuation
 from hopseal.custody.evidence_statement import Verdict as AttestorVerdict
@@ -17,8 +17,7 @@ from hopseal.custody.seal import Signer, seal_statements, thumbprint
 from hopseal.custody.statement import encode_statement
 from hopseal.log.audit.codes import message_of
 from hopseal.log.audit.report import Verdict, verdict_of, worst
-from hopseal.log.audit.run import Auditor
-from hopseal.log.audit.trust import TrustPolicy, parse_trust
+from hopseal.log.audit.trust import parse_trust
 from hopseal.log.bundle import Artifact, EvidenceBundle
 from hopseal.log.entries import Direction
 from hopseal.log.judge import Finding
@@ -332,13 +331,6 @@ def test_an_answer_that_is_cited_twice_is_missing_once() -> None:
 def test_an_empty_bundle_is_not_verified() -> None:
     report = Scene().audit(EvidenceBundle())
     assert (report.verdict, report.chains, report.statements) == (Verdict.INCOMPLETE, (), 0)
-
-
-def test_parts_may_be_checked_in_any_order_and_give_the_same_report() -> None:
-    story = witnessed()
-    auditor = Auditor(story.scene.bundle(), story.scene.policy(), TrustPolicy(), YEARS_LATER)
-    second = auditor.check(3, auditor.count)
-    assert auditor.conclude([*auditor.check(0, 3), *second]) == story.scene.audit()
 
 
 def test_a_statement_given_twice_is_judged_once() -> None:

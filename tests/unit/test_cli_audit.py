@@ -13,7 +13,20 @@ import pytest
 from click.testing import CliRunner, Result
 
 from audit_attacks import OBO, TH
-from audit_scene import TOKEN, USER, WITNESS, Scene, Story, hash_of, pem_of, seal, tell, trust_file, witnessed
+from audit_scene import (
+    TOKEN,
+    USER,
+    WITNESS,
+    Scene,
+    Story,
+    hash_of,
+    pem_of,
+    seal,
+    several_chains,
+    tell,
+    trust_file,
+    witnessed,
+)
 from hopseal.cli import audit_inputs, audit_workers
 from hopseal.cli.log_folders import open_log_folders
 from hopseal.cli.main import cli
@@ -126,7 +139,9 @@ def test_a_log_that_was_never_signed_is_exported_without_proofs(tmp_path: Path) 
     output = tmp_path / "out"
     result = run("export", "--all", "--log", disk.left, "-o", output)
     assert result.exit_code == 0
-    assert "not witnessed yet" in result.stderr
+    assert "has no checkpoint that enough witnesses cosigned" in result.stderr
+    assert "name them in broker.yaml" in result.stderr
+    assert "export again" not in result.stderr
     assert run("verify", output, "--policy", disk.policy).exit_code == 1
 
 
@@ -362,13 +377,39 @@ def test_the_result_does_not_depend_on_the_number_of_processes(disk: Disk, monke
     assert one.stdout == three.stdout
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_bar_shows_progress_on_a_terminal(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], jobs: int
+@pytest.mark.parametrize("options", [["--brief"], [], ["--json"]], ids=["brief", "whole", "json"])
+@pytest.mark.parametrize("connected", [False, True], ids=["apart", "connected"])
+def test_many_chains_are_told_the_same_by_any_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], connected: bool
 ) -> None:
+    scene, roots = several_chains(5)
+    if connected:
+        scene.cid = random_id("another")
+        scene.answer(scene.call("shell", "orchestrator", based_on=(hash_of(roots[0]),)))
+    path = save_scene(scene.witness(), tmp_path)
+    arguments = ("verify", path, "--policy", path.with_suffix(".policy"), *options)
+    at_once = run(*arguments)
     monkeypatch.setattr(audit_workers, "FEW", 0)
+    monkeypatch.setattr(audit_workers, "_BATCH", 5)
+    apart = [run(*arguments, "--jobs", jobs) for jobs in (1, 2, 3)]
+    assert [each.output for each in apart] == [at_once.output] * 3
+    assert [each.exit_code for each in apart] == [at_once.exit_code] * 3 == [int(connected)] * 3
+
+
+def save_scene(scene: Scene, folder: Path) -> Path:
+    evidence = folder / "chains.evidence"
+    evidence.write_bytes(format_evidence(scene.bundle()))
+    evidence.with_suffix(".policy").write_bytes(scene.policy().encode())
+    return evidence
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_bar_shows_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
+    path = save_scene(several_chains(4)[0].witness(), tmp_path)
+    monkeypatch.setattr(audit_workers, "FEW", 0)
+    monkeypatch.setattr(audit_workers, "_BATCH", 1)
     monkeypatch.setattr(audit_workers, "is_terminal", lambda: True)
-    result = run("verify", disk.evidence, "--policy", disk.policy, "--jobs", jobs, "--brief")
+    result = run("verify", path, "--policy", path.with_suffix(".policy"), "--jobs", jobs, "--brief")
     assert result.exit_code == 0
     assert "verified" in result.output
 
@@ -411,7 +452,8 @@ def test_a_search_finds_calls_by_the_chains_task_and_a_calls_parties(disk: Disk)
     lines = result.output.splitlines()
     assert [line.split()[9] for line in lines[1:]] == ["sent", "received"]
     assert all("task-1" in line for line in lines[1:])
-    assert run("search", "--task", "none", *both(disk)).exit_code == 1
+    nothing = run("search", "--task", "none", *both(disk))
+    assert (nothing.exit_code, nothing.stdout) == (1, "no such call in 2 logs\n")
 
 
 def test_a_search_in_json_has_every_column(disk: Disk) -> None:

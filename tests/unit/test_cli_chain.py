@@ -292,3 +292,19 @@ def test_what_a_call_is_based_on_is_shown_below_it(tmp_path: Path) -> None:
     left, right = story.scene.save(tmp_path / "more")
     result = run("chain", "show", "--last", "--log", left / "log", "--log", right / "log")
     assert "based on the answer of ?" in result.output
+
+
+def test_a_brokers_state_folder_stands_for_its_log(tmp_path: Path) -> None:
+    left, right = tell().scene.save(tmp_path)
+    for command in (["chain", "show", "--last"], ["logs"]):
+        by_state = run(*command, "--log", left, "--log", right)
+        assert (by_state.exit_code, by_state.output) == (
+            0,
+            run(*command, "--log", left / "log", "--log", right / "log").output,
+        )
+
+
+def test_the_lines_below_a_call_keep_the_branches_of_the_tree(tmp_path: Path) -> None:
+    left, right = tell().scene.save(tmp_path)
+    shown = run("chain", "show", "--last", "--log", left, "--log", right).output.splitlines()[2:]
+    assert [line[:5].rstrip() for line in shown] == ["└─ ✓", "   │", "   ├─", "   │", "   │", "   └─", ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -11,14 +12,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from broker.config import load_config
 from hopseal.cli import engines as engines_module
 from hopseal.cli.engines import find_engines
 from hopseal.cli.node_plan import NodePlan, is_reachable_by_others, lay_out_node
-from hopseal.cli.output import format_age, format_since, format_until
+from hopseal.cli.output import format_age, format_since, format_until, print_json
 from hopseal.cli.svid_files import replace_file
 from hopseal.cli.workload import _parse_snapshot, _socket_path, _split_der
 from hopseal.errors import DeniedError, InvalidError
 from hopseal.wire.gen.spiffe.workload.workload_pb2 import X509SVID, X509SVIDResponse
+from tlog_parts import W1
 from vectors import pki
 
 
@@ -68,6 +71,15 @@ def test_a_node_is_laid_out_with_private_state_and_an_interpreter_of_its_own(tmp
     }
     assert modes == {"state/attestor": 0o700, "state/broker": 0o700, "call": 0o755}
     assert lay_out_node(plan).read_bytes() != first, "two nodes must not share the digest of their brokers"
+
+
+def test_a_node_is_laid_out_under_the_witnesses_that_it_is_given(tmp_path: Path) -> None:
+    for witnesses, quorum in (((), 0), ((("http://127.0.0.1:7380", str(W1.key)),), 1)):
+        plan = NodePlan(tmp_path / "node", tmp_path, "example.org", witnesses=witnesses)
+        lay_out_node(plan)
+        audit = load_config(plan.folder / "broker.yaml").audit
+        assert [(url, str(vkey)) for url, vkey in audit.witnesses] == list(witnesses)
+        assert audit.quorum == quorum
 
 
 def test_an_engine_is_found_once_however_many_names_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -165,3 +177,12 @@ def test_an_age_is_in_its_largest_fitting_unit(seconds: float, text: str) -> Non
 def test_moments_are_shown_relative_to_now() -> None:
     assert (format_since(10, now=70), format_since(None), format_since(0)) == ("1m", "-", "-")
     assert (format_until(70, now=10), format_until(10, now=10), format_until(None)) == ("1m", "expired", "-")
+
+
+def test_json_holds_no_character_that_a_terminal_obeys_and_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"op\u202e": ["\x1b[2J\n\x7f\x9b\u2028\U000e0001", "größer"]}
+    print_json(data)
+    written = capsys.readouterr().out
+    assert json.loads(written) == data
+    assert all(line.isprintable() for line in written.split("\n"))
+    assert "größer" in written

@@ -21,7 +21,7 @@ from hopseal.custody.receiver import Accepted
 from hopseal.custody.seal import seal_statements
 from hopseal.custody.sender import build_child, seal_records
 from hopseal.log.answers import AnswerReport
-from hopseal.log.evidence import CONTRADICTION
+from hopseal.log.chain_evidence import CONTRADICTION
 from hopseal.log.offline import ChainReport, verify_chain_offline
 from vectors.pki import NOW
 from vectors.scene import some_hash
@@ -153,11 +153,7 @@ def test_the_tree_shows_answers_and_what_a_call_is_based_on(answered: Answered, 
     shown = answered.show(tmp_path)
     assert "✓ receipt: 200, 2 bytes, eof" in shown
     assert "✓ receipt: 200, 0 bytes, abort" in shown
-    lines = [line.strip(" │") for line in shown.splitlines()]
-    assert [line for line in lines if line.startswith("based on")] == [
-        "based on the answer of crm-assistant/reasoner",
-        "based on the answer of ?",
-    ]
+    assert "based on 2 answers of crm-assistant/reasoner, ?" in shown
     (chain,) = json.loads(answered.show(tmp_path, "--json"))
     inner = next(hop for hop in chain["hops"][0]["children"] if hop["answers"])
     assert inner["answers"] == [

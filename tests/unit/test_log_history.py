@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hopseal.log.history import BUCKET_S, PastCheckpoint, find_covering, format_past_checkpoint, parse_history, thin
+from hopseal.log.history import BUCKET_S, PastCheckpoint, format_past_checkpoint, parse_history, thin
 from hopseal.log.segments import format_closed_name, order_segments, parse_closed_name
 from hopseal.log.tiles import Tile, TileError, cut_tile, encode_entries
 
@@ -32,14 +32,6 @@ def test_thinning_leaves_the_last_checkpoint_of_each_half_minute() -> None:
     assert [each.time for each in thin(history)] == [29, 59, 95]
     assert thin(thin(history)) == thin(history)
     assert BUCKET_S == 30
-
-
-def test_the_earliest_proof_of_time_is_that_of_the_oldest_checkpoint_that_covers_an_entry() -> None:
-    history = [past(10, 3), past(20, 7), past(30, 9)]
-    assert find_covering(history, 2) == history[0]
-    assert find_covering(history, 3) == history[1]
-    assert find_covering(history, 8) == history[2]
-    assert find_covering(history, 9) is None
 
 
 def test_full_files_are_ordered_by_their_first_entry_and_the_growing_one_is_last() -> None:

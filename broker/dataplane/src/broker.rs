@@ -8,8 +8,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use hopseal_custody::acknowledged::Acknowledged;
 use hopseal_custody::authority::AudiencePattern;
 use hopseal_custody::cache::CacheSizes;
@@ -35,7 +33,8 @@ use crate::handles::Handles;
 use crate::instance::{IdentityError, InstanceKey, Instances};
 use crate::lifetime::Shutdown;
 use crate::listeners::Listeners;
-use crate::log::{Entry, Log};
+use crate::log::Log;
+use crate::logged_bundles::LoggedBundles;
 use crate::places::{Parts, Places};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
@@ -110,16 +109,7 @@ pub struct Broker {
     pub logged_tokens: LoggedTokens,
     policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
-    bundles: Mutex<BundleNews>,
-}
-
-type BundleContents = (Vec<Vec<u8>>, u64);
-
-/// Bundles in force and those that the log knows of.
-#[derive(Default)]
-struct BundleNews {
-    current: HashMap<String, BundleContents>,
-    logged: HashMap<String, Vec<Vec<u8>>>,
+    bundles: Mutex<LoggedBundles>,
 }
 
 impl Broker {
@@ -133,14 +123,8 @@ impl Broker {
         let stats = Arc::new(Stats::default());
         let trust = Arc::new(Trust::empty());
         let shutdown = Shutdown::default();
-        let pool_settings = PoolSettings {
-            connect: ms(timeouts.connect),
-            handshake: ms(timeouts.handshake),
-            idle: ms(timeouts.idle),
-            idle_connections: limits.idle_connections,
-        };
         let pool = Pool::new(
-            pool_settings,
+            pool_settings(&settings),
             Tls::new(Arc::clone(&trust)),
             Arc::clone(&trust),
             shutdown.clone(),
@@ -222,7 +206,7 @@ impl Broker {
         // Every trust domain passes here; documents and Cedar decide about each root (see `receive`).
         self.change_receive_policy(|policy| policy.autonomous_roots = autonomous_roots);
         self.trust.publish(built);
-        self.bundles.lock().unwrap_or_else(PoisonError::into_inner).current = current;
+        self.bundles.lock().unwrap_or_else(PoisonError::into_inner).replace(current);
         self.log_bundles();
         Ok(())
     }
@@ -247,21 +231,7 @@ impl Broker {
     /// Puts bundles into the log that differ from what it has; before start nothing is logged yet.
     pub fn log_bundles(&self) {
         let Some(started) = self.started.get() else { return };
-        let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
-        let BundleNews { current, logged } = &mut *bundles;
-        for (name, (authorities, sequence)) in current {
-            if logged.get(name) == Some(authorities) {
-                continue;
-            }
-            let entry = Entry::Bundle {
-                trust_domain: name.clone(),
-                sequence: *sequence,
-                x509: authorities.iter().map(|der| STANDARD.encode(der)).collect(),
-            };
-            if started.log.append_nowait(entry, Vec::new()).is_ok() {
-                logged.insert(name.clone(), authorities.clone());
-            }
-        }
+        self.bundles.lock().unwrap_or_else(PoisonError::into_inner).log_news(&started.log);
     }
 
     /// Takes a new policy set.
@@ -317,5 +287,15 @@ impl Broker {
         self.sockets.sweep();
         self.handles.purge(clock::now_s());
         self.log_bundles();
+    }
+}
+
+fn pool_settings(settings: &Settings) -> PoolSettings {
+    let timeouts = &settings.timeouts_ms;
+    PoolSettings {
+        connect: ms(timeouts.connect),
+        handshake: ms(timeouts.handshake),
+        idle: ms(timeouts.idle),
+        idle_connections: settings.limits.idle_connections,
     }
 }

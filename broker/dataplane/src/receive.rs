@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use hopseal_custody::binding::Body;
+use hopseal_custody::chain::Chain;
 use hopseal_custody::fields::RECORD;
-use http::{Request, Response, header};
+use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 
 use crate::admission::{Received, accept, log_refused, says_stream};
-use crate::body::drain;
+use crate::body::{Buffered, drain};
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::deliver::{Content, Delivery, deliver};
@@ -86,11 +87,7 @@ async fn call(
     let target = parts.uri.path_and_query().cloned();
     let target = target.ok_or_else(|| Refusal::new("path_invalid", "no path"))?;
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
-    let streams = peer.can_stream() && broker.settings.streams == Streams::Accept && says_stream(&parts.headers);
-    let whole = match body.as_mut().filter(|_| !streams) {
-        Some(body) => Some(connection.memory.read(&parts.headers, body).await?),
-        None => None,
-    };
+    let whole = read_whole(broker, connection, peer, &parts.headers, body).await?;
     let operation = match &whole {
         Some(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
         None => Operation::of_stream(&parts.method, target.path()),
@@ -107,26 +104,43 @@ async fn call(
     };
     let chain = accept(broker, connection, &received, record, voucher).await?;
     let Some(vouch_for) = voucher else { return Err(Refusal::new("internal", "an accepted call without voucher")) };
-    let content = match (whole, body.take()) {
-        (Some(body), _) => Content::Whole(body),
-        (None, Some(rest)) => {
-            let ending = Arc::clone(vouch_for.ending.get_or_insert_default());
-            let holds_last = parts.headers.contains_key(header::CONTENT_LENGTH);
-            let newest = Arc::clone(chain.newest());
-            Content::Stream(OpenedBody::new(
-                rest,
-                Arc::clone(broker),
-                connection.peer.clone(),
-                newest,
-                ending,
-                holds_last,
-                record.over(),
-            ))
-        }
-        (None, None) => return Err(Refusal::new("internal", "the body was taken")),
-    };
     let receipts = Arc::clone(&vouch_for.receipts);
+    let content = match whole {
+        Some(body) => Content::Whole(body),
+        None => Content::Stream(open_stream(connection, &chain, &parts.headers, body, vouch_for, record)?),
+    };
     let delivery = Delivery { callee: &callee, chain, method: parts.method, target, headers: parts.headers, receipts };
     let response = deliver(broker, &delivery, content).await?;
     vouch(voucher, peer, response).await
+}
+
+/// The request's body; None if it streams, and then nothing of it was read.
+async fn read_whole(
+    broker: &Broker,
+    connection: &PeerConnection,
+    peer: &Peer,
+    list: &HeaderMap,
+    body: &mut Option<Incoming>,
+) -> Result<Option<Buffered>, Refusal> {
+    if peer.can_stream() && broker.settings.streams == Streams::Accept && says_stream(list) {
+        return Ok(None);
+    }
+    let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
+    connection.memory.read(list, body).await.map(Some)
+}
+
+/// The body that follows the newest record of `chain`, whose end the receipt of `voucher` will tell of.
+fn open_stream(
+    connection: &PeerConnection,
+    chain: &Chain,
+    list: &HeaderMap,
+    body: &mut Option<Incoming>,
+    voucher: &mut Voucher,
+    record: &mut CallRecord,
+) -> Result<OpenedBody, Refusal> {
+    let rest = body.take().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
+    let ending = Arc::clone(voucher.ending.get_or_insert_default());
+    let holds_last = list.contains_key(header::CONTENT_LENGTH);
+    let (broker, newest) = (Arc::clone(&voucher.broker), Arc::clone(chain.newest()));
+    Ok(OpenedBody::new(rest, broker, connection.peer.clone(), newest, ending, holds_last, record.over()))
 }

@@ -16,12 +16,14 @@ use http::{HeaderMap, Response, header, response};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use crate::awaited::{Awaited, Sent, Unverified};
 use crate::body::announced_length;
 use crate::headers;
 use crate::problem::{PeerRefusal, Refusal};
 use crate::reply::{BodyFailed, Reply, WHOLE_BYTES, is_whole};
+use crate::settings::ms;
 use crate::sse::{Scanner, is_event_stream};
 
 /// What came back for one request.
@@ -44,7 +46,9 @@ pub async fn take(sent: Sent, response: Response<Incoming>, is_head: bool, strea
     headers::strip(&mut parts.headers);
     parts.version = http::Version::HTTP_11;
     if is_head || is_whole(&awaited.head, &body) || (length.is_none() && !streams) {
-        return take_whole(&awaited, parts, body, is_head).await;
+        let deadline = ms(awaited.sent.broker.settings.timeouts_ms.response_head);
+        let taken = timeout(deadline, take_whole(&awaited, parts, body, is_head)).await;
+        return taken.unwrap_or_else(|_| Err(Refusal::new("peer_timeout", "a short answer did not end in time")));
     }
     if events {
         parts.headers.remove(header::CONTENT_LENGTH);

@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Ver
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use crate::headers;
 use crate::problem::Refusal;
@@ -67,15 +68,7 @@ pub async fn vouch(
     let unspent = voucher.take().ok_or_else(|| receipt_unavailable("the call was vouched for"))?;
     let head = HeadVoucher::new(unspent, head);
     if is_bodiless || is_whole(&parts.headers, &body) || !(peer.takes_trailers || in_comment) {
-        let limit = if peer.takes_trailers { WHOLE_BYTES } else { peer.limit_bytes };
-        let mut unfinished = Unfinished { voucher: Some(head), bytes: BytesMut::new() };
-        let read = unfinished.read(body, limit).await;
-        let Some(head) = unfinished.voucher.take() else { return Err(receipt_unavailable("the call was vouched for")) };
-        if let Err(refusal) = read {
-            *voucher = Some(head.into_voucher());
-            return Err(refusal);
-        }
-        let bytes = std::mem::take(&mut unfinished.bytes).freeze();
+        let (head, bytes) = hold_back(voucher, head, peer, body).await?;
         if !peer.is_head {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
@@ -91,6 +84,28 @@ pub async fn vouch(
     }
     let stream = VouchedBody::new(body, head, in_comment);
     Ok(Response::from_parts(parts, Reply::Vouched(Box::new(stream))))
+}
+
+/// All bytes of an answer; if they do not come, `voucher` is good for a refusal again.
+async fn hold_back(
+    voucher: &mut Option<Voucher>,
+    head: HeadVoucher,
+    peer: &Peer,
+    body: Incoming,
+) -> Result<(HeadVoucher, Bytes), Refusal> {
+    let limit = if peer.takes_trailers { WHOLE_BYTES } else { peer.limit_bytes };
+    let deadline = head.deadline();
+    let mut unfinished = Unfinished { voucher: Some(head), bytes: BytesMut::new() };
+    let read = timeout(deadline, unfinished.read(body, limit)).await;
+    let read = read.unwrap_or_else(|_| Err(Refusal::new("callee_timeout", "a short answer did not end in time")));
+    let Some(head) = unfinished.voucher.take() else { return Err(receipt_unavailable("the call was vouched for")) };
+    match read {
+        Ok(()) => Ok((head, std::mem::take(&mut unfinished.bytes).freeze())),
+        Err(refusal) => {
+            *voucher = Some(head.into_voucher());
+            Err(refusal)
+        }
+    }
 }
 
 /// A refusal of ours with a receipt; without one if none can be made, for it is an error anyway.

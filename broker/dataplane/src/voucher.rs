@@ -7,6 +7,7 @@
 //! Source: custody-wire §5.5, §7.1.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hopseal_custody::binding::{BodySum, response_binding};
 use hopseal_custody::compose::receipt_payload;
@@ -115,6 +116,11 @@ impl HeadVoucher {
     /// The voucher again, for another answer.
     pub fn into_voucher(self) -> Voucher {
         self.voucher
+    }
+
+    /// How long an answer that is held back may take.
+    pub fn deadline(&self) -> Duration {
+        ms(self.voucher.broker.settings.timeouts_ms.response_head)
     }
 
     /// Where an answer that is held back counts.

@@ -16,13 +16,14 @@ from hopseal.log.audit.codes import is_missing
 from hopseal.log.audit.cross import cross_check
 from hopseal.log.audit.facts import Facts, build_table
 from hopseal.log.audit.report import (
-    AnswerReport,
+    AnswerAudit,
     AuditReport,
     ChainAudit,
     Citation,
-    ClosingReport,
+    ClosingAudit,
     HopAudit,
     LooseStatement,
+    ReportOf,
     UnreadStatement,
     Verdict,
     verdict_of,
@@ -43,6 +44,9 @@ class Conclusion:
         pairs: every statement and the report on it.
         artifacts: what stands beside the statements.
         history: for the attestors that count.
+
+    Attributes:
+        table: every statement and what is known about it.
     """
 
     def __init__(
@@ -50,41 +54,47 @@ class Conclusion:
     ) -> None:
         listed = list(pairs)
         self._count = len(listed)
-        self._table = build_table(listed)
+        self.table = build_table(listed)
+        self._chains = self._records_by_chain()
         self._artifacts = artifacts
         self._history = history
         self._refusals: dict[str | None, list[Refusal]] = {}
         for refusal in artifacts.refusals:
             self._refusals.setdefault(refusal.unverified_cid, []).append(refusal)
         self._evidence: dict[str, list[EvidenceStatement]] = {}
-        for facts in self._table.by_hash.values():
+        for facts in self.table.by_hash.values():
             if facts.statement.evidence is not None and facts.holds:
                 self._evidence.setdefault(facts.statement.evidence.sx, []).append(facts.statement.evidence)
 
     def report(self, unread: tuple[UnreadStatement, ...]) -> AuditReport:
         """The report."""
-        chains = self._chains()
+        chains = self._chains
         trees = {cid: self._judge(records) for cid, records in chains.items()}  # 6
-        cross_check(self._table, self._artifacts)  # 7
-        for facts in self._table.by_hash.values():
+        problems = (*self._artifacts.problems, *cross_check(self.table, self._artifacts))  # 7
+        for facts in self.table.by_hash.values():
             if facts.finding is not None and is_missing(facts.finding.code):
                 facts.lacks(facts.finding.detail)
         loose = self._loose_statements()
         cids = [*chains, *(cid for cid in sorted(loose) if cid not in chains)]
         audits = [self._chain(cid, trees.get(cid, ()), tuple(loose.get(cid, ()))) for cid in cids]  # 8
-        problems, missing = tuple(self._artifacts.problems), tuple(self._artifacts.missing)
+        missing = tuple(self._artifacts.missing)
         verdicts = [each.verdict for each in audits] or [Verdict.INCOMPLETE]
         verdicts += [verdict_of(each.finding, ()) for each in unread]
         verdicts += [verdict_of(each.finding, ()) for each in problems]
-        verdicts += [self._verdict(each) for each in self._table.by_hash.values() if each.statement.cid is None]
+        verdicts += [self._verdict(each) for each in self.table.by_hash.values() if each.statement.cid is None]
         verdicts += [Verdict.INCOMPLETE] if missing else []
-        return AuditReport(worst(verdicts), tuple(audits), unread, problems, missing, self._count, self._logs())
+        return ReportOf(worst(verdicts), tuple(audits), unread, problems, missing, self._count, self._logs())
 
-    def _chains(self) -> dict[str, dict[str, SealedRecord]]:
+    def begins(self) -> dict[str, tuple[int, int, str]]:
+        """Of each chain with records, where it stands among others: time, hop and hash of its first record."""
+        return {cid: _by_time(*next(iter(records.items()))) for cid, records in self._chains.items()}
+
+    def _records_by_chain(self) -> dict[str, dict[str, SealedRecord]]:
         """Records by chain, the chain that began first at the front."""
+        found = ((facts.hash, SealedRecord(facts.statement.sealed, record)) for facts, record in self.table.records())
         chains: dict[str, dict[str, SealedRecord]] = {}
-        for facts, record in sorted(self._table.records(), key=lambda each: (each[1].iat, each[1].hop, each[0].hash)):
-            chains.setdefault(record.cid, {})[facts.hash] = SealedRecord(facts.statement.sealed, record)
+        for statement_hash, sealed in sorted(found, key=lambda each: _by_time(*each)):
+            chains.setdefault(sealed.record.cid, {})[statement_hash] = sealed
         return chains
 
     def _judge(self, records: dict[str, SealedRecord]) -> tuple[JudgedHop, ...]:
@@ -96,21 +106,21 @@ class Conclusion:
         return trees
 
     def _note(self, hop: JudgedHop) -> None:
-        facts = self._table.by_hash[hop.sealed.hash]
+        facts = self.table.by_hash[hop.sealed.hash]
         facts.finding = facts.finding or hop.finding
         for child in hop.children:
             self._note(child)
 
     def _finding(self, sealed: SealedRecord) -> Finding | None:
         """What is wrong with a record by itself, or with naming a parent that is of another chain."""
-        parent = self._table.record(str(sealed.record.prev))
+        parent = self.table.record(str(sealed.record.prev))
         if parent is not None and parent.cid != sealed.record.cid:
             splice = Finding(CHAIN_STEP, Code.CHAIN, "its parent is of another chain")
-            return self._table.by_hash[sealed.hash].finding or splice
-        return self._table.by_hash[sealed.hash].finding
+            return self.table.by_hash[sealed.hash].finding or splice
+        return self.table.by_hash[sealed.hash].finding
 
     def _moment(self, sealed: SealedRecord) -> int:
-        at = self._table.by_hash[sealed.hash].at
+        at = self.table.by_hash[sealed.hash].at
         return sealed.record.iat if at is None else at
 
     def _check_root(self, root: SealedRecord) -> None:
@@ -119,7 +129,7 @@ class Conclusion:
             return
         token = self._artifacts.tokens.get(obo.th)
         if token is None:
-            self._table.by_hash[root.hash].lacks(f"token:{obo.th}")
+            self.table.by_hash[root.hash].lacks(f"token:{obo.th}")
         else:
             check_token(root, obo, token)
 
@@ -130,9 +140,9 @@ class Conclusion:
         return ChainAudit(cid, verdict, roots, loose, tuple(self._refusals.get(cid, ())))
 
     def _hop(self, judged: JudgedHop) -> HopAudit:
-        facts = self._table.by_hash[judged.sealed.hash]
+        facts = self.table.by_hash[judged.sealed.hash]
         record = judged.sealed.record
-        about = self._table.about.get(facts.hash, [])
+        about = self.table.about.get(facts.hash, [])
         answers = tuple(self._answers(about))
         closings = tuple(self._closings(about))
         parts = [self._verdict(facts), *(each.verdict for each in answers), *(each.verdict for each in closings)]
@@ -153,25 +163,25 @@ class Conclusion:
             children=tuple(sorted(map(self._hop, judged.children), key=_by_log)),
         )
 
-    def _answers(self, about: list[Facts]) -> Iterable[AnswerReport]:
+    def _answers(self, about: list[Facts]) -> Iterable[AnswerAudit]:
         for facts in about:
             if (outcome := facts.statement.outcome) is not None:
                 verdict, missing = self._verdict(facts), tuple(facts.missing)
                 kind = facts.statement.kind
-                yield AnswerReport(facts.hash, kind, outcome, verdict, facts.finding, missing, facts.at)
+                yield AnswerAudit(facts.hash, kind, outcome, verdict, facts.finding, missing, facts.at)
 
-    def _closings(self, about: list[Facts]) -> Iterable[ClosingReport]:
+    def _closings(self, about: list[Facts]) -> Iterable[ClosingAudit]:
         for facts in about:
             if isinstance(claims := facts.statement.claims, Closing):
                 verdict, missing = self._verdict(facts), tuple(facts.missing)
-                yield ClosingReport(facts.hash, claims, verdict, facts.finding, missing, facts.at)
+                yield ClosingAudit(facts.hash, claims, verdict, facts.finding, missing, facts.at)
 
     def _loose_statements(self) -> dict[str, list[LooseStatement]]:
         """Statements whose record is not here, or is of another chain, by the chain that they name."""
         found: dict[str, list[LooseStatement]] = {}
-        for facts in self._table.by_hash.values():
+        for facts in self.table.by_hash.values():
             cid, subject = facts.statement.cid, facts.statement.subject
-            record = self._table.record(subject) if subject is not None else None
+            record = self.table.record(subject) if subject is not None else None
             if cid is not None and subject is not None and (record is None or record.cid != cid):
                 kind, verdict = facts.statement.kind, self._verdict(facts)
                 loose = LooseStatement(facts.hash, kind, verdict, facts.finding, tuple(facts.missing))
@@ -193,15 +203,19 @@ class Conclusion:
         return max(accepted, key=lambda each: each.iat, default=None)
 
     def _citation(self, cited: str) -> Citation:
-        facts = self._table.by_hash.get(cited)
+        facts = self.table.by_hash.get(cited)
         return Citation(cited, facts.statement.subject if facts else None)
 
     def _token(self, record: Record) -> bool | None:
         return None if record.obo is None else record.obo.th in self._artifacts.tokens
 
     def _logs(self) -> tuple[str, ...]:
-        entries = (entry for facts in self._table.by_hash.values() for entry in facts.entries)
+        entries = (entry for facts in self.table.by_hash.values() for entry in facts.entries)
         return tuple(sorted({each.witnessed.origin for each in entries}))
+
+
+def _by_time(statement_hash: str, sealed: SealedRecord) -> tuple[int, int, str]:
+    return sealed.record.iat, sealed.record.hop, statement_hash
 
 
 def _by_log(hop: HopAudit) -> tuple[int, int]:

@@ -24,10 +24,10 @@ from hopseal.log.judge import Finding
 _COPIES = 2  # one sent, one received
 
 
-def cross_check(table: FactTable, artifacts: Artifacts) -> None:
-    """Note in ``table``, and for artifacts in theirs, everything that the statements and logs show together."""
+def cross_check(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem, ...]:
+    """Note in ``table`` what the statements and logs show together; what that shows of artifacts comes back."""
     _check_uses(table)
-    _check_logs(table, artifacts)
+    problems = _check_logs(table, artifacts)
     refused = {each.unverified_jti for each in artifacts.refusals}
     for facts in table.by_hash.values():
         _check_subject(facts, table)
@@ -41,6 +41,7 @@ def cross_check(table: FactTable, artifacts: Artifacts) -> None:
         receipts = table.receipts(facts.hash)
         if len(receipts) == 1:
             check_kids(*receipts[0], facts.hash, record.aud, table)
+    return problems
 
 
 def _check_uses(table: FactTable) -> None:
@@ -53,23 +54,26 @@ def _check_uses(table: FactTable) -> None:
             facts.refuse(Code.REPLAYED, "the same jti in another statement of its issuer")
 
 
-def _check_logs(table: FactTable, artifacts: Artifacts) -> None:
+def _check_logs(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem, ...]:
     """One place of a log with two entries, or one size of it with two roots; whatever the entries are."""
     forks = _Forks()
     for facts in table.by_hash.values():
+        own = f"{facts.statement.kind} {facts.hash}"
         for each in facts.entries:
-            forks.add(f"{facts.statement.kind} {facts.hash}", each.witnessed)
+            forks.add(own, each.witnessed)
     for key, witnessed in artifacts.entries:
         forks.add(key, witnessed)
     if not forks.are_there():
-        return
+        return ()
     for facts in table.by_hash.values():
         for each in facts.entries:
             if forks.touch(each.witnessed):
                 facts.refuse(AuditCode.FORK, _describe(each.witnessed))
-    for seen in dict.fromkeys(witnessed for _, witnessed in artifacts.entries if forks.touch(witnessed)):
-        finding = Finding(CROSS_STEP, AuditCode.FORK, _describe(seen))
-        artifacts.problems.append(ArtifactProblem(seen.origin, seen.index, finding))
+    touched = dict.fromkeys(witnessed for _, witnessed in artifacts.entries if forks.touch(witnessed))
+    return tuple(
+        ArtifactProblem(seen.origin, seen.index, Finding(CROSS_STEP, AuditCode.FORK, _describe(seen)))
+        for seen in touched
+    )
 
 
 class _Forks:

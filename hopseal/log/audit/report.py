@@ -6,9 +6,10 @@ Source: custody-wire §11.8.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 from hopseal.custody.authority import Authority
 from hopseal.custody.closing import Closing
@@ -19,6 +20,9 @@ from hopseal.log.audit.artifacts import ArtifactProblem, Refusal
 from hopseal.log.audit.codes import is_missing
 from hopseal.log.audit.steps import Entry
 from hopseal.log.judge import Finding
+
+C_co = TypeVar("C_co", covariant=True)
+T = TypeVar("T")
 
 
 class Verdict(StrEnum):
@@ -33,7 +37,7 @@ _ORDER = (Verdict.REFUSED, Verdict.INCOMPLETE, Verdict.VERIFIED)
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerReport:
+class AnswerAudit:
     """A receipt or observation.
 
     Args:
@@ -56,8 +60,8 @@ class AnswerReport:
 
 
 @dataclass(frozen=True, slots=True)
-class ClosingReport:
-    """What a caller says that it streamed; members as in :class:`AnswerReport`."""
+class ClosingAudit:
+    """What a caller says that it streamed; members as in :class:`AnswerAudit`."""
 
     hash: str
     claims: Closing
@@ -105,8 +109,8 @@ class HopAudit:
     authority_before: Authority | None
     authority_after: Authority | None
     evidence: EvidenceStatement | None
-    answers: tuple[AnswerReport, ...]
-    closings: tuple[ClosingReport, ...]
+    answers: tuple[AnswerAudit, ...]
+    closings: tuple[ClosingAudit, ...]
     based_on: tuple[Citation, ...]
     token: bool | None
     children: tuple[HopAudit, ...]
@@ -162,8 +166,8 @@ class UnreadStatement:
 
 
 @dataclass(frozen=True, slots=True)
-class AuditReport:
-    """A whole bundle.
+class ReportOf(Generic[C_co]):
+    """A whole bundle, with something for each chain.
 
     Args:
         verdict: the worst of everything; a bundle without a record is not verified.
@@ -176,12 +180,20 @@ class AuditReport:
     """
 
     verdict: Verdict
-    chains: tuple[ChainAudit, ...]
+    chains: tuple[C_co, ...]
     unread: tuple[UnreadStatement, ...]
     problems: tuple[ArtifactProblem, ...]
     missing: tuple[str, ...]
     statements: int
     logs: tuple[str, ...]
+
+    def render(self, render: Callable[[C_co], T]) -> ReportOf[T]:
+        """The report with what ``render`` makes of each chain."""
+        chains = tuple(map(render, self.chains))
+        return ReportOf(self.verdict, chains, self.unread, self.problems, self.missing, self.statements, self.logs)
+
+
+AuditReport = ReportOf[ChainAudit]
 
 
 def verdict_of(finding: Finding | None, missing: Iterable[str]) -> Verdict:

@@ -15,6 +15,7 @@ from typing import Final
 
 from hopseal.bundle import Bundle
 from hopseal.custody.certs import KnownCertificates
+from hopseal.custody.encoding import encode_b64url
 from hopseal.custody.errors import Code, refusal
 from hopseal.custody.seal import Seal, verify_inclusion, verify_signature
 from hopseal.errors import HopsealError
@@ -25,7 +26,7 @@ from hopseal.log.audit.trust import Authorities, TrustHistory
 from hopseal.log.audit.witnessed import Proofs, WitnessedEntry, Witnesses, key_of
 from hopseal.log.entries import Direction
 from hopseal.log.judge import Finding
-from hopseal.log.leaf import leaf_of_statement
+from hopseal.log.leaf import format_statement_leaf
 from hopseal.verify import SvidError, SvidLeaf, ValidPath, parse_svid_leaf, verify_path
 
 WITNESS_WITHIN_S: Final = 120  # |T - iat|, and T after notAfter; custody-wire §11.3
@@ -66,10 +67,20 @@ class Revocation:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Sealer:
+    """A leaf that seals, and its lifetime in NumericDate seconds."""
+
+    leaf: SvidLeaf
+    begins: int
+    ends: int
+
+
 @dataclass(slots=True)
 class _Draft:
     statement: ReadStatement
-    leaf: SvidLeaf = field(init=False)  # from step 1 on
+    sealer: _Sealer = field(init=False)  # from step 1 on
+    seal_hash: str = ""  # likewise
     missing: list[str] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     at: int | None = None
@@ -102,9 +113,10 @@ class StatementAuditor:
         for each in revocations:
             for name in {each.x5t, each.spiffe_id} - {None}:
                 self._revocations.setdefault(str(name), []).append(each)
-        self._leaves: dict[str, SvidLeaf] = {}
-        self._seals: set[str] = set()
+        self._sealers: dict[str, _Sealer] = {}
+        self._seals: dict[str, str] = {}
         self._paths: dict[tuple[str, tuple[bytes, ...]], ValidPath] = {}
+        self._accepted: set[tuple[str, int, tuple[str, ...]]] = set()
         self._steps = (self._identity, self._inclusion, self._time, self._path, self._revoked)
 
     def audit(self, statement: ReadStatement) -> StatementReport:
@@ -122,18 +134,20 @@ class StatementAuditor:
     def _identity(self, draft: _Draft) -> None:
         """Step 1: the leaf is an SVID of ``iss``, and its key sealed exactly this statement."""
         sealed = draft.statement.sealed
-        draft.leaf = self._leaf(sealed.seal.x5t)
-        if draft.statement.iss != draft.leaf.spiffe_id:
-            raise refusal(Code.IDENTITY, f"{draft.statement.iss} sealed by {draft.leaf.spiffe_id}")
+        draft.sealer = self._sealer(sealed.seal.x5t)
+        leaf = draft.sealer.leaf
+        if draft.statement.iss != leaf.spiffe_id:
+            raise refusal(Code.IDENTITY, f"{draft.statement.iss} sealed by {leaf.spiffe_id}")
         verify_inclusion(sealed)
-        self._verify_seal(sealed.seal, draft.leaf)
+        draft.seal_hash = self._verify_seal(sealed.seal, leaf)
 
     def _inclusion(self, draft: _Draft) -> None:
         """Step 2: exactly this pair of statement and seal is in a log, under a checkpoint that the policy trusts."""
         statement = draft.statement
-        leaf = statement.leaf or leaf_of_statement(statement.kind, statement.sealed.text)
+        leaf = statement.leaf or format_statement_leaf(statement.kind, statement.hash, draft.seal_hash)
+        key = key_of(leaf) if statement.leaf else f"{statement.hash}.{draft.seal_hash}"
         places = {(each.origin, each.index): each.direction for each in statement.seen}
-        for text in self._proofs.get(key_of(leaf), ()):
+        for text in self._proofs.get(key, ()):
             witnessed = self._witnesses.verify(text, leaf)
             direction = places.pop((witnessed.origin, witnessed.index), None)
             draft.entries.append(Entry(witnessed, direction))
@@ -147,9 +161,7 @@ class StatementAuditor:
 
     def _time(self, draft: _Draft) -> None:
         """Step 3: T bounds the signature from above; a key that was stolen later cannot make an earlier T."""
-        certificate, iat, at = draft.leaf.certificate, draft.statement.iat, draft.at
-        begins = int(certificate.not_valid_before_utc.timestamp())
-        ends = int(certificate.not_valid_after_utc.timestamp())
+        begins, ends, iat, at = draft.sealer.begins, draft.sealer.ends, draft.statement.iat, draft.at
         if not begins - CLOCK_SKEW_S <= iat <= ends:
             raise audit_refusal(AuditCode.OUTSIDE_VALIDITY, f"made at {iat}, the SVID is of {begins} to {ends}")
         if at is None:
@@ -161,15 +173,21 @@ class StatementAuditor:
 
     def _path(self, draft: _Draft) -> None:
         """Step 4: at ``iat`` the leaf led to the authorities that were current then, in every log that holds it."""
-        leaf, iat = draft.leaf, draft.statement.iat
+        x5t, iat = draft.statement.sealed.seal.x5t, draft.statement.iat
+        origins = tuple(each.witnessed.origin for each in draft.entries)
+        if (x5t, iat, origins) not in self._accepted:
+            self._verify_paths(draft.sealer.leaf, x5t, iat, origins)
+            self._accepted.add((x5t, iat, origins))
+
+    def _verify_paths(self, leaf: SvidLeaf, x5t: str, iat: int, origins: tuple[str, ...]) -> None:
         trust_domain = leaf.spiffe_id.trust_domain
-        views = self._history.views(trust_domain, iat, (each.witnessed.origin for each in draft.entries))
+        views = self._history.views(trust_domain, iat, origins)
         if not views and not self._history.is_accepted(trust_domain):
             raise refusal(Code.UNTRUSTED, f"the trust policy does not accept {trust_domain.name}")
         if not views:
             raise refusal(Code.UNRESOLVED, missing=(f"bundle:{trust_domain.name}",))
         for view in views:
-            self._verify_path(leaf, draft.statement.sealed.seal.x5t, view, iat)
+            self._verify_path(leaf, x5t, view, iat)
 
     def _revoked(self, draft: _Draft) -> None:
         """Step 5: whoever revoked the key says that it was good until after T."""
@@ -179,23 +197,27 @@ class StatementAuditor:
             if at is None or at >= each.since:
                 raise audit_refusal(AuditCode.REVOKED, f"since {each.since}: {each.why}")
 
-    def _leaf(self, x5t: str) -> SvidLeaf:
-        leaf = self._leaves.get(x5t)
-        if leaf is None:
+    def _sealer(self, x5t: str) -> _Sealer:
+        sealer = self._sealers.get(x5t)
+        if sealer is None:
             der = self._certificates.get(x5t)
             if der is None:
                 raise refusal(Code.UNRESOLVED, missing=(f"cert:{x5t}",))
             try:
-                leaf = self._leaves[x5t] = parse_svid_leaf(der)
+                leaf = parse_svid_leaf(der)
             except SvidError as error:
                 raise refusal(Code.UNTRUSTED, f"{error.message} {error.detail}") from error
-        return leaf
+            begins, ends = leaf.certificate.not_valid_before_utc, leaf.certificate.not_valid_after_utc
+            sealer = self._sealers[x5t] = _Sealer(leaf, int(begins.timestamp()), int(ends.timestamp()))
+        return sealer
 
-    def _verify_seal(self, seal: Seal, leaf: SvidLeaf) -> None:
-        """The text holds everything that the signature covers, so a text that held once holds."""
-        if seal.text not in self._seals:
+    def _verify_seal(self, seal: Seal, leaf: SvidLeaf) -> str:
+        """The seal's hash, if it holds; the text has all that the signature covers, so one that held once holds."""
+        seal_hash = self._seals.get(seal.text)
+        if seal_hash is None:
             verify_signature(seal, leaf.public_key)
-            self._seals.add(seal.text)
+            seal_hash = self._seals[seal.text] = encode_b64url(seal.key)
+        return seal_hash
 
     def _verify_path(self, leaf: SvidLeaf, x5t: str, view: Authorities, at: int) -> None:
         if not view.ders:

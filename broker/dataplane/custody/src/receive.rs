@@ -10,7 +10,6 @@
 
 use std::sync::Arc;
 
-use crate::authority::AudiencePattern;
 use crate::behalf::Presented;
 use crate::binding::{Body, HeaderLine};
 use crate::cache::{CacheSizes, Caches, VerifiedStatement};
@@ -19,16 +18,16 @@ use crate::chain::Chain;
 use crate::error::{Code, Rejection, Result};
 use crate::hash::{RandomId, StatementHash, Thumbprint};
 use crate::ids::SpiffeId;
-use crate::limits::{DEFAULT_AUTHORITY_S, DEFAULT_HOPS, MAX_AUTHORITY_S, MAX_HOPS, MAX_SKEW_S};
+use crate::limits::MAX_SKEW_S;
 use crate::record::Record;
 use crate::replay::ReplayStore;
 use crate::seal::UnverifiedStatement;
 use crate::trust::Bundles;
-use crate::usertoken::Issuers;
 
 mod authenticate;
 mod closing;
 mod examine;
+mod policy;
 mod prove;
 mod receipt;
 mod signer;
@@ -36,6 +35,7 @@ mod signer;
 pub(crate) use authenticate::fold;
 pub use closing::ExpectedClosing;
 pub use examine::peek_unverified;
+pub use policy::Policy;
 pub use receipt::Exchange;
 
 /// The TLS peer of a connection: its certificates, parsed once.
@@ -83,55 +83,6 @@ pub struct Request<'a> {
     pub own_id: &'a SpiffeId,
     /// Thumbprints of `own_id`'s server leaves in use now or before.
     pub own_leaves: &'a [Thumbprint],
-}
-
-/// What a receiver allows; one immutable value for each configuration.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    /// Who may start a chain on nobody's behalf; empty allows none.
-    pub autonomous_roots: Vec<AudiencePattern>,
-    /// Nobody of these may have taken part.
-    pub forbidden_on_path: Vec<SpiffeId>,
-    /// Records in one chain, at most 16.
-    pub hops: usize,
-    /// Seconds between a root's `iat` and its authority's `exp`, at most 86,400.
-    pub authority_s: i64,
-    /// Who issues user tokens, with their keys.
-    pub issuers: Arc<Issuers>,
-    /// Roots of other trust domains that may assert a user whose issuer is not among `issuers`; empty allows none.
-    pub unverified_users: Vec<AudiencePattern>,
-    /// Who may begin a chain that seals a boundary and hides the one it continues; empty allows none.
-    pub sealing_gateways: Vec<AudiencePattern>,
-    /// Accept requests whose body the record does not bind; a closing statement must end them (§7.3).
-    pub accept_streams: bool,
-    /// Accept requests without visible TLS peer.
-    pub unsafe_allow_no_peer: bool,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            autonomous_roots: Vec::new(),
-            forbidden_on_path: Vec::new(),
-            hops: DEFAULT_HOPS,
-            authority_s: DEFAULT_AUTHORITY_S,
-            issuers: Arc::default(),
-            unverified_users: Vec::new(),
-            sealing_gateways: Vec::new(),
-            accept_streams: false,
-            unsafe_allow_no_peer: false,
-        }
-    }
-}
-
-impl Policy {
-    fn hops(&self) -> usize {
-        self.hops.min(MAX_HOPS)
-    }
-
-    fn authority_s(&self) -> i64 {
-        self.authority_s.min(MAX_AUTHORITY_S)
-    }
 }
 
 /// A statement that came with the message, not yet authenticated.

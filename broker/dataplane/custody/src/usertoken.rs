@@ -14,24 +14,25 @@
 //! Source: custody-wire §6.12, §8.1 and §9.1; RFC 7515, RFC 7519, RFC 8725 §3, RFC 9068 §4;
 //! draft-ietf-oauth-transaction-tokens-08.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use crate::bounded::BoundedMap;
 use crate::error::{Code, Rejection, Result};
-use crate::hash::{ClaimHash, Thumbprint, decode_base64url, sha256};
-use crate::ids::SpiffeId;
+use crate::hash::{ClaimHash, decode_base64url, sha256};
 use crate::jwks::{IssuerKey, choose_key, parse_key_set};
-use crate::limits::{MAX_KEY_ID_BYTES, MAX_SKEW_S, MAX_TOKEN_BYTES, PEER_SHARE, TOKEN_CACHE_ENTRIES};
-use crate::record::User;
-use crate::tokenjson::{exact, parse_token_object};
+use crate::limits::{MAX_KEY_ID_BYTES, MAX_TOKEN_BYTES, PEER_SHARE, TOKEN_CACHE_ENTRIES};
+use crate::tokenjson::parse_token_object;
 
 mod read;
+mod token;
+
+pub use token::{Holder, UserToken};
 
 use read::{Claims, read_token, refused, split, text_of};
 
@@ -114,99 +115,6 @@ impl Default for Issuers {
 impl fmt::Debug for Issuers {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_list().entries(&self.list).finish()
-    }
-}
-
-/// The workload that a token was issued to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// By name; usually a SPIFFE ID.
-    Named(String),
-    /// By the thumbprint of its certificate.
-    Certificate(Thumbprint),
-}
-
-/// A token that was verified.
-pub struct UserToken {
-    typ: TokenType,
-    user: User,
-    not_before: i64,
-    scope: BTreeSet<String>,
-    holder: Holder,
-    kid: Option<String>,
-    claims: Map<String, Json>,
-    text: String,
-}
-
-impl fmt::Debug for UserToken {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The text is a credential.
-        write!(out, "UserToken({}, {})", self.user.th, self.user.iss)
-    }
-}
-
-impl PartialEq for UserToken {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-impl Eq for UserToken {}
-
-impl UserToken {
-    /// What a root says about it.
-    #[must_use]
-    pub fn user(&self) -> &User {
-        &self.user
-    }
-
-    /// Its type.
-    #[must_use]
-    pub fn typ(&self) -> TokenType {
-        self.typ
-    }
-
-    /// Empty if it grants none.
-    #[must_use]
-    pub fn scope(&self) -> &BTreeSet<String> {
-        &self.scope
-    }
-
-    /// The workload that it was issued to.
-    #[must_use]
-    pub fn holder(&self) -> &Holder {
-        &self.holder
-    }
-
-    /// The key that signed it; None if the issuer's only key has no name.
-    #[must_use]
-    pub fn kid(&self) -> Option<&str> {
-        self.kid.as_deref()
-    }
-
-    /// The decoded payload as a log line can hold it; never the signature.
-    #[must_use]
-    pub fn claims_for_log(&self) -> Map<String, Json> {
-        exact(&self.claims)
-    }
-
-    /// The token itself, a credential: it goes into its header field and nowhere else.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// True if it was issued to `workload`, whose certificate has thumbprint `x5t`.
-    #[must_use]
-    pub fn is_for(&self, workload: &SpiffeId, x5t: &Thumbprint) -> bool {
-        match &self.holder {
-            Holder::Named(name) => name == workload.as_str(),
-            Holder::Certificate(bound) => bound == x5t,
-        }
-    }
-
-    fn is_valid_at(&self, now: i64) -> bool {
-        self.not_before - MAX_SKEW_S <= now && now < self.user.exp + MAX_SKEW_S
     }
 }
 

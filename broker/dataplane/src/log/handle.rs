@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::entry::Entry;
+use super::health::{Health, LogObserver};
+use super::sealing::SealRequest;
 use super::store::Store;
 use super::witnessed::Witnessed;
-use super::writer::{Beginning, LogObserver, RETRY_INTERVAL, SealRequest, Writer};
+use super::writer::{Beginning, RETRY_INTERVAL, Writer};
 
 /// Why an entry does not count.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,8 +91,8 @@ impl Log {
             witnessed: patience.witness.map(|patience| Arc::new(Witnessed::new(patience))),
             full: patience.full,
         };
-        let (healthy, durable) = (Arc::clone(&log.healthy), Arc::clone(&log.durable));
-        let writer = Writer::new(store, beginning, patience.full, observer, healthy, durable);
+        let health = Health::new(Arc::clone(&log.healthy), observer);
+        let writer = Writer::new(store, beginning, patience.full, health, Arc::clone(&log.durable));
         let thread = std::thread::Builder::new().name("custody-log".into()).spawn(move || writer.run(&waiting))?;
         Ok((log, thread))
     }

@@ -8,7 +8,8 @@ use std::io::{self, BufRead};
 
 use hopseal_custody::limits::{MAX_LIFETIME_S, MAX_SKEW_S};
 
-use super::entry::{Direction, LineStart, ReadLine, checked_json};
+use super::entry::Direction;
+use super::line::{LineStart, ReadLine, checked_json};
 
 /// How long after its line was written a record can be replayed at most; a second more for what milliseconds round.
 const REPLAYABLE_S: i64 = MAX_LIFETIME_S + MAX_SKEW_S + 1;
@@ -159,29 +160,12 @@ impl Scan {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::{Claims, Entry};
+    use super::super::samples::received;
     use super::*;
 
     fn line(n: u64, at_s: u64, exp: i64) -> Vec<u8> {
-        let claims = Claims {
-            iss: "spiffe://a/b".into(),
-            aud: "spiffe://a/c".into(),
-            jti: format!("j{n}"),
-            exp,
-            cid: "c".into(),
-            hop: 0,
-            op: None,
-        };
-        let entry = Entry::Record {
-            direction: Direction::Received,
-            refused: None,
-            detail: None,
-            sealed: Some("s".into()),
-            ancestors: Vec::new(),
-            claims: Some(claims),
-        };
         let mut line = Vec::new();
-        entry.write_line(n, at_s * 1000, &mut line).unwrap();
+        received(&format!("j{n}"), exp).write_line(n, at_s * 1000, &mut line).unwrap();
         line
     }
 

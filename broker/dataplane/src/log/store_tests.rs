@@ -1,4 +1,5 @@
-use super::super::entry::{Claims, Direction, Entry};
+use super::super::entry::Entry;
+use super::super::samples::received;
 use super::*;
 
 const BIG: u64 = 1 << 20;
@@ -11,24 +12,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn line(n: u64, exp: i64) -> Vec<u8> {
-    let claims = Claims {
-        iss: "spiffe://a/b".into(),
-        aud: "spiffe://a/c".into(),
-        jti: format!("j{n}"),
-        exp,
-        cid: "c".into(),
-        hop: 0,
-        op: None,
-    };
-    let entry = Entry::Record {
-        direction: Direction::Received,
-        refused: None,
-        detail: None,
-        sealed: Some("s".into()),
-        ancestors: Vec::new(),
-        claims: Some(claims),
-    };
-    written(&entry, n)
+    written(&received(&format!("j{n}"), exp), n)
 }
 
 fn head(n: u64, latest_exp: i64) -> Vec<u8> {

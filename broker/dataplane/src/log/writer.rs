@@ -1,27 +1,27 @@
 //! The log's one writer thread.
 //!
 //! Owns: batching, sealing at the start of each write, what each file begins with, failure and recovery. Does not own:
-//! keys (a [`Sealer`] seals), the files (a [`Store`] keeps), or what calls wait for (`handle`).
+//! what shares a seal (`sealing`), the files (a [`Store`] keeps), or what calls wait for (`handle`).
 //!
 //! Pacing: while one write is under way the next batch gathers, so a lone call costs one plain
 //! signature and a busy broker spreads one over many calls.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use hopseal_custody::compose::Payload;
 
 use super::batch::Batch;
-use super::entry::{About, Claims, Direction, Entry, Kind};
-use super::handle::{Job, LogError, SealOutcome};
+use super::entry::Entry;
+use super::handle::{Job, LogError};
+use super::health::Health;
+use super::sealing::{Queued, group_by_seal};
 use super::store::Store;
 use crate::clock;
 
-/// Most statements under one seal (custody-wire §12, sealers).
-pub const MAX_SEAL_STATEMENTS: usize = 32;
 /// Most entries in one write: bounds the memory and the time of a write.
 const MAX_BATCH: usize = 256;
 /// Entries without a waiting call that outlive a failed write; the newest count.
@@ -46,45 +46,7 @@ pub struct Beginning {
     pub latest_exp: i64,
 }
 
-/// A leaf key as the writer sees it.
-pub trait Sealer: Send + Sync {
-    /// Thumbprint of the leaf: statements of one leaf share a seal.
-    fn x5t(&self) -> &str;
-
-    /// Seals `payloads` under one seal, or says why the key may not sign now (`now_s` is NumericDate).
-    ///
-    /// # Errors
-    /// The code: `svid_expired`, or that of a withdrawal.
-    fn seal(&self, payloads: &[Payload], now_s: i64) -> Result<Vec<String>, &'static str>;
-
-    /// `(x5t, base64 DER)` of the leaf and its intermediates.
-    fn certificates(&self) -> &[(String, String)];
-}
-
-/// A statement to seal, log and hand back. Records, receipts and closing statements of one leaf share seals.
-pub struct SealRequest {
-    pub leaf: Arc<dyn Sealer>,
-    pub payload: Payload,
-    /// Seals never mix receivers of different trust domains (custody-wire §4.2).
-    pub receiver_trust_domain: String,
-    pub claims: Sealed,
-}
-
-/// What the line of a statement repeats beside the sealed text.
-pub enum Sealed {
-    Record(Claims),
-    Other(Kind, About),
-}
-
-/// What the writer tells of itself.
-pub trait LogObserver: Send + Sync {
-    fn failed(&self, detail: &str);
-    fn recovered(&self);
-    fn wrote(&self, entries: usize, seals: usize, bytes: usize, took: Duration);
-    /// A full file could not be closed and goes on.
-    fn roll_failed(&self, detail: &str);
-}
-
+/// An entry and the certificates that it needs.
 type Unawaited = (Entry, Vec<(String, String)>);
 
 pub struct Writer {
@@ -101,8 +63,7 @@ pub struct Writer {
     roll_from: Option<Instant>,
     /// How long a write that fails is tried again.
     full: Duration,
-    observer: Arc<dyn LogObserver>,
-    healthy: Arc<AtomicBool>,
+    health: Health,
     durable: Arc<AtomicU64>,
     /// Entries without a waiting call (bundles, starts, receipts of peers) and their certificates, kept until a
     /// write holds.
@@ -110,13 +71,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer that tells of its health and of how many entries are durable through the last two.
+    /// A writer that tells how many entries are durable through `durable`.
     pub fn new(
         store: Box<dyn Store>,
         beginning: Beginning,
         full: Duration,
-        observer: Arc<dyn LogObserver>,
-        healthy: Arc<AtomicBool>,
+        health: Health,
         durable: Arc<AtomicU64>,
     ) -> Self {
         let Beginning { node, next_n, certificates, latest_exp } = beginning;
@@ -130,8 +90,7 @@ impl Writer {
             is_headless: false,
             roll_from: None,
             full,
-            observer,
-            healthy,
+            health,
             durable,
             unwritten: Vec::new(),
         }
@@ -164,12 +123,26 @@ impl Writer {
         let first_n = self.next_n;
         let mut batch = Batch::default();
         self.add_head(&mut batch);
-        let mut kept = std::mem::take(&mut self.unwritten);
-        for (entry, certificates) in &kept {
-            self.add_certificates(certificates, &mut batch);
-            batch.add(entry, &mut self.next_n);
+        let kept = self.add_jobs(jobs, &mut batch);
+        if batch.lines.is_empty() {
+            return;
         }
-        let mut seals: Vec<(SealRequest, SealOutcome)> = Vec::new();
+        match self.append(&batch.lines, started) {
+            Ok(()) => self.succeed(batch, kept, started),
+            Err(error) => {
+                self.next_n = first_n;
+                self.fail(batch, kept, &error);
+            }
+        }
+    }
+
+    /// Adds what an earlier write left over, then `jobs`; what nobody waits for comes back.
+    fn add_jobs(&mut self, jobs: Vec<Job>, batch: &mut Batch) -> Vec<Unawaited> {
+        let mut kept = std::mem::take(&mut self.unwritten);
+        for unawaited in &kept {
+            self.add_entry(unawaited, batch);
+        }
+        let mut seals: Vec<Queued> = Vec::new();
         let mut after_seals: Vec<Unawaited> = Vec::new();
         for job in jobs {
             match job {
@@ -178,44 +151,40 @@ impl Writer {
                 }
                 Job::Seal(request, done) => seals.push((request, done)),
                 Job::Append { entry, certificates, done } => {
-                    self.add_certificates(&certificates, &mut batch);
-                    batch.add(&entry, &mut self.next_n);
+                    let appended = (entry, certificates);
+                    self.add_entry(&appended, batch);
                     match done {
                         Some(done) => batch.appended.push(done),
-                        None => kept.push((entry, certificates)),
+                        None => kept.push(appended),
                     }
                 }
                 Job::End => {}
             }
         }
-        self.seal(seals, &mut batch);
-        for (entry, certificates) in &after_seals {
-            self.add_certificates(certificates, &mut batch);
-            batch.add(entry, &mut self.next_n);
+        self.seal(seals, batch);
+        for unawaited in &after_seals {
+            self.add_entry(unawaited, batch);
         }
         kept.extend(after_seals);
-        if batch.lines.is_empty() {
-            return;
-        }
-        match self.append(&batch.lines, started) {
-            Ok(()) => {
-                self.remember_bundles(kept);
-                self.is_headless = false;
-                self.latest_exp = self.latest_exp.max(batch.latest_exp);
-                self.durable.store(self.next_n, Ordering::Release);
-                self.observer.wrote(batch.entries, batch.seals, batch.lines.len(), started.elapsed());
-                self.set_healthy(Ok(()));
-                self.certificates.extend(std::mem::take(&mut batch.new_certificates));
-                batch.succeed(self.next_n);
-            }
-            Err(error) => {
-                self.next_n = first_n;
-                kept.drain(..kept.len().saturating_sub(MAX_UNWRITTEN));
-                self.unwritten = kept;
-                self.set_healthy(Err(&error));
-                batch.fail(&LogError::Unavailable(error.to_string()));
-            }
-        }
+        kept
+    }
+
+    fn succeed(&mut self, mut batch: Batch, kept: Vec<Unawaited>, started: Instant) {
+        self.remember_bundles(kept);
+        self.is_headless = false;
+        self.latest_exp = self.latest_exp.max(batch.latest_exp);
+        self.durable.store(self.next_n, Ordering::Release);
+        self.health.observer().wrote(batch.entries, batch.seals, batch.lines.len(), started.elapsed());
+        self.health.set(Ok(()));
+        self.certificates.extend(std::mem::take(&mut batch.new_certificates));
+        batch.succeed(self.next_n);
+    }
+
+    fn fail(&mut self, batch: Batch, mut kept: Vec<Unawaited>, error: &std::io::Error) {
+        kept.drain(..kept.len().saturating_sub(MAX_UNWRITTEN));
+        self.unwritten = kept;
+        self.health.set(Err(error));
+        batch.fail(&LogError::Unavailable(error.to_string()));
     }
 
     /// Appends durably; where calls wait for space, the same lines are tried again for that long.
@@ -223,7 +192,7 @@ impl Writer {
         loop {
             match self.store.append(lines) {
                 Err(error) if started.elapsed() + RETRY_INTERVAL < self.full => {
-                    self.set_healthy(Err(&error));
+                    self.health.set(Err(&error));
                     std::thread::sleep(RETRY_INTERVAL);
                 }
                 outcome => return outcome,
@@ -243,7 +212,7 @@ impl Writer {
             }
             Err(error) => {
                 self.roll_from = Some(now + ROLL_AGAIN);
-                self.observer.roll_failed(&error.to_string());
+                self.health.observer().roll_failed(&error.to_string());
             }
         }
     }
@@ -268,18 +237,14 @@ impl Writer {
     }
 
     fn probe(&mut self) {
-        if !self.healthy.load(Ordering::Relaxed) && self.store.probe().is_ok() {
-            self.set_healthy(Ok(()));
+        if !self.health.is_good() && self.store.probe().is_ok() {
+            self.health.set(Ok(()));
         }
     }
 
-    fn set_healthy(&self, outcome: Result<(), &std::io::Error>) {
-        let was_healthy = self.healthy.swap(outcome.is_ok(), Ordering::Relaxed);
-        match outcome {
-            Ok(()) if !was_healthy => self.observer.recovered(),
-            Err(error) if was_healthy => self.observer.failed(&error.to_string()),
-            _ => {}
-        }
+    fn add_entry(&mut self, (entry, certificates): &Unawaited, batch: &mut Batch) {
+        self.add_certificates(certificates, batch);
+        batch.add(entry, &mut self.next_n);
     }
 
     /// Certificates go into the same write, before the first statement that they verify.
@@ -292,25 +257,14 @@ impl Writer {
         }
     }
 
-    /// One seal per leaf and receiving trust domain, over at most [`MAX_SEAL_STATEMENTS`].
-    fn seal(&mut self, mut requests: Vec<(SealRequest, SealOutcome)>, batch: &mut Batch) {
+    fn seal(&mut self, requests: Vec<Queued>, batch: &mut Batch) {
         let now_s = clock::now_s();
-        while let Some((first, _)) = requests.first() {
-            let key = (first.leaf.x5t().to_owned(), first.receiver_trust_domain.clone());
-            let mut group = Vec::new();
-            let mut rest = Vec::new();
-            for (request, done) in requests {
-                let fits = group.len() < MAX_SEAL_STATEMENTS
-                    && request.leaf.x5t() == key.0
-                    && request.receiver_trust_domain == key.1;
-                if fits { group.push((request, done)) } else { rest.push((request, done)) }
-            }
-            requests = rest;
+        for group in group_by_seal(requests) {
             self.seal_group(group, now_s, batch);
         }
     }
 
-    fn seal_group(&mut self, group: Vec<(SealRequest, SealOutcome)>, now_s: i64, batch: &mut Batch) {
+    fn seal_group(&mut self, group: Vec<Queued>, now_s: i64, batch: &mut Batch) {
         let Some(leaf) = group.first().map(|(request, _)| Arc::clone(&request.leaf)) else { return };
         let payloads: Vec<Payload> = group.iter().map(|(request, _)| request.payload.clone()).collect();
         match leaf.seal(&payloads, now_s) {
@@ -327,18 +281,6 @@ impl Writer {
                     let _caller_gone = done.send(Err(LogError::Unsealable(code)));
                 }
             }
-        }
-    }
-}
-
-impl Sealed {
-    fn into_entry(self, sealed: String) -> Entry {
-        let (direction, refused, detail, sealed) = (Direction::Sent, None, None, Some(sealed));
-        match self {
-            Self::Record(claims) => {
-                Entry::Record { direction, refused, detail, sealed, ancestors: Vec::new(), claims: Some(claims) }
-            }
-            Self::Other(kind, about) => Entry::Statement { kind, direction, refused, detail, sealed, about },
         }
     }
 }

@@ -1,5 +1,6 @@
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use hopseal_custody::authority::Authority;
 use hopseal_custody::compose::{Call, Root, root_payload};
@@ -8,8 +9,11 @@ use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::record::{Record, Task};
 use hopseal_custody::statement::StatementClaims as _;
 
-use super::super::entry::ReadLine;
+use super::super::entry::{Claims, Direction};
 use super::super::handle::{Log, Patience};
+use super::super::health::LogObserver;
+use super::super::line::ReadLine;
+use super::super::sealing::{SealRequest, Sealed, Sealer};
 use super::*;
 
 #[derive(Default)]

@@ -1,6 +1,7 @@
 """A journal beside the Merkle log that was made of it: which entries are not what was signed.
 
-Owns: the comparison. Does not own: reading files; the checkpoint's signatures, which say whose word is compared with.
+Owns: the comparison. Does not own: reading files; the checkpoint's signatures, which say whose word is compared
+with; logs of several nodes against each other (``compare``).
 It finds a changed, removed or added line anywhere, whatever its checksum says: leaves are compared with the level-0
 tiles, and those with the checkpoint's root.
 """
@@ -19,8 +20,8 @@ from hopseal.log.tree import compute_tree_root
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """What came of comparing.
+class JournalCheck:
+    """What came of it.
 
     Args:
         size: leaves under the checkpoint.
@@ -44,9 +45,9 @@ class Comparison:
         return not (self.changed or self.missing or self.tiles_problem)
 
 
-def compare_journal(
+def check_journal(
     lines: Iterable[tuple[int, bytes]], checkpoint: Checkpoint, load: Callable[[Tile], bytes]
-) -> Comparison:
+) -> JournalCheck:
     """The journal's readable lines, by number and JSON text in order, against the tree of ``checkpoint``."""
     size = checkpoint.size
     changed: list[int] = []
@@ -62,7 +63,7 @@ def compare_journal(
             changed.append(n)
         seen.add(n)
     missing = tuple(n for n in range(first or 0, size) if n not in seen)
-    return Comparison(size, first, unsigned, tuple(changed), missing, _check_tiles(checkpoint, load))
+    return JournalCheck(size, first, unsigned, tuple(changed), missing, _check_tiles(checkpoint, load))
 
 
 def _is_leaf(text: bytes, n: int, size: int, load: Callable[[Tile], bytes]) -> bool:
