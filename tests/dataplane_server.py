@@ -16,6 +16,7 @@ from typing import Self
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from dataplane_nodes import spiffe_id
@@ -80,8 +81,9 @@ class Peer:
         alpn: str = "h2",
         name: str = "tool",
         tls: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        reads: bool = True,
     ) -> None:
-        self.authority, self.respond, self.alpn, self.tls = authority, respond, alpn, tls
+        self.authority, self.respond, self.alpn, self.tls, self.reads = authority, respond, alpn, tls, reads
         self.svid = authority.issue(spiffe_id(name))
         self.requests: list[Request] = []
 
@@ -154,6 +156,8 @@ class Peer:
     def _serve_h2(self, connection: ssl.SSLSocket) -> None:
         state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="ascii"))
         state.initiate_connection()
+        if not self.reads:
+            state.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
         connection.sendall(state.data_to_send())
         arriving: dict[int, tuple[list[Header], bytearray, list[Header]]] = {}
         while data := connection.recv(65536):

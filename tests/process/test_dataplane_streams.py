@@ -306,7 +306,7 @@ def call_early(node: Node) -> bytes:
 def test_what_was_answered_before_its_end_holds_nothing_open(pair: Pair) -> None:
     """Neither the caller, who does not end its streams, nor the component, which does not read them, lets go."""
     svid = pair.b.authority.issue(spiffe_id("orchestrator"))
-    callers = [H2Caller(pair.b, path="/held", svid=svid) for _ in range(8)]
+    callers = [H2Caller(pair.b, path="/held", svid=svid) for _ in range(4)]
     state = h2.connection.H2Connection()
     state.initiate_connection()
     with connected(pair.b.port, context(svid, ("h2",))) as connection:
@@ -315,11 +315,45 @@ def test_what_was_answered_before_its_end_holds_nothing_open(pair: Pair) -> None
             state.send_headers(2 * number + 1, [*caller.head, ("custody-record", caller.sealed)])
             state.send_data(2 * number + 1, b"x")
         connection.sendall(state.data_to_send())
-        wait_until(lambda: len(pair.sink.uploads) == 8)
+        wait_until(lambda: len(pair.sink.uploads) == 4)
         wait_until(lambda: pair.b.metric("calls_in_progress") == 0)
         wait_until(lambda: pair.sink.held == 0)
-        wait_until(lambda: len(statements(pair.b, Direction.RECEIVED, CLOSING)) == 8)
+        wait_until(lambda: len(statements(pair.b, Direction.RECEIVED, CLOSING)) == 4)
         assert receipt_fin(pair.b) is Fin.ABORT
+
+
+def test_a_peer_that_reads_nothing_holds_no_call_and_no_memory(tmp_path: Path) -> None:
+    """Its windows stay closed and its connection open. That the component hung up, nobody could see."""
+    limits = {"limits": {"buffered_bytes": 2 * LIMIT}, "timeouts_ms": {"body_read": 300}}
+    node = Node(tmp_path / "a", Authority(TRUST_DOMAIN), settings={**SETTINGS, **limits})
+    with Peer(node.authority, reads=False) as peer:
+        node.start()
+        try:
+            node.route(tool=peer.port)
+            assert [call(node, body=LONG).code for _ in range(4)] == ["peer_unreachable"] * 4
+            with pytest.raises(TimeoutError):
+                call(node, body=LONG, timeout=0.1)
+            wait_until(lambda: node.metric("calls_in_progress") == 0)
+            wait_until(lambda: len(statements(node, Direction.SENT, CLOSING)) == 5)
+            fins = {
+                parse_sealed_closing(each.sealed or "").claims.fin for each in statements(node, Direction.SENT, CLOSING)
+            }
+            assert fins == {Fin.ABORT}
+        finally:
+            node.stop()
+
+
+def test_a_component_may_pause_longer_than_a_peer_may(tmp_path: Path) -> None:
+    with streaming(tmp_path, timeouts_ms={"body_read": 300}) as pair, socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(pair.a.out))
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks(LONG))
+        time.sleep(1)
+        connection.sendall(chunks(b"x") + b"0\r\n\r\n")
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+        assert hashlib.sha256(LONG + b"x").hexdigest().encode() in received
 
 
 class H2Caller:

@@ -128,7 +128,11 @@ async fn transmit(broker: &Broker, lease: Lease, request: Request<RequestBody>) 
     match lease.sender {
         Sender::H2(mut sender) => {
             sender.ready().await.map_err(|error| Failed::Unprocessed(error.to_string()))?;
-            let sent = timeout(deadline, sender.try_send_request(request)).await.map_err(|_| lost_in_time(deadline))?;
+            let stalled = request.body().stalled(ms(broker.settings.timeouts_ms.body_read));
+            let sent = tokio::select! {
+                sent = timeout(deadline, sender.try_send_request(request)) => sent.map_err(|_| lost_in_time(deadline))?,
+                () = stalled => return Err(Failed::Lost("the peer takes no more of the body".to_owned())),
+            };
             sent.map_err(|mut error| failed(error.take_message().is_some(), error.error()))
         }
         Sender::H1(mut sender) => {

@@ -7,8 +7,9 @@
 //! Source: custody-wire §7.3.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hopseal_custody::binding::{BodySum, BodySummer};
@@ -21,7 +22,7 @@ use hopseal_custody::outcome::Fin;
 use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::body::Streamed;
 use crate::broker::Broker;
@@ -33,6 +34,9 @@ use crate::opened::OpenedBody;
 use crate::problem::{Refusal, refusal_of};
 use crate::reply::BodyFailed;
 use crate::settings::ms;
+
+/// Longest sleep between looks at what a peer takes.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The body of a request that we send.
 pub enum RequestBody {
@@ -101,6 +105,37 @@ impl Closer {
     }
 }
 
+/// Whether the peer takes what there is of a stream.
+#[derive(Default)]
+pub struct Progress(Mutex<Option<Instant>>);
+
+impl Progress {
+    /// Resolves when the peer has taken nothing for `patience` although there is something.
+    pub async fn stalled(&self, patience: Duration) {
+        loop {
+            let waited = self.lock().map_or(Duration::ZERO, |since| since.elapsed());
+            if waited >= patience {
+                return;
+            }
+            sleep((patience - waited).min(LOOK_AGAIN)).await;
+        }
+    }
+
+    /// The peer is to take the next piece.
+    fn offer(&self) {
+        *self.lock() = Some(Instant::now());
+    }
+
+    /// There is nothing to take now.
+    fn pause(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 type Sealing = Pin<Box<dyn Future<Output = Result<String, Refusal>> + Send>>;
 
 enum State {
@@ -113,11 +148,23 @@ enum State {
 pub struct ClosingBody {
     body: Streamed,
     state: State,
+    progress: Arc<Progress>,
 }
 
 impl ClosingBody {
     pub fn new(body: Streamed, closer: Closer) -> Self {
-        Self { body, state: State::Streaming { closer, sum: BodySummer::default() } }
+        let progress = Arc::<Progress>::default();
+        progress.offer();
+        Self { body, state: State::Streaming { closer, sum: BodySummer::default() }, progress }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+        let polled = self.poll_piece(context);
+        match &polled {
+            Poll::Ready(Some(Ok(_))) if !matches!(self.state, State::Ended) => self.progress.offer(),
+            _ => self.progress.pause(),
+        }
+        polled
     }
 
     fn end(&mut self) {
@@ -126,7 +173,7 @@ impl ClosingBody {
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         loop {
             match &mut self.state {
                 State::Streaming { sum, .. } => {
@@ -164,6 +211,22 @@ impl Drop for ClosingBody {
     fn drop(&mut self) {
         if let State::Streaming { closer, sum } = std::mem::replace(&mut self.state, State::Ended) {
             closer.abort(sum.finish());
+        }
+    }
+}
+
+impl RequestBody {
+    /// Resolves when a stream stands still because its peer takes nothing; never for what is whole.
+    pub fn stalled(&self, patience: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let progress = match self {
+            Self::Closing(body) => Some(Arc::clone(&body.progress)),
+            Self::Whole(_) | Self::Opened(_) => None,
+        };
+        async move {
+            match progress {
+                Some(progress) => progress.stalled(patience).await,
+                None => std::future::pending().await,
+            }
         }
     }
 }
