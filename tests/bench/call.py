@@ -20,7 +20,7 @@ import yaml
 
 from bench.envoy import envoy_pair
 from bench.figures import Figure, figure
-from real.nodes import Node, running
+from real.nodes import Node, get, running
 from waiting import wait_until
 
 CRATE = Path("broker") / "dataplane"
@@ -28,6 +28,8 @@ ROUNDS = 3
 SECONDS = 4.0
 WARMUP_S = 1.0
 AGENT = "bench"
+SIGNATURES = 2  # of a call: its record and its receipt
+CHECKS_TARGET = 0.15
 
 
 def run() -> list[Figure]:
@@ -39,9 +41,18 @@ def run() -> list[Figure]:
         with origin(programs["origin"], folder / "origin.sock"), hopseal(programs, folder) as node:
             ours = f"unix:{node.out_socket}", f"origin.{AGENT}"
             return [
-                each
-                for http2, peer in ((False, "Envoy pair, h1"), (True, "Envoy pair, h2"))
-                for each in compare(programs["load"], folder, ours, http2=http2, peer=peer)
+                *(
+                    each
+                    for http2, peer in ((False, "Envoy pair, h1"), (True, "Envoy pair, h2"))
+                    for each in compare(programs["load"], folder, ours, http2=http2, peer=peer)
+                ),
+                figure(
+                    "signature checks per call, 64 connections",
+                    "",
+                    "record and receipt one by one",
+                    [(checks_per_call(programs["load"], ours, node), SIGNATURES) for _ in range(ROUNDS)],
+                    at_most=CHECKS_TARGET / SIGNATURES,
+                ),
             ]
 
 
@@ -59,6 +70,24 @@ def compare(load: Path, folder: Path, ours: tuple[str, str], *, http2: bool, pee
         figure("latency p99, 64 connections", "µs", peer, pairs(busy, "p99_us")),
         figure("latency p50, 1 connection", "µs", peer, pairs(idle, "p50_us")),
     ]
+
+
+def checks_per_call(load: Path, ours: tuple[str, str], node: Node) -> float:
+    """By the broker's own counters, warm-up included."""
+    before = counters(node)
+    drive(load, ours, 64)
+    checks, calls = (after - first for after, first in zip(counters(node), before, strict=True))
+    return checks / calls
+
+
+def counters(node: Node) -> tuple[float, float]:
+    """Signatures checked and calls that came in, so far."""
+    metrics = {
+        each["name"]: each["samples"] for each in get(node.broker_admin, "/v1/status").json()["stats"]["metrics"]
+    }
+    (checks,) = metrics["hopseal_broker_signature_checks"]
+    calls = [each for each in metrics["hopseal_broker_calls"] if each["labels"]["direction"] == "in"]
+    return checks["value"], sum(each["value"] for each in calls)
 
 
 def pairs(rounds: list[tuple[dict[str, Any], dict[str, Any]]], key: str) -> list[tuple[float, float]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dataplane_chain import three_in_a_row
 from dataplane_nodes import TRUST_DOMAIN, Answer, Component, Node, Seen, answer, call
 from dataplane_server import Peer, Reply, Request, honest
 from hopseal.log.entries import Direction, RecordEntry
@@ -200,3 +201,17 @@ def test_a_receiver_that_lost_its_memory_gets_everything_on_the_retry(
         refused, accepted = received(after)
         assert (refused.code, accepted.accepted) == ("custody_unresolved", True)
         assert accepted.ancestors == received(before)[0].ancestors
+
+
+def test_a_receiver_checks_each_signature_once_and_those_it_remembers_never(tmp_path: Path) -> None:
+    """The first call of a chain costs a check for each of its records, another one only that of its own."""
+    with three_in_a_row(tmp_path) as row:
+        root = call(row.a, "reasoner").handle
+        handle = row.reasoner.seen[0].header("Custody-Handle")
+        assert root is not None
+        assert row.b.metric("signature_checks") == 1
+        for checks in (2, 3):
+            assert call(row.b, "tool", handle=handle).status == 200
+            assert row.c.metric("signature_checks") == checks
+        # Beside the root's, those of the two receipts.
+        assert row.b.metric("signature_checks") == 3

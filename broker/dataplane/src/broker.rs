@@ -257,6 +257,8 @@ impl Broker {
     pub fn status(&self) -> Value {
         let started = self.started.get();
         let [certificates, seals, statements, used] = self.receiver.sizes();
+        let checks = self.receiver.signature_checks();
+        let counters = [("signature_checks", "Signatures of seals that were checked, not remembered.", checks)];
         let gauges = [
             ("identities", "Component instances with an SVID.", self.instances.len()),
             ("callers", "Processes known as callers.", self.callers.len()),
@@ -270,7 +272,7 @@ impl Broker {
         let gauges: Vec<(&str, &str, f64)> =
             gauges.iter().map(|(name, help, count)| (*name, *help, *count as f64)).collect();
         json!({
-            "metrics": self.stats.metrics(&gauges),
+            "metrics": self.stats.metrics(&counters, &gauges),
             "log": {
                 "healthy": started.is_some_and(|started| started.log.is_healthy()),
                 "detail": self.stats.log_detail(),

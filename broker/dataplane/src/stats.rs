@@ -104,8 +104,8 @@ impl Stats {
         detail.clone_into(&mut self.log_detail.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The metrics as the control process exports them; `gauges` are values held elsewhere.
-    pub fn metrics(&self, gauges: &[(&str, &str, f64)]) -> Vec<Value> {
+    /// The metrics as the control process exports them; `counters` and `gauges` are values held elsewhere.
+    pub fn metrics(&self, counters: &[(&str, &str, u64)], gauges: &[(&str, &str, f64)]) -> Vec<Value> {
         let mut metrics = vec![
             metric("calls", "counter", "Brokered calls by direction and outcome.", self.call_samples()),
             metric("connections_refused", "counter", "Connections closed before a request.", self.refused_samples()),
@@ -127,6 +127,9 @@ impl Stats {
             ("log_failures", "Writes to the custody log that failed.", &self.log_failures),
         ] {
             metrics.push(metric(name, "counter", help, vec![plain(value.load(Ordering::Relaxed) as f64)]));
+        }
+        for (name, help, value) in counters {
+            metrics.push(metric(name, "counter", help, vec![plain(*value as f64)]));
         }
         for (name, help, gauge) in [
             ("calls_in_progress", "Calls under way.", &self.calls_in_progress),

@@ -5,6 +5,7 @@
 //!
 //! A lock is held for a look-up or an insertion, never while a signature is checked.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bounded::BoundedMap;
@@ -138,6 +139,7 @@ pub(crate) struct Caches {
     prefixes: Mutex<BoundedMap<StatementHash, Arc<VerifiedStatement>>>,
     paths: Mutex<BoundedMap<(Thumbprint, BundleVersion), Arc<ValidPath>>>,
     roots: Mutex<BoundedMap<RandomId, Root>>,
+    signature_checks: AtomicU64,
 }
 
 impl Caches {
@@ -150,7 +152,17 @@ impl Caches {
             prefixes: bounded(sizes.prefixes),
             paths: bounded(sizes.certificates),
             roots: bounded(sizes.chains),
+            signature_checks: AtomicU64::new(0),
         }
+    }
+
+    /// Notes that a seal's signature was checked, whatever came of it.
+    pub(crate) fn count_signature_check(&self) {
+        self.signature_checks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn signature_checks(&self) -> u64 {
+        self.signature_checks.load(Ordering::Relaxed)
     }
 
     pub(crate) fn certificate(&self, thumbprint: &Thumbprint) -> Option<Arc<Certificate>> {

@@ -263,4 +263,10 @@ impl Receiver {
         let (certificates, seals, statements) = self.caches.sizes();
         [certificates, seals, statements, self.replay.len()]
     }
+
+    /// How many signatures of seals were checked; those of remembered seals are not checked again.
+    #[must_use]
+    pub fn signature_checks(&self) -> u64 {
+        self.caches.signature_checks()
+    }
 }

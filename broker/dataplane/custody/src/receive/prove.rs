@@ -134,6 +134,7 @@ impl Prover<'_> {
         if self.caches.seal(&hash) == Some(claimed) {
             return true;
         }
+        self.caches.count_signature_check();
         let holds = statement.signature_holds(leaf);
         if holds {
             self.caches.remember_seal(hash, claimed, self.peer);
