@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import pytest
@@ -46,14 +48,24 @@ class EmbeddedBackend:
 
 
 class SpireBackend:
+    """Every test's entries have IDs of their own.
+
+    An entry that is deleted and made again under one ID between two syncs of the agent has the same revision, and the
+    agent goes on with the old one.
+    """
+
+    _made = itertools.count()
+
     def __init__(self, upstream: Upstream, server: SpireServer, parent: SpiffeId) -> None:
+        self._number = next(self._made)
         self.upstream = upstream
         self._server = server
         self._parent = parent
         self._own = attestor_registration(TRUST_DOMAIN, NODE, parent, {"uid": "0"})
 
     async def set(self, *entries: Entry) -> None:
-        wanted = [self._own, *(registration_of(each, self._parent) for each in entries)]
+        named = (replace(each, entry_id=f"{each.entry_id}.{self._number}") for each in entries)
+        wanted = [self._own, *(registration_of(each, self._parent) for each in named)]
         outcomes = await self._server.apply(diff_registrations(wanted, await self._server.list_owned()))
         assert not [outcome for outcome in outcomes if outcome.error]
 
