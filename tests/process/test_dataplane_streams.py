@@ -439,7 +439,7 @@ def test_a_stream_of_the_other_implementation_is_accepted(pair: Pair) -> None:
 def test_a_stream_without_a_true_closing_statement_never_looks_whole(pair: Pair, name: str) -> None:
     caller = H2Caller(pair.b)
     status, body = caller.call(BODY, LIES[name](caller))
-    assert status >= 400
+    assert status == 0 or status >= 400, status  # 0: the stream was reset before there was an answer
     assert hashlib.sha256(BODY).hexdigest().encode() not in body
     (entry,) = statements(pair.b, Direction.RECEIVED, CLOSING)
     assert (entry.accepted, entry.code) == (False, name.split(maxsplit=1)[0])
