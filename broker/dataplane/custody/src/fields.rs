@@ -222,6 +222,11 @@ pub fn is_reserved(name: &str) -> bool {
     [PREFIX, "x-forwarded-client-cert", "client-cert"].iter().any(|prefix| folded.starts_with(prefix))
 }
 
+/// True of a Custody field's name.
+pub(crate) fn is_custody(name: &str) -> bool {
+    has_prefix(name, PREFIX)
+}
+
 fn has_prefix(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
