@@ -45,6 +45,7 @@ use crate::throttle::Throttle;
 use crate::tls::Tls;
 use crate::trust::Trust;
 use crate::users::LoggedTokens;
+use crate::windows::Windows;
 
 /// Refused messages without a proven record that are logged; the others are only counted.
 const UNPROVEN_PER_SECOND: f64 = 20.0;
@@ -101,6 +102,8 @@ pub struct Broker {
     pub calls: Arc<Semaphore>,
     /// The part of them that one peer may have: it takes places before its records are looked at.
     pub peer_calls: Places<SpiffeId>,
+    /// What peers and components may send ahead.
+    pub windows: Windows,
     pub shutdown: Shutdown,
     pub started: OnceLock<Started>,
     /// Refused messages without a proven record: any peer can send those, and the disk is finite.
@@ -123,15 +126,17 @@ impl Broker {
         let stats = Arc::new(Stats::default());
         let trust = Arc::new(Trust::empty());
         let shutdown = Shutdown::default();
+        let windows = Windows::new(limits.window_bytes);
         let pool = Pool::new(
             pool_settings(&settings),
             Tls::new(Arc::clone(&trust)),
             Arc::clone(&trust),
             shutdown.clone(),
             Arc::clone(&stats),
+            windows.clone(),
         );
         let listeners = Listeners::new(Arc::clone(&events), limits.processes);
-        let sockets = ComponentSockets::new(Arc::clone(&listeners), &settings, shutdown.clone());
+        let sockets = ComponentSockets::new(Arc::clone(&listeners), &settings, shutdown.clone(), windows.clone());
         let replay = ReplayStore::new(limits.replay_entries, limits.replay_entries / PEER_SHARE);
         Ok(Self {
             tls: Tls::new(Arc::clone(&trust)),
@@ -154,6 +159,7 @@ impl Broker {
             listeners,
             sockets,
             pool,
+            windows,
             shutdown,
             trust,
             stats,

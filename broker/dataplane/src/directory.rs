@@ -12,6 +12,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 use hopseal_custody::ids::SpiffeId;
 use serde::Deserialize;
 
+/// What a component's socket speaks; nothing is negotiated on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenProtocol {
+    #[default]
+    H1,
+    /// HTTP/2 with prior knowledge.
+    H2,
+}
+
 /// One component of the documents.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Component {
@@ -23,6 +33,8 @@ pub struct Component {
     pub id: SpiffeId,
     pub listen: Option<PathBuf>,
     pub listen_host: String,
+    /// What its socket speaks.
+    pub listen_protocol: ListenProtocol,
     pub may_start: bool,
 }
 
@@ -35,6 +47,8 @@ struct Described {
     spiffe_id: String,
     listen: Option<PathBuf>,
     listen_host: Option<String>,
+    #[serde(default)]
+    listen_protocol: ListenProtocol,
     may_start: bool,
     /// Of another trust domain: it can be called, and no document of ours says anything about it.
     #[serde(default)]
@@ -79,6 +93,7 @@ impl Directory {
                 id,
                 listen: one.listen,
                 listen_host: one.listen_host.unwrap_or_else(|| "localhost".to_owned()),
+                listen_protocol: one.listen_protocol,
                 may_start: one.may_start,
             });
             components.by_host.insert(component.host.clone(), Arc::clone(&component));

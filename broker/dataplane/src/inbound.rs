@@ -36,10 +36,8 @@ use crate::receive;
 use crate::settings::{buffer_bytes, ms};
 use crate::tls::{ALPN_H2, SNI_SUFFIX};
 use crate::trust::PeerChain;
+use crate::windows::Window;
 
-/// Request body bytes that a peer may send ahead, per call and per connection.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Streams that a peer may reset before they are answered (CVE-2023-44487).
 const RESETS: usize = 64;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -125,7 +123,8 @@ async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc
     });
     if is_h2 {
         let (tasks, _ended_on_return) = ConnectionTasks::new();
-        let served = h2_builder(broker, tasks).serve_connection(io, service);
+        let window = broker.windows.open();
+        let served = h2_builder(broker, tasks, &window).serve_connection(io, service);
         supervise(pin!(served), http2::Connection::graceful_shutdown, lifetime, &activity).await;
     } else {
         let served = h1_builder(broker).serve_connection(io, service);
@@ -156,13 +155,13 @@ async fn supervise<C: Future>(
     }
 }
 
-fn h2_builder(broker: &Broker, tasks: ConnectionTasks) -> http2::Builder<ConnectionTasks> {
+fn h2_builder(broker: &Broker, tasks: ConnectionTasks, window: &Window) -> http2::Builder<ConnectionTasks> {
     let limits = &broker.settings.limits;
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(window.stream_bytes)
+        .initial_connection_window_size(window.connection_bytes)
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.peer_header_bytes)
         .max_pending_accept_reset_streams(RESETS)

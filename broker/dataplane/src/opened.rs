@@ -10,15 +10,16 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use hopseal_custody::binding::{BodySum, BodySummer};
+use hopseal_custody::binding::{BodySum, trailer_binding};
 use hopseal_custody::cache::VerifiedStatement;
 use hopseal_custody::error::{Code, Rejection};
 use hopseal_custody::fields::{CLOSE, ClosingFields};
-use hopseal_custody::outcome::Fin;
+use hopseal_custody::outcome::{Fin, Taken};
 use hopseal_custody::receive::{ExpectedClosing, Peer};
 use http::HeaderMap;
 use http_body::{Body, Frame};
@@ -30,6 +31,7 @@ use crate::clock;
 use crate::headers;
 use crate::instance::log_certificate;
 use crate::log::{About, Direction, Entry, Kind};
+use crate::passing::Passing;
 use crate::reply::BodyFailed;
 
 const UNKNOWN: u8 = 0;
@@ -38,9 +40,14 @@ const BROKEN: u8 = 2;
 
 /// How a streamed request ended, for its receipt.
 #[derive(Default)]
-pub struct Ending(AtomicU8);
+pub struct Ending(AtomicU8, OnceLock<Passing>);
 
 impl Ending {
+    /// What was taken of the request so far.
+    pub fn taken(&self) -> Taken {
+        Taken::of(&self.1.get().map_or_else(|| BodySum::of(b""), Passing::so_far))
+    }
+
     /// Whether the closing statement was verified.
     pub fn is_closed(&self) -> bool {
         self.0.load(Ordering::Acquire) == CLOSED
@@ -59,7 +66,7 @@ struct Pending {
     /// The opening record.
     record: Arc<VerifiedStatement>,
     ending: Arc<Ending>,
-    sum: BodySummer,
+    sum: Passing,
 }
 
 /// A peer's streaming body.
@@ -69,6 +76,8 @@ pub struct OpenedBody {
     pending: Option<Pending>,
     holds_last: bool,
     held: VecDeque<Bytes>,
+    /// Trailers that pass behind the body.
+    tail: Option<HeaderMap>,
     /// When the call is over: what has not ended by then would be held open by nobody's call.
     over: Pin<Box<WaitForCancellationFutureOwned>>,
 }
@@ -82,15 +91,17 @@ impl OpenedBody {
         peer: Peer,
         record: Arc<VerifiedStatement>,
         ending: Arc<Ending>,
-        holds_last: bool,
+        (sum, holds_last): (Passing, bool),
         over: CancellationToken,
     ) -> Self {
-        let pending = Some(Pending { broker, peer, record, ending, sum: BodySummer::default() });
-        Self { inner, pending, holds_last, held: VecDeque::new(), over: Box::pin(over.cancelled_owned()) }
+        let _there_is_one_body = ending.1.set(sum.clone());
+        let pending = Some(Pending { broker, peer, record, ending, sum });
+        let over = Box::pin(over.cancelled_owned());
+        Self { inner, pending, holds_last, held: VecDeque::new(), tail: None, over }
     }
 
     pub fn has_ended(&self) -> bool {
-        self.pending.is_none() && self.held.is_empty()
+        self.pending.is_none() && self.held.is_empty() && self.tail.is_none()
     }
 
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
@@ -98,10 +109,12 @@ impl OpenedBody {
             return Poll::Ready(Some(Err(self.break_off("the call was over before its request".to_owned()))));
         }
         while let Some(pending) = &mut self.pending {
-            let trailers = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
+            let mut trailers = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
-                        pending.sum.update(&data);
+                        if let Err(why) = pending.sum.update(&data) {
+                            return Poll::Ready(Some(Err(self.break_off(why.to_owned()))));
+                        }
                         self.held.extend((!data.is_empty()).then_some(data));
                         match self.held.pop_front() {
                             Some(only) if self.holds_last && self.held.is_empty() => self.held.push_front(only),
@@ -122,8 +135,11 @@ impl OpenedBody {
                 self.held.clear();
                 return Poll::Ready(Some(Err(BodyFailed::new(rejection.code.as_str(), rejection.detail))));
             }
+            headers::strip_trailers(&mut trailers);
+            self.tail = Some(trailers).filter(|trailers| !trailers.is_empty());
         }
-        Poll::Ready(self.held.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+        let data = self.held.pop_front().map(Frame::data);
+        Poll::Ready(data.or_else(|| self.tail.take().map(Frame::trailers)).map(Ok))
     }
 
     fn break_off(&mut self, why: String) -> BodyFailed {
@@ -135,11 +151,12 @@ impl OpenedBody {
 
 impl Pending {
     /// Nothing if the stream, which has ended with these trailers, was closed by who opened it.
-    fn close(mut self, trailers: &HeaderMap) -> Result<(), Rejection> {
+    fn close(self, trailers: &HeaderMap) -> Result<(), Rejection> {
         let lines = headers::lines(trailers);
-        let body = std::mem::take(&mut self.sum).finish();
         let claimed = trailers.get(CLOSE).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
-        match self.verify(&lines, body) {
+        let verified =
+            trailer_binding(&lines).and_then(|tlb| self.verify(&lines, self.sum.so_far().followed_by(tlb)));
+        match verified {
             Ok(certificates) => {
                 self.log(None, claimed, certificates);
                 self.ending.0.store(CLOSED, Ordering::Release);

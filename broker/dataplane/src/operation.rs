@@ -13,6 +13,7 @@
 use hopseal_custody::hash::ClaimHash;
 use http::{HeaderMap, Method, header};
 
+use crate::grpc;
 use crate::jsonrpc::{self, Body};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,15 @@ impl Operation {
             mcp_session: false,
         }
     }
+}
+
+/// The operation of a request, of whose body nothing is here if it streams.
+pub fn operation_of(method: &Method, path: &str, headers: &HeaderMap, body: Option<&[u8]>) -> Operation {
+    let other = || match body {
+        Some(body) => Operation::derive(method, path, headers, body),
+        None => Operation::of_stream(method, path),
+    };
+    grpc::operation(method, path, headers, body).unwrap_or_else(other)
 }
 
 fn is_mcp_endpoint(path: &str) -> bool {

@@ -11,7 +11,7 @@ use hopseal_custody::chain::Chain;
 use hopseal_custody::compose::Root;
 use hopseal_custody::fields::HANDLE;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 
 use crate::body::{Intake, drain};
@@ -21,10 +21,11 @@ use crate::call::CallRecord;
 use crate::callers::Connected;
 use crate::clock;
 use crate::directory::Component;
+use crate::grpc;
 use crate::headers;
 use crate::instance::{InstanceKey, Leaf};
 use crate::judge::{Requested, judge_outgoing};
-use crate::operation::Operation;
+use crate::operation::operation_of;
 use crate::outgoing::{Content, Outgoing};
 use crate::path::verify_target;
 use crate::policy::Resource;
@@ -74,11 +75,14 @@ pub struct Caller {
 /// Answers one request on `out.sock`; never fails, refusals are answers.
 pub async fn answer(broker: &Arc<Broker>, connected: &Connected, request: Request<Incoming>) -> Response<AnswerBody> {
     let mut record = CallRecord::begin("out", &broker.events, &broker.stats);
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    headers::adopt_authority(&mut parts);
+    let is_grpc = grpc::is_grpc(&parts.headers);
     let mut body = Some(body);
-    match call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record).await {
+    let answered = match call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record).await {
         Ok(response) => {
             record.answered(response.status());
+            let response = if is_grpc { grpc::translate(response).await } else { response };
             response.map(|reply| AnswerBody::new(reply, record))
         }
         Err(refusal) => {
@@ -86,9 +90,11 @@ pub async fn answer(broker: &Arc<Broker>, connected: &Connected, request: Reques
                 drain(body).await;
             }
             record.refused(&refusal);
-            refusal.response().map(|body| AnswerBody::new(Reply::whole(body), record))
+            let response = if is_grpc { grpc::refuse(&refusal) } else { refusal.response() };
+            response.map(|body| AnswerBody::new(Reply::whole(body), record))
         }
-    }
+    };
+    if is_grpc { answered.map(AnswerBody::in_grpc) } else { answered }
 }
 
 async fn call(
@@ -101,6 +107,9 @@ async fn call(
     record.occupy(&broker.calls)?;
     headers::verify_form(&request)?;
     let host = host_of(&request)?;
+    if grpc::is_grpc(request.headers()) && request.version() < Version::HTTP_2 {
+        return Err(Refusal::new("grpc_unsupported", "gRPC needs HTTP/2"));
+    }
     let timeout = crate::settings::ms(broker.settings.timeouts_ms.caller_verdict);
     let instance = connected.instance(&broker.events, timeout).await?;
     let caller = identify(broker, instance)?;
@@ -123,10 +132,11 @@ async fn call(
     let (receipts, terms) =
         context.map_or_else(Default::default, |found| (Arc::clone(&found.receipts), found.terms.clone()));
     prepare(&mut parts.headers, &body);
-    let operation = match &body {
-        Content::Whole(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
-        Content::Stream(_) => Operation::of_stream(&parts.method, target.path()),
+    let body_bytes = match &body {
+        Content::Whole(body) => Some(&body.bytes[..]),
+        Content::Stream(_) => None,
     };
+    let operation = operation_of(&parts.method, target.path(), &parts.headers, body_bytes);
     record.operation = Some(operation.name.clone());
     if boundary::is_sealed(broker, &callee, &parent) {
         parent = boundary::seal(broker, (&caller, &callee), (parent, &terms), &operation, &mut parts.headers)?;
@@ -227,7 +237,8 @@ async fn take_in(
         let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
         return broker.memory.read(list, body).await.map(Content::Whole);
     }
-    Ok(match broker.memory.read_or_stream(list, body).await? {
+    let memory = if grpc::is_grpc(list) { broker.memory.patient(grpc::END_WAIT) } else { broker.memory.clone() };
+    Ok(match memory.read_or_stream(list, body).await? {
         Intake::Whole(body) => Content::Whole(body),
         Intake::Stream(body) => Content::Stream(Some(body)),
     })

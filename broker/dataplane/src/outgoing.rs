@@ -28,6 +28,7 @@ use crate::instance::Leaf;
 use crate::log::{Claims, LogError, SealRequest, Sealed};
 use crate::operation::Operation;
 use crate::outbound::{Caller, Parent};
+use crate::passing::Passing;
 use crate::pool::{Lease, Sender};
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
@@ -88,6 +89,7 @@ pub async fn compose_request(
         iat,
         server: lease.peer.clone(),
         receipts: Arc::clone(&outgoing.receipts),
+        request: matches!(outgoing.body, Content::Stream(_)).then(|| Passing::behind(&outgoing.headers)),
     };
     let request = SealRequest {
         leaf: Arc::<Leaf>::clone(&lease.leaf),
@@ -111,7 +113,8 @@ pub async fn compose_request(
         Content::Whole(body) => RequestBody::Whole(Full::new(body.bytes.clone())),
         Content::Stream(body) => {
             let body = body.take().ok_or_else(|| Refusal::new("internal", "a stream is sent once"))?;
-            RequestBody::Closing(Box::new(ClosingBody::new(body, closer_of(&sent, &lease.leaf))))
+            let sum = sent.request.clone().unwrap_or_else(|| Passing::behind(&outgoing.headers));
+            RequestBody::Closing(Box::new(ClosingBody::new(body, closer_of(&sent, &lease.leaf), sum)))
         }
     };
     Ok((build_request(outgoing, lease, &target_uri, list, body)?, sent))

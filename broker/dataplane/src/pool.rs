@@ -30,10 +30,8 @@ use crate::stats::Stats;
 use crate::tls::{ALPN_H2, SNI_SUFFIX, Tls};
 use crate::trust::{PeerChain, Trust};
 use crate::upload::RequestBody;
+use crate::windows::Windows;
 
-/// Response body bytes that a peer may send ahead, per call and per connection.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 /// A peer that answers no ping for this long is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -95,11 +93,19 @@ pub struct Pool {
     trust: Arc<Trust>,
     shutdown: Shutdown,
     stats: Arc<Stats>,
+    windows: Windows,
 }
 
 impl Pool {
-    pub fn new(settings: PoolSettings, tls: Tls, trust: Arc<Trust>, shutdown: Shutdown, stats: Arc<Stats>) -> Self {
-        Self { slots: Mutex::default(), settings, tls, trust, shutdown, stats }
+    pub fn new(
+        settings: PoolSettings,
+        tls: Tls,
+        trust: Arc<Trust>,
+        shutdown: Shutdown,
+        stats: Arc<Stats>,
+        windows: Windows,
+    ) -> Self {
+        Self { slots: Mutex::default(), settings, tls, trust, shutdown, stats, windows }
     }
 
     /// A connection from `leaf` to `component` at `endpoint`, shared or new.
@@ -200,10 +206,11 @@ impl Pool {
         let io = TokioIo::new(stream);
         if h2 {
             let (tasks, end_tasks) = ConnectionTasks::new();
+            let window = self.windows.open();
             let (sender, connection) = http2::Builder::new(tasks.clone())
                 .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
+                .initial_stream_window_size(window.stream_bytes)
+                .initial_connection_window_size(window.connection_bytes)
                 .max_header_list_size(RESPONSE_HEADER_BYTES)
                 .keep_alive_interval(PING_INTERVAL)
                 .keep_alive_timeout(PING_TIMEOUT)
@@ -213,7 +220,7 @@ impl Pool {
                 // After a goodbye of the peer, responses may still stream in hyper's own tasks.
                 let _takes_no_more_requests = connection.await;
                 tasks.wait().await;
-                drop(end_tasks);
+                drop((end_tasks, window));
             };
             self.drive(served, lifetime);
             return Ok(Sender::H2(sender));

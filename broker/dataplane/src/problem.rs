@@ -93,7 +93,7 @@ fn is_missing_item(text: &str) -> bool {
 }
 
 /// HTTP status of the data plane's own codes; unknown ones are ours to answer for.
-fn status_of(code: &str) -> StatusCode {
+pub fn status_of(code: &str) -> StatusCode {
     match code {
         "host_invalid" | "path_invalid" | "request_invalid" => StatusCode::BAD_REQUEST,
         "identity_none"
@@ -106,7 +106,7 @@ fn status_of(code: &str) -> StatusCode {
         "unknown_peer" | "not_found" => StatusCode::NOT_FOUND,
         "handle_unknown" | "nothing_to_continue" => StatusCode::CONFLICT,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-        "upgrade_unsupported" => StatusCode::NOT_IMPLEMENTED,
+        "upgrade_unsupported" | "grpc_unsupported" => StatusCode::NOT_IMPLEMENTED,
         "peer_unreachable" | "peer_untrusted" | "receipt_missing" | "receipt_invalid" | "answer_aborted"
         | "answer_too_long" => StatusCode::BAD_GATEWAY,
         "callee_timeout" | "peer_timeout" => StatusCode::GATEWAY_TIMEOUT,

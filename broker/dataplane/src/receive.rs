@@ -20,7 +20,8 @@ use crate::deliver::{Content, Delivery, deliver};
 use crate::headers;
 use crate::inbound::PeerConnection;
 use crate::opened::OpenedBody;
-use crate::operation::Operation;
+use crate::operation::operation_of;
+use crate::passing::Passing;
 use crate::path::verify_target;
 use crate::problem::Refusal;
 use crate::reply::{AnswerBody, Reply};
@@ -88,10 +89,8 @@ async fn call(
     let target = target.ok_or_else(|| Refusal::new("path_invalid", "no path"))?;
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
     let whole = read_whole(broker, connection, peer, &parts.headers, body).await?;
-    let operation = match &whole {
-        Some(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
-        None => Operation::of_stream(&parts.method, target.path()),
-    };
+    let body_bytes = whole.as_ref().map(|body| &body.bytes[..]);
+    let operation = operation_of(&parts.method, target.path(), &parts.headers, body_bytes);
     record.operation = Some(operation.name.clone());
     let received = Received {
         callee: &callee,
@@ -142,5 +141,6 @@ fn open_stream(
     let ending = Arc::clone(voucher.ending.get_or_insert_default());
     let holds_last = list.contains_key(header::CONTENT_LENGTH);
     let (broker, newest) = (Arc::clone(&voucher.broker), Arc::clone(chain.newest()));
-    Ok(OpenedBody::new(rest, broker, connection.peer.clone(), newest, ending, holds_last, record.over()))
+    let sum = (Passing::behind(list), holds_last);
+    Ok(OpenedBody::new(rest, broker, connection.peer.clone(), newest, ending, sum, record.over()))
 }

@@ -14,9 +14,11 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use crate::activity::Busy;
 use crate::body::announced_length;
 use crate::call::CallRecord;
-use crate::problem::Refusal;
+use crate::grpc;
+use crate::problem::{Refusal, status_of};
 use crate::verified::VerifiedBody;
 use crate::vouched::VouchedBody;
 
@@ -81,13 +83,26 @@ impl Reply {
 pub struct AnswerBody {
     reply: Reply,
     record: CallRecord,
+    /// Whether its reader takes a status at the end for the end.
+    is_grpc: bool,
 }
 
 impl AnswerBody {
     pub fn new(reply: Reply, record: CallRecord) -> Self {
-        let mut answer = Self { reply, record };
+        let mut answer = Self { reply, record, is_grpc: false };
         answer.finish_if_ended();
         answer
+    }
+
+    /// The answer to a gRPC call: if it breaks off, its end says so.
+    pub fn in_grpc(self) -> Self {
+        Self { is_grpc: true, ..self }
+    }
+
+    /// Keeps its connection from counting as unused.
+    pub fn holding(mut self, busy: Busy) -> Self {
+        self.record.busy = Some(busy);
+        self
     }
 
     fn finish_if_ended(&mut self) {
@@ -113,7 +128,14 @@ impl Body for AnswerBody {
         };
         match &frame {
             Some(Ok(_)) => this.finish_if_ended(),
-            Some(Err(failed)) => this.record.broke_off(failed),
+            Some(Err(failed)) => {
+                this.record.broke_off(failed);
+                if this.is_grpc {
+                    let end = grpc::trailers(&failed.code, status_of(&failed.code));
+                    this.reply = Reply::whole(Bytes::new());
+                    return Poll::Ready(Some(Ok(Frame::trailers(end))));
+                }
+            }
             None => this.record.complete(),
         }
         Poll::Ready(frame)

@@ -11,7 +11,7 @@ use hopseal_custody::acknowledged::can_supply;
 use hopseal_custody::error::Code;
 use hopseal_custody::fields::HANDLE;
 use hopseal_custody::hash::{Thumbprint, encode_base64};
-use http::{HeaderName, Method, Request, Response, StatusCode, Version};
+use http::{HeaderName, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
@@ -69,7 +69,7 @@ pub async fn send(
             Err(Failed::Unprocessed(why) | Failed::Lost(why)) => return Err(Refusal::new("peer_unreachable", why)),
         };
         let is_head = outgoing.method == Method::HEAD;
-        match take(sent, response, is_head, outgoing.version >= Version::HTTP_11).await? {
+        match take(sent, response, is_head, outgoing.version).await? {
             Taken::Answer(response) => {
                 acknowledge(broker, &outgoing, &peer, response.status());
                 return finish(broker, outgoing, response);

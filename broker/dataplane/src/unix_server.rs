@@ -4,27 +4,39 @@
 //! own: what its requests may do (see `outbound`).
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activity;
 use crate::broker::Broker;
 use crate::callers::Connected;
+use crate::executor::ConnectionTasks;
 use crate::outbound;
 use crate::pidfd::{PinError, pin_peer};
 use crate::places::Places;
+use crate::preface::{Rewound, Spoken, sniff};
+use crate::reply::AnswerBody;
 use crate::settings::{buffer_bytes, ms};
 
 /// Pause after accept fails, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Streams that a component may reset before they are answered (CVE-2023-44487).
+const RESETS: usize = 64;
+/// How long an unused connection may take to say so.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Accepts until the data plane drains.
 pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
@@ -65,34 +77,120 @@ pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
 
 async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
     broker.stats.out_connections.add(1);
-    let connected = Arc::new(connected);
     let closed = connected.caller.closed.clone();
-    let service = service_fn({
-        let broker = Arc::clone(&broker);
-        move |request: Request<Incoming>| {
-            let (broker, connected) = (Arc::clone(&broker), Arc::clone(&connected));
-            async move { Ok::<_, Infallible>(outbound::answer(&broker, &connected, request).await) }
-        }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(ms(broker.settings.timeouts_ms.header_read))
-        .max_header_size(broker.settings.limits.component_header_bytes)
-        .max_buf_size(buffer_bytes(broker.settings.limits.component_header_bytes))
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(served);
-    let shutdown = broker.shutdown.clone();
-    tokio::select! {
-        _ended = served.as_mut() => {}
-        () = closed.cancelled() => {}
-        () = shutdown.drain.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            tokio::select! {
-                _ended = served => {}
-                () = closed.cancelled() => {}
-                () = shutdown.stop.cancelled() => {}
-            }
+    // Who says nothing yet has sent no header either.
+    let spoken = timeout(ms(broker.settings.timeouts_ms.header_read), sniff(stream));
+    let sniffed = tokio::select! {
+        spoken = spoken => spoken.ok().and_then(Result::ok),
+        () = closed.cancelled() => None,
+        () = broker.shutdown.drain.cancelled() => None,
+    };
+    if let Some((spoken, stream)) = sniffed {
+        let serving = Serving { activity: Activity::new(ms(broker.settings.timeouts_ms.idle)), closed, connected };
+        let (serving, io) = (Arc::new(serving), TokioIo::new(stream));
+        match spoken {
+            Spoken::H1 => serve_h1(&broker, io, &serving).await,
+            Spoken::H2 => serve_h2(&broker, io, &serving).await,
         }
     }
     broker.stats.out_connections.add(-1);
+}
+
+/// One connection whose first bytes have come.
+struct Serving {
+    connected: Connected,
+    /// The caller exited or was withdrawn.
+    closed: CancellationToken,
+    activity: Activity,
+}
+
+impl Serving {
+    /// Answers one request.
+    async fn answer(&self, broker: &Arc<Broker>, request: Request<Incoming>) -> Response<AnswerBody> {
+        let busy = self.activity.busy();
+        outbound::answer(broker, &self.connected, request).await.map(|answer| answer.holding(busy))
+    }
+}
+
+type Io = TokioIo<Rewound<UnixStream>>;
+
+async fn serve_h1(broker: &Arc<Broker>, io: Io, serving: &Arc<Serving>) {
+    let header_bytes = broker.settings.limits.component_header_bytes;
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(ms(broker.settings.timeouts_ms.header_read))
+        .max_header_size(header_bytes)
+        .max_buf_size(buffer_bytes(header_bytes))
+        .serve_connection(
+            io,
+            service_fn({
+                let (broker, serving) = (Arc::clone(broker), Arc::clone(serving));
+                move |request: Request<Incoming>| {
+                    let (broker, serving) = (Arc::clone(&broker), Arc::clone(&serving));
+                    async move { Ok::<_, Infallible>(serving.answer(&broker, request).await) }
+                }
+            }),
+        );
+    supervise(pin!(served), http1::Connection::graceful_shutdown, broker, &serving.closed, None).await;
+}
+
+async fn serve_h2(broker: &Arc<Broker>, io: Io, serving: &Arc<Serving>) {
+    let limits = &broker.settings.limits;
+    let window = broker.windows.open();
+    let (tasks, _ended_on_return) = ConnectionTasks::new();
+    let served = http2::Builder::new(tasks)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(window.stream_bytes)
+        .initial_connection_window_size(window.connection_bytes)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_header_list_size(u32::try_from(limits.component_header_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(RESETS)
+        .serve_connection(
+            io,
+            service_fn({
+                let (broker, serving) = (Arc::clone(broker), Arc::clone(serving));
+                move |request: Request<Incoming>| {
+                    let (broker, serving) = (Arc::clone(&broker), Arc::clone(&serving));
+                    async move { Ok::<_, Infallible>(serving.answer(&broker, request).await) }
+                }
+            }),
+        );
+    let idle = Some(&serving.activity);
+    supervise(pin!(served), http2::Connection::graceful_shutdown, broker, &serving.closed, idle).await;
+}
+
+/// Serves until the connection ends or its caller does, or lets it finish: unused for long, or because the broker drains.
+async fn supervise<C: Future>(
+    mut served: Pin<&mut C>,
+    finish: fn(Pin<&mut C>),
+    broker: &Broker,
+    closed: &CancellationToken,
+    idle: Option<&Activity>,
+) {
+    let unused = async {
+        match idle {
+            Some(activity) => activity.unused().await,
+            None => pending().await,
+        }
+    };
+    let is_unused = tokio::select! {
+        _ended = served.as_mut() => return,
+        () = closed.cancelled() => return,
+        () = broker.shutdown.drain.cancelled() => false,
+        () = unused => true,
+    };
+    finish(served.as_mut());
+    let silent = async {
+        match idle.filter(|_| is_unused) {
+            Some(activity) => activity.unused_for(LAST_WORDS).await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        _ended = served => {}
+        () = closed.cancelled() => {}
+        () = broker.shutdown.stop.cancelled() => {}
+        () = silent => {}
+    }
 }
