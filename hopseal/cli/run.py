@@ -119,6 +119,7 @@ async def _run(
         return await child.wait()
     finally:
         server.close()
+        await bridge.aclose()
 
 
 def _start_isolated(

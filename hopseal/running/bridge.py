@@ -50,23 +50,33 @@ class Bridge:
         self._handles = handles
         self._admits = admits
         self._reports = reports
-        self._open = 0
+        self._serving: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection; a callback of ``asyncio.start_server`` with ``limit=MAX_HEAD_BYTES``."""
-        self._open += 1
+        task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment] - a callback runs in a task
+        self._serving.add(task)
         try:
             with suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError):
                 await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            if not self._is_closed:  # else the end of the run, which nobody has to be told of
+                raise
         finally:
-            self._open -= 1
+            self._serving.discard(task)
             writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
+
+    async def aclose(self) -> None:
+        """End every call: the program is gone."""
+        self._is_closed = True
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         near, far = writer.get_extra_info("sockname")[:2], writer.get_extra_info("peername")[:2]
-        if self._open > MAX_CONNECTIONS or not await self._admits(near, far):
+        if len(self._serving) > MAX_CONNECTIONS or not await self._admits(near, far):
             # Nothing is said to strangers, not even what this is.
             return
         try:
