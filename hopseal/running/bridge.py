@@ -55,7 +55,8 @@ class Bridge:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection; a callback of ``asyncio.start_server`` with ``limit=MAX_HEAD_BYTES``."""
-        task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment] - a callback runs in a task
+        task = asyncio.current_task()
+        assert task is not None  # callbacks of a server run in tasks
         self._serving.add(task)
         try:
             with suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError):
