@@ -11,9 +11,11 @@
 //! Source: interfaces.md "The Agent document"; custody-wire §8.3.
 
 use hopseal_custody::hash::ClaimHash;
+use hopseal_custody::jcs::Fault;
 use http::{HeaderMap, Method, header};
 
 use crate::jsonrpc::{self, Body};
+use crate::views::{View, view};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "the views that make these follow")]
@@ -73,11 +75,11 @@ impl Operation {
             && (headers.contains_key("mcp-session-id") || headers.contains_key("mcp-protocol-version"));
         let plain = Self { mcp_session, ..Self::of(Protocol::Http, http) };
         match read_body(method, headers, body) {
-            Body::Call(name) => Self { protocol: Protocol::Mcp, name, ..plain },
-            Body::Other => plain,
-            Body::Unreadable => {
-                Self { protocol: Protocol::Unreadable, unreadable: Some("its JSON has two readings"), ..plain }
+            Ok(Some(View { protocol, name, target, context_id, args_hash })) => {
+                Self { protocol, name, target, context_id, args_hash, ..plain }
             }
+            Ok(None) => plain,
+            Err(why) => Self { protocol: Protocol::Unreadable, unreadable: Some(why), ..plain },
         }
     }
 
@@ -85,7 +87,10 @@ impl Operation {
     pub fn of_stream(method: &Method, path: &str) -> Self {
         let http = format!("{method} {path}");
         if method == Method::POST {
-            Self { unreadable: Some("the body streams"), ..Self::of(Protocol::Unreadable, http) }
+            Self {
+                unreadable: Some("its body streams, or is longer than what is read whole"),
+                ..Self::of(Protocol::Unreadable, http)
+            }
         } else {
             Self::of(Protocol::Http, http)
         }
@@ -110,25 +115,37 @@ fn is_mcp_endpoint(path: &str) -> bool {
     path.strip_suffix('/').unwrap_or(path).ends_with("/mcp")
 }
 
-fn read_body(method: &Method, headers: &HeaderMap, body: &[u8]) -> Body {
+/// The call in a body; None if there is none that a JSON-RPC reader would see.
+fn read_body(method: &Method, headers: &HeaderMap, body: &[u8]) -> Result<Option<View>, Fault> {
     if method != Method::POST || body.is_empty() {
-        return Body::Other;
+        return Ok(None);
     }
     let says_json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json);
-    let coded = headers.contains_key(header::CONTENT_ENCODING);
     let looks_json =
         body.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| matches!(byte, b'{' | b'['));
-    if coded || is_json_in_other_encoding(body) {
-        return Body::Unreadable;
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return Err("its body is compressed or coded");
+    }
+    if is_json_in_other_encoding(body) {
+        return Err("its JSON is in another encoding than UTF-8");
     }
     if !says_json && !looks_json {
-        return Body::Other;
+        return Ok(None);
     }
     match jsonrpc::read(body) {
-        Ok(body) => body,
-        Err(_) if says_json => Body::Unreadable,
-        Err(_) => Body::Other,
+        Ok(Body::Call(call)) => view(call, headers).map(Some),
+        Ok(Body::Other) => Ok(None),
+        Ok(Body::Unreadable(why)) => Err(why),
+        Err(_) if says_json || mentions_call(body) => Err("it is not quite JSON"),
+        Err(_) => Ok(None),
     }
+}
+
+/// Whether a reader that takes more than JSON could see a call in `body`.
+fn mentions_call(body: &[u8]) -> bool {
+    [b"jsonrpc".as_slice(), b"\\u"]
+        .into_iter()
+        .any(|mark| body.windows(mark.len()).any(|window| window.eq_ignore_ascii_case(mark)))
 }
 
 /// JSON behind a byte order mark or in two or four bytes a character: this reader refuses it, others
@@ -209,6 +226,12 @@ mod tests {
             assert_eq!(derive("application/json; charset=utf-8", body).protocol, Protocol::Unreadable, "{body}");
         }
         assert_eq!(derive("application/json", "not json").protocol, Protocol::Unreadable);
+        for almost in
+            [r#"{"jsonrpc":"2.0","method":"a",}"#, r#"{"JSONRPC":1e999,"method":"a"}"#, r#"{"\u006asonrpc":"2.0",}"#]
+        {
+            assert_eq!(derive("text/plain", almost).protocol, Protocol::Unreadable, "{almost}");
+        }
+        assert_eq!(derive("text/plain", "[section]\nkey = value").protocol, Protocol::Http);
     }
 
     #[test]
