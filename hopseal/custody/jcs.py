@@ -3,9 +3,9 @@
 Owns: reading any JSON that has such a form, writing it, and its hash: how a log names the arguments of a tool call.
 Does not own: MCP messages with custody fields, whose numbers are integers (``mappings.jcs``).
 
-Rules: names are unique after unescaping; strings are Unicode, so an unpaired surrogate is refused; an integer lies
-within ±(2^53 - 1), a number with a fraction or an exponent is taken for the nearest double, and one that is none
-(too large, or too small to be told from zero) is refused. What is refused has no canonical form here, and its hash
+Rules: names are unique after unescaping; strings are Unicode, so an unpaired surrogate is refused; a number is taken
+for the nearest double; refused are one that is none (too large, or too small to be told from zero) and an integer whose
+double is printed as another one (2^53 + 1). What is refused has no canonical form here, and its hash
 would stand for more than one value.
 
 Source: RFC 8785 §3.2; ECMA-262 Number::toString.
@@ -19,10 +19,10 @@ from typing import NoReturn
 
 from hopseal.custody.encoding import check_depth, encode_b64url, encode_json, sha256
 from hopseal.custody.errors import malformed
-from hopseal.limits import MAX_CANONICAL_DEPTH, MAX_INTEGER
+from hopseal.limits import MAX_CANONICAL_DEPTH
 
-_MAX_INTEGER_CHARACTERS = len(str(-MAX_INTEGER))
 _MAX_PLAIN_DIGITS = 21  # before the point, as ECMAScript prints them; larger numbers have an exponent
+_MAX_INTEGER_CHARACTERS = _MAX_PLAIN_DIGITS + len("-")
 _MIN_POINT = -5  # zeros behind the point, alike
 
 
@@ -96,8 +96,9 @@ def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return members
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > _MAX_INTEGER_CHARACTERS or abs(value := int(digits)) > MAX_INTEGER:
+def _integer(digits: str) -> float:
+    value = float(digits)
+    if len(digits) > _MAX_INTEGER_CHARACTERS or (value != 0 and _write_double(value) != digits):
         raise malformed("a JSON integer is not exact as a double")
     return value
 

@@ -12,6 +12,7 @@
 
 use hopseal_custody::hash::ClaimHash;
 use hopseal_custody::jcs::Fault;
+use hopseal_custody::limits::MAX_OP_BYTES;
 use http::{HeaderMap, Method, header};
 
 use crate::jsonrpc::{self, Body};
@@ -94,6 +95,15 @@ impl Operation {
         } else {
             Self::of(Protocol::Http, http)
         }
+    }
+
+    /// The claim `op` of a record: the name, else the method alone, whichever has room there.
+    pub fn claim(&self) -> Option<&str> {
+        let method = self.name.split(' ').next().filter(|_| self.name != self.http);
+        [Some(self.name.as_str()), method]
+            .into_iter()
+            .flatten()
+            .find(|text| text.len() <= MAX_OP_BYTES && text.is_ascii())
     }
 
     /// An operation that its first line says whole: `<METHOD> <path>`.
@@ -247,6 +257,20 @@ mod tests {
         let call = r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a","arguments":{"Name":"b"}}}"#;
         assert_eq!(derive("application/json", call).name, "tools/call a");
         assert_eq!(derive("application/json", r#"{"Method":"a","NAME":"b"}"#).protocol, Protocol::Http);
+    }
+
+    #[test]
+    fn a_claim_without_room_for_the_name_has_the_method() {
+        let named = |name: &str| {
+            let body = format!(r#"{{"jsonrpc":"2.0","method":"resources/read","params":{{"uri":"{name}"}}}}"#);
+            derive("application/json", &body).claim().map(ToOwned::to_owned)
+        };
+        let longest = "a".repeat(MAX_OP_BYTES - "resources/read ".len());
+        assert_eq!(named(&longest), Some(format!("resources/read {longest}")));
+        assert_eq!(named(&format!("{longest}a")).as_deref(), Some("resources/read"));
+        assert_eq!(named("é").as_deref(), Some("resources/read"));
+        let path = format!("/{}", "a".repeat(MAX_OP_BYTES));
+        assert_eq!(Operation::of_stream(&Method::GET, &path).claim(), None);
     }
 
     #[test]

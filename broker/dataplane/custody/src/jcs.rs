@@ -3,9 +3,9 @@
 //! Owns: reading any JSON that has such a form, and writing it. Does not own: what is done with it (the hash of a tool's
 //! arguments, custody-wire §9.6).
 //!
-//! Rules: names are unique after unescaping; strings are Unicode, so an unpaired surrogate is refused; an integer lies
-//! within ±(2^53 − 1), a number with a fraction or an exponent is taken for the nearest double, and one that is none
-//! (too large, or too small to be told from zero) is refused. What is refused has no canonical form here, and its hash
+//! Rules: names are unique after unescaping; strings are Unicode, so an unpaired surrogate is refused; a number is taken
+//! for the nearest double; refused are one that is none (too large, or too small to be told from zero) and an integer
+//! whose double is printed as another one (2^53 + 1). What is refused has no canonical form here, and its hash
 //! would stand for more than one value.
 //!
 //! Source: RFC 8785 §3.2; ECMA-262 `Number::toString`.
@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use crate::hash::{ClaimHash, sha256};
 use crate::json::write_text;
-use crate::limits::{MAX_CANONICAL_DEPTH, MAX_INTEGER};
+use crate::limits::MAX_CANONICAL_DEPTH;
 
 /// Why JSON text has no canonical form; for the operator.
 pub type Fault = &'static str;
@@ -227,16 +227,15 @@ impl<'a> Number<'a> {
     }
 
     fn write(&self, out: &mut String) -> Result<(), Fault> {
-        if self.is_integer {
-            let value = self.token.parse().ok().filter(|value| (-MAX_INTEGER..=MAX_INTEGER).contains(value));
-            out.push_str(&value.ok_or("an integer of its JSON is not exact as a double")?.to_string());
-            return Ok(());
-        }
         let value: f64 = self.token.parse().map_err(|_| NOT_JSON)?;
         if !value.is_finite() || (value == 0.0) == self.is_nonzero {
             return Err("a number of its JSON is no double");
         }
+        let start = out.len();
         write_double(value, out);
+        if self.is_integer && self.is_nonzero && out.get(start..) != Some(self.token) {
+            return Err("an integer of its JSON is not exact as a double");
+        }
         Ok(())
     }
 }
@@ -318,7 +317,7 @@ mod tests {
             "\"\t\"",
             "1 2",
             "{\"a\":1,\"\\u0061\":2}",
-            "9007199254740992",
+            "9007199254740993",
             "1e400",
             "1e-400",
             "NaN",
