@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::activity::Busy;
 use crate::events::{Events, Weight};
+use crate::operation::Operation;
 use crate::places::{Place, Places};
 use crate::problem::Refusal;
 use crate::reply::BodyFailed;
@@ -23,6 +24,9 @@ pub struct CallRecord {
     pub caller: Option<String>,
     pub callee: Option<String>,
     pub operation: Option<String>,
+    pub args_hash: Option<String>,
+    /// The A2A context that a message belongs to.
+    pub a2a_context: Option<String>,
     pub cid: Option<String>,
     pub hop: Option<i64>,
     /// Cedar policies that decided.
@@ -56,6 +60,8 @@ impl CallRecord {
             caller: None,
             callee: None,
             operation: None,
+            args_hash: None,
+            a2a_context: None,
             cid: None,
             hop: None,
             policy: Vec::new(),
@@ -72,6 +78,13 @@ impl CallRecord {
             events: Arc::clone(events),
             stats: Arc::clone(stats),
         }
+    }
+
+    /// What is asked for is known.
+    pub fn asks(&mut self, operation: &Operation) {
+        self.operation = Some(operation.name.clone());
+        self.args_hash = operation.args_hash.map(|hash| hash.to_string());
+        self.a2a_context.clone_from(&operation.context_id);
     }
 
     /// Takes a place among the calls in progress, until the last byte of the answer.
@@ -140,6 +153,8 @@ impl Drop for CallRecord {
             "caller": self.caller,
             "callee": self.callee,
             "operation": self.operation,
+            "args_hash": self.args_hash,
+            "a2a_context": self.a2a_context,
             "cid": self.cid,
             "hop": self.hop,
             "status": self.status,

@@ -26,6 +26,7 @@ mod headers;
 mod inbound;
 mod instance;
 mod jsonrpc;
+mod judge;
 mod lifetime;
 mod listeners;
 pub mod log;
@@ -60,6 +61,7 @@ mod upload;
 mod users;
 mod verdict;
 mod verified;
+mod views;
 mod vouched;
 mod voucher;
 
