@@ -15,6 +15,7 @@ use crate::activity::Busy;
 use crate::events::{Events, Weight};
 use crate::judge::revoked;
 use crate::open_calls::{Entered, Open};
+use crate::operation::Operation;
 use crate::places::{Place, Places};
 use crate::problem::Refusal;
 use crate::reply::BodyFailed;
@@ -25,6 +26,9 @@ pub struct CallRecord {
     pub caller: Option<String>,
     pub callee: Option<String>,
     pub operation: Option<String>,
+    pub args_hash: Option<String>,
+    /// The A2A context that a message belongs to.
+    pub a2a_context: Option<String>,
     pub cid: Option<String>,
     pub hop: Option<i64>,
     /// Cedar policies that decided.
@@ -66,6 +70,8 @@ impl CallRecord {
             caller: None,
             callee: None,
             operation: None,
+            args_hash: None,
+            a2a_context: None,
             cid: None,
             hop: None,
             policy: Vec::new(),
@@ -86,6 +92,13 @@ impl CallRecord {
             events: Arc::clone(events),
             stats: Arc::clone(stats),
         }
+    }
+
+    /// What is asked for is known.
+    pub fn asks(&mut self, operation: &Operation) {
+        self.operation = Some(operation.name.clone());
+        self.args_hash = operation.args_hash.map(|hash| hash.to_string());
+        self.a2a_context.clone_from(&operation.context_id);
     }
 
     /// Takes a place among the calls in progress, until the last byte of the answer.
@@ -176,6 +189,8 @@ impl Drop for CallRecord {
             "caller": self.caller,
             "callee": self.callee,
             "operation": self.operation,
+            "args_hash": self.args_hash,
+            "a2a_context": self.a2a_context,
             "cid": self.cid,
             "hop": self.hop,
             "status": self.status,

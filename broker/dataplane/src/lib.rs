@@ -64,6 +64,7 @@ mod upload;
 mod users;
 mod verdict;
 mod verified;
+mod views;
 mod vouched;
 mod voucher;
 

@@ -127,7 +127,7 @@ async fn call(
         Content::Whole(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
         Content::Stream(_) => Operation::of_stream(&parts.method, target.path()),
     };
-    record.operation = Some(operation.name.clone());
+    record.asks(&operation);
     if boundary::is_sealed(broker, &callee, &parent) {
         parent = boundary::seal(broker, (&caller, &callee), (parent, &terms), &operation, &mut parts.headers)?;
     } else {

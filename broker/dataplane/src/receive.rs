@@ -92,7 +92,7 @@ async fn call(
         Some(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
         None => Operation::of_stream(&parts.method, target.path()),
     };
-    record.operation = Some(operation.name.clone());
+    record.asks(&operation);
     let received = Received {
         callee: &callee,
         method: parts.method.as_str(),
