@@ -159,7 +159,7 @@ async def lib_server(path: Path) -> Any:
 def lib_channel(out: Path, host: str = "tool.crm") -> Iterator[grpclib.client.Channel]:
     """A channel of grpclib through an ``out.sock``: it names the peer by what it would dial."""
     made = grpclib.client.Channel(path=str(out))
-    made._authority = host  # noqa: SLF001 - there is no other way to name a peer behind a socket
+    made._authority = host
     try:
         yield made
     finally:

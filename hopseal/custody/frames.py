@@ -60,7 +60,7 @@ class FrameSum:
     def _header_end(self) -> int | None:
         if self._buffer:
             self._check_first()
-        if len(self._buffer) < 2:  # noqa: PLR2004 - what says how long the rest is
+        if len(self._buffer) < 2:
             return None
         self._check_second()
         end = 2 + _EXTENDED.get(self._buffer[1] & ~_MASKED, 0) + (_MASK_BYTES if self.masked else 0)
@@ -85,7 +85,7 @@ class FrameSum:
         if short not in _EXTENDED:
             return short
         length = int.from_bytes(self._buffer[2 : end - (_MASK_BYTES if self.masked else 0)])
-        least, most = (126, 0xFFFF) if short == 126 else (0x10000, (1 << 63) - 1)  # noqa: PLR2004 - RFC 6455 §5.2
+        least, most = (126, 0xFFFF) if short == 126 else (0x10000, (1 << 63) - 1)  # RFC 6455 §5.2
         if not least <= length <= most:
             raise malformed("a length of another form than it need be")
         return length

@@ -18,7 +18,7 @@ from hopseal.documents.grammar import (
     MAX_TEXT_CHARS,
     UNIT_PATTERN,
 )
-from hopseal.documents.model import AgentStatus, Risk, Role, Sensitivity, SvidMode
+from hopseal.documents.model import AgentStatus, ListenProtocol, Risk, Role, Sensitivity, SvidMode
 from hopseal.documents.read import API_VERSION, KIND, MAX_TTL_S, MIN_TTL_S
 from hopseal.selectors import Posture
 
@@ -88,6 +88,7 @@ def _component() -> Schema:
             "calls": _list(call),
             "listen": {"type": "string", "pattern": "^unix:///"},
             "listenHost": {"type": "string", "pattern": f"^{HOST_PATTERN}$"},
+            "listenProtocol": _choice(ListenProtocol),
             "acceptFrom": _texts(),
             "spiffeId": {"type": "string", "pattern": "^spiffe://"},
             "svid": _choice(SvidMode),

@@ -1,4 +1,4 @@
-"""gRPC through two brokers: every shape of call by clients and servers that nobody here wrote, and every way it ends."""
+"""gRPC through two brokers, by clients and servers that nobody here wrote: every shape of call, every way it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors of bodies that are sequences of messages (§7.3): gRPC's, the frames of WebSockets, and what statements say of them.
+"""Vectors of sequences of messages (§7.3): gRPC's, the frames of WebSockets, and what statements say of them.
 
 Like ``scene``, independent of ``hopseal.custody``.
 """
@@ -29,7 +29,9 @@ OK: Headers = [["grpc-message", ""], ["grpc-status", "0"]]
 MESSAGES = grpc_messages(b"one", b"", b"three")
 
 
-def frame(first: int, payload: bytes, *, masked: bool = False, mask: bytes = MASK, length_bytes: int | None = None) -> bytes:
+def frame(
+    first: int, payload: bytes, *, masked: bool = False, mask: bytes = MASK, length_bytes: int | None = None
+) -> bytes:
     """One frame; ``length_bytes`` forces a form of its length."""
     size = len(payload)
     extended = length_bytes if length_bytes is not None else 0 if size < 126 else 2 if size < 1 << 16 else 8
@@ -211,7 +213,10 @@ def closing_stream_cases() -> Iterator[Json]:
     body = {"headers": GRPC, "body": b64(MESSAGES)}
     whole = closing_claims(len=len(MESSAGES), cd=b64u(sha(MESSAGES)), n=3)
     yield case("gRPC stream", "messages are counted", Closing(whole).input(**body), Closing(whole).facts())
-    for name, claims in {"n is one too few": whole | {"n": 2}, "n is absent": closing_claims(len=len(MESSAGES))}.items():
+    for name, claims in {
+        "n is one too few": whole | {"n": 2},
+        "n is absent": closing_claims(len=len(MESSAGES)),
+    }.items():
         yield case(f"stream: {name}", "recomputed", Closing(claims).input(**body), error("binding"))
     yield case("messages of a body that has none", "gRPC only", Closing(closing_claims(n=1)).input(), error("binding"))
     trailers: Headers = [["x-checked", "yes"]]

@@ -91,7 +91,7 @@ async fn call(
     let whole = read_whole(broker, connection, peer, &parts.headers, body).await?;
     let body_bytes = whole.as_ref().map(|body| &body.bytes[..]);
     let operation = operation_of(&parts.method, target.path(), &parts.headers, body_bytes);
-    record.operation = Some(operation.name.clone());
+    record.asks(&operation);
     let received = Received {
         callee: &callee,
         method: parts.method.as_str(),
@@ -109,8 +109,15 @@ async fn call(
         None => Content::Stream(open_stream(connection, &chain, &parts.headers, body, vouch_for, record)?),
     };
     let delivery = Delivery { callee: &callee, chain, method: parts.method, target, headers: parts.headers, receipts };
-    let response = deliver(broker, &delivery, content).await?;
-    vouch(voucher, peer, response).await
+    let watch = record.until_revoked();
+    let answered = async {
+        let response = deliver(broker, &delivery, content).await?;
+        vouch(voucher, peer, response).await
+    };
+    tokio::select! {
+        answered = answered => answered,
+        refusal = watch => Err(refusal),
+    }
 }
 
 /// The request's body; None if it streams, and then nothing of it was read.

@@ -1,8 +1,9 @@
 """Step 7: what only several statements or several logs show together.
 
 Owns: replays, forks, copies on both sides, statements against the records that they name, citations, continuations.
-Does not own: what a receipt says about sub-calls (``kids``), what the statements of one stream say of each other (``streams``). The direction of an entry is the exporter's word, so no
-check passes because of it alone: a record in more than two entries is a replay whatever they are called.
+Does not own: what a receipt says about sub-calls (``kids``), what the statements of one stream say of each other
+(``streams``). The direction of an entry is the exporter's word, so no check passes because of it alone: a record in
+more than two entries is a replay whatever they are called.
 Source: custody-wire §7.1, §7.3, §8.4 and §11.7.
 """
 

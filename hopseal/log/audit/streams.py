@@ -7,6 +7,7 @@ rightly (``cross``). Source: custody-wire §7.3 and §11.7.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hopseal.custody.closing import Closing
 from hopseal.custody.outcome import Fin, Outcome, Taken
@@ -48,10 +49,12 @@ def _check_segments(
 ) -> None:
     """One maker's segments only grow, and end at most where caller and callee say that each direction ended."""
     own.sort(key=lambda pair: pair[1].seq)
-    for (_, before), (each, said) in zip(own, own[1:], strict=False):
+    for (_, before), (each, said) in pairwise(own):
         if said.seq == before.seq or not (_grows(before.up, said.up) and _grows(before.down, said.down)):
             each.refuse(AuditCode.SEGMENT, "it does not go on where the one before ended")
-    ends = [(Taken.of(said.body), True) for _, said in closings] + [(Taken.of(said.body), False) for _, said in receipts]
+    ends = [(Taken.of(said.body), True) for _, said in closings] + [
+        (Taken.of(said.body), False) for _, said in receipts
+    ]
     for each, said in own:
         if not all(_grows(said.up if is_up else said.down, end) for end, is_up in ends):
             each.refuse(AuditCode.SEGMENT, "it says that more passed than its end does")

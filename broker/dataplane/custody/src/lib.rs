@@ -23,6 +23,7 @@ pub mod frames;
 pub mod hash;
 pub mod ids;
 pub mod interop;
+pub mod jcs;
 pub mod json;
 pub mod jwks;
 pub mod limits;
