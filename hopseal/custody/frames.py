@@ -20,6 +20,7 @@ _DATA = frozenset({_CONTINUATION, _TEXT, _BINARY})
 _EXTENDED = {126: 2, 127: 8}
 _MAX_CONTROL_BYTES = 125
 _MASK_BYTES = 4
+_SUMMED_BYTES = 9  # first byte and length of every frame
 
 
 @dataclass
@@ -97,7 +98,7 @@ class FrameSum:
             mask = self._buffer[end - _MASK_BYTES : end]
             payload = bytearray(byte ^ mask[at % _MASK_BYTES] for at, byte in enumerate(payload))
         self._hash.update(self._buffer[:1] + length.to_bytes(8) + payload)
-        self._length += length
+        self._length += _SUMMED_BYTES + length
         if opcode in _DATA:
             self._in_message = not is_final
             self._messages += is_final

@@ -174,7 +174,12 @@ impl BodyMemory {
         let Reading { bytes, memory } = reading;
         if is_over {
             let rest = body.take().ok_or_else(gone)?;
-            return Ok(Intake::Stream(Streamed { first: bytes.freeze(), rest: Some(rest), memory, trailers: HeaderMap::new() }));
+            return Ok(Intake::Stream(Streamed {
+                first: bytes.freeze(),
+                rest: Some(rest),
+                memory,
+                trailers: HeaderMap::new(),
+            }));
         }
         Ok(Intake::Whole(Buffered { bytes: bytes.freeze(), _memory: memory }))
     }

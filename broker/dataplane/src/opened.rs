@@ -37,6 +37,7 @@ use crate::reply::BodyFailed;
 const UNKNOWN: u8 = 0;
 const CLOSED: u8 = 1;
 const BROKEN: u8 = 2;
+const UNREAD: u8 = 3;
 
 /// How a streamed request ended, for its receipt.
 #[derive(Default)]
@@ -56,6 +57,11 @@ impl Ending {
     /// Whether the stream was cut, or its closing statement is not true of it.
     pub fn is_broken(&self) -> bool {
         self.0.load(Ordering::Acquire) == BROKEN
+    }
+
+    /// Whether its component stopped to read it before its end.
+    pub fn is_unread(&self) -> bool {
+        self.0.load(Ordering::Acquire) == UNREAD
     }
 }
 
@@ -125,7 +131,6 @@ impl OpenedBody {
                     }
                     Err(frame) => frame.into_trailers().unwrap_or_default(),
                 },
-                // Dropping what is pending logs that the stream was cut.
                 Some(Err(error)) => return Poll::Ready(Some(Err(self.break_off(error.to_string())))),
                 None => HeaderMap::new(),
             };
@@ -144,7 +149,10 @@ impl OpenedBody {
 
     fn break_off(&mut self, why: String) -> BodyFailed {
         self.held.clear();
-        self.pending = None;
+        if let Some(pending) = self.pending.take() {
+            pending.ending.0.store(BROKEN, Ordering::Release);
+            pending.log(Some((Code::Missing.as_str(), "the stream broke off")), None, Vec::new());
+        }
         BodyFailed::new(Code::Missing.as_str(), why)
     }
 }
@@ -154,8 +162,7 @@ impl Pending {
     fn close(self, trailers: &HeaderMap) -> Result<(), Rejection> {
         let lines = headers::lines(trailers);
         let claimed = trailers.get(CLOSE).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
-        let verified =
-            trailer_binding(&lines).and_then(|tlb| self.verify(&lines, self.sum.so_far().followed_by(tlb)));
+        let verified = trailer_binding(&lines).and_then(|tlb| self.verify(&lines, self.sum.so_far().followed_by(tlb)));
         match verified {
             Ok(certificates) => {
                 self.log(None, claimed, certificates);
@@ -206,8 +213,8 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if self.ending.0.compare_exchange(UNKNOWN, BROKEN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            self.log(Some((Code::Missing.as_str(), "the stream broke off")), None, Vec::new());
+        if self.ending.0.compare_exchange(UNKNOWN, UNREAD, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            self.log(Some((Code::Missing.as_str(), "nobody read the stream to its end")), None, Vec::new());
         }
     }
 }

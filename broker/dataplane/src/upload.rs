@@ -142,7 +142,9 @@ impl Progress {
 type Sealing = Pin<Box<dyn Future<Output = Result<String, Refusal>> + Send>>;
 
 enum State {
-    Streaming { closer: Closer },
+    Streaming {
+        closer: Closer,
+    },
     /// With the trailers that go along.
     Sealing(Sealing, HeaderMap),
     Ended,

@@ -242,13 +242,7 @@ pub struct VouchedBody {
 }
 
 impl VouchedBody {
-    fn new(
-        inner: Incoming,
-        voucher: HeadVoucher,
-        body: BodySummer,
-        in_comment: bool,
-        takes_trailers: bool,
-    ) -> Self {
+    fn new(inner: Incoming, voucher: HeadVoucher, body: BodySummer, in_comment: bool, takes_trailers: bool) -> Self {
         let state = State::Streaming { voucher: Box::new(voucher), body, at_line_start: true };
         Self { inner, state, in_comment, takes_trailers, trailers: HeaderMap::new() }
     }

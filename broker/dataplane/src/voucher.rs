@@ -100,7 +100,7 @@ impl Voucher {
 
     /// How a refusal ends.
     fn denial(&self) -> Fin {
-        if self.ending.as_ref().is_some_and(|ending| ending.is_broken()) { Fin::Abort } else { Fin::Deny }
+        if self.ending.as_ref().is_some_and(|ending| ending.is_broken() || ending.is_unread()) { Fin::Abort } else { Fin::Deny }
     }
 
     /// The decision's id and the names of the policies that made it, as far as they fit into a receipt.

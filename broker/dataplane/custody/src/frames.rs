@@ -1,4 +1,4 @@
-//! The frames of one direction of a WebSocket (RFC 6455 §5), as they pass (custody-wire §7.3).
+//! The frames of one direction of a `WebSocket` (RFC 6455 §5), as they pass (custody-wire §7.3).
 //!
 //! Owns: where frames begin and end, what they sum up to, and where the direction ends: behind its Close frame. Does not
 //! own: what frames mean, extensions (what is compressed is summed up compressed), the statements behind the end.
@@ -7,8 +7,6 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::binding::BodySum;
 
-/// Two bytes, eight of length, four of mask.
-const MAX_HEADER_BYTES: usize = 14;
 /// Payload of a control frame.
 const MAX_CONTROL_BYTES: u64 = 125;
 const FIN: u8 = 0x80;
@@ -29,16 +27,29 @@ pub struct Passed {
     pub close: usize,
 }
 
+/// What comes next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    First,
+    Second,
+    /// So many bytes of a length.
+    Length(u8),
+    Mask(u8),
+    /// So many bytes of the payload.
+    Payload(u64),
+}
+
 /// Reads one direction.
 #[derive(Clone)]
 pub struct FrameReader {
     masked: bool,
-    header: [u8; MAX_HEADER_BYTES],
-    header_len: usize,
-    /// Payload of the frame that is still to come; None in a header.
-    left: Option<u64>,
-    mask: [u8; 4],
-    mask_at: usize,
+    part: Part,
+    first: u8,
+    length: u64,
+    /// The least that the form of the length is for.
+    least: u64,
+    /// Its next byte is the highest.
+    mask: u32,
     in_message: bool,
     closed: bool,
     digest: Context,
@@ -52,11 +63,11 @@ impl FrameReader {
     pub fn new(masked: bool) -> Self {
         Self {
             masked,
-            header: [0; MAX_HEADER_BYTES],
-            header_len: 0,
-            left: None,
-            mask: [0; 4],
-            mask_at: 0,
+            part: Part::First,
+            first: 0,
+            length: 0,
+            least: 0,
+            mask: 0,
             in_message: false,
             closed: false,
             digest: Context::new(&SHA256),
@@ -72,18 +83,23 @@ impl FrameReader {
     pub fn take(&mut self, bytes: &[u8]) -> Result<Passed, FrameFault> {
         let mut passed = Passed::default();
         let mut rest = bytes;
-        while !rest.is_empty() && !self.closed {
-            let taken = match self.left {
-                None => self.take_header(rest[0])?,
-                Some(left) => self.take_payload(rest, left),
+        while let Some((byte, behind)) = rest.split_first()
+            && !self.closed
+        {
+            let before = rest.len();
+            rest = if let Part::Payload(left) = self.part {
+                self.take_payload(rest, left)
+            } else {
+                self.take_header(*byte)?;
+                behind
             };
+            let taken = before - rest.len();
             if self.opcode() == CLOSE {
                 passed.close += taken;
             } else {
                 passed.frames += taken;
             }
-            rest = &rest[taken..];
-            if self.left == Some(0) {
+            if self.part == Part::Payload(0) {
                 self.finish_frame();
             }
         }
@@ -96,13 +112,7 @@ impl FrameReader {
         self.closed
     }
 
-    /// Whether nothing of a further frame came.
-    #[must_use]
-    pub fn is_between(&self) -> bool {
-        self.header_len == 0
-    }
-
-    /// What passed so far: payload bytes, the sum over every frame, messages.
+    /// What passed so far: bytes that were summed up, their sum, messages.
     #[must_use]
     pub fn sum(&self) -> BodySum {
         let mut sha256 = [0_u8; 32];
@@ -111,25 +121,32 @@ impl FrameReader {
     }
 
     fn opcode(&self) -> u8 {
-        self.header[0] & 0x0f
+        self.first & 0x0f
     }
 
-    fn take_header(&mut self, byte: u8) -> Result<usize, FrameFault> {
-        self.header[self.header_len] = byte;
-        self.header_len += 1;
-        match self.header_len {
-            1 => self.check_first()?,
-            2 => self.check_second()?,
-            _ => {}
-        }
-        if self.header_len >= 2 && self.header_len == self.header_bytes() {
-            self.begin_payload()?;
-        }
-        Ok(1)
+    fn take_header(&mut self, byte: u8) -> Result<(), FrameFault> {
+        self.part = match self.part {
+            Part::First => {
+                self.first = byte;
+                self.check_first()?;
+                Part::Second
+            }
+            Part::Second => self.take_second(byte)?,
+            Part::Length(left) => {
+                self.length = (self.length << 8) | u64::from(byte);
+                if left > 1 { Part::Length(left - 1) } else { self.end_length()? }
+            }
+            Part::Mask(left) => {
+                self.mask = (self.mask << 8) | u32::from(byte);
+                if left > 1 { Part::Mask(left - 1) } else { self.begin_payload() }
+            }
+            payload @ Part::Payload(_) => payload,
+        };
+        Ok(())
     }
 
     fn check_first(&self) -> Result<(), FrameFault> {
-        let is_final = self.header[0] & FIN != 0;
+        let is_final = self.first & FIN != 0;
         match self.opcode() {
             TEXT | BINARY if self.in_message => Err("a message begins within another"),
             CONTINUATION if !self.in_message => Err("a message goes on that did not begin"),
@@ -140,65 +157,68 @@ impl FrameReader {
         }
     }
 
-    fn check_second(&self) -> Result<(), FrameFault> {
-        if (self.header[1] & MASKED != 0) != self.masked {
+    fn take_second(&mut self, byte: u8) -> Result<Part, FrameFault> {
+        let short = byte & !MASKED;
+        if (byte & MASKED != 0) != self.masked {
             return Err("a mask where none may be, or none where one must");
         }
-        let is_control = self.opcode() >= CLOSE;
-        if is_control && u64::from(self.header[1] & !MASKED) > MAX_CONTROL_BYTES {
+        if self.opcode() >= CLOSE && u64::from(short) > MAX_CONTROL_BYTES {
             return Err("a control frame that is too long");
         }
-        Ok(())
-    }
-
-    fn length_bytes(&self) -> usize {
-        match self.header[1] & !MASKED {
-            126 => 2,
-            127 => 8,
-            _ => 0,
-        }
-    }
-
-    fn header_bytes(&self) -> usize {
-        2 + self.length_bytes() + if self.masked { 4 } else { 0 }
-    }
-
-    fn begin_payload(&mut self) -> Result<(), FrameFault> {
-        let extended = &self.header[2..2 + self.length_bytes()];
-        let long = extended.iter().fold(0_u64, |length, byte| (length << 8) | u64::from(*byte));
-        let length = match extended.len() {
-            0 => u64::from(self.header[1] & !MASKED),
-            2 if long <= MAX_CONTROL_BYTES => return Err("a length that is longer than it need be"),
-            8 if long <= u64::from(u16::MAX) => return Err("a length that is longer than it need be"),
-            8 if long > u64::MAX >> 1 => return Err("a length with its highest bit set"),
-            _ => long,
-        };
-        let end = self.header_bytes();
-        self.mask = if self.masked { self.header[end - 4..end].try_into().unwrap_or_default() } else { [0; 4] };
-        self.mask_at = 0;
-        self.digest.update(&self.header[..1]);
-        self.digest.update(&length.to_be_bytes());
-        self.len = self.len.saturating_add(length);
-        self.left = Some(length);
-        Ok(())
-    }
-
-    fn take_payload(&mut self, bytes: &[u8], left: u64) -> usize {
-        let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-        let mut plain = [0_u8; 1024];
-        for piece in bytes[..taken].chunks(plain.len()) {
-            for (to, from) in plain.iter_mut().zip(piece) {
-                *to = from ^ self.mask[self.mask_at];
-                self.mask_at = (self.mask_at + 1) % 4;
+        (self.length, self.least) = (0, 0);
+        match short {
+            126 => {
+                self.least = MAX_CONTROL_BYTES + 1;
+                Ok(Part::Length(2))
             }
-            self.digest.update(&plain[..piece.len()]);
+            127 => {
+                self.least = 1 << 16;
+                Ok(Part::Length(8))
+            }
+            _ => {
+                self.length = short.into();
+                self.end_length()
+            }
         }
-        self.left = Some(left - taken as u64);
-        taken
+    }
+
+    fn end_length(&mut self) -> Result<Part, FrameFault> {
+        if self.length < self.least {
+            return Err("a length that is longer than it need be");
+        }
+        if self.length > u64::MAX >> 1 {
+            return Err("a length with its highest bit set");
+        }
+        Ok(if self.masked { Part::Mask(4) } else { self.begin_payload() })
+    }
+
+    fn begin_payload(&mut self) -> Part {
+        self.digest.update(&[self.first]);
+        self.digest.update(&self.length.to_be_bytes());
+        self.len = self.len.saturating_add(9);
+        Part::Payload(self.length)
+    }
+
+    /// Gives what is behind the payload.
+    fn take_payload<'a>(&mut self, bytes: &'a [u8], left: u64) -> &'a [u8] {
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+        let (payload, behind) = bytes.split_at_checked(most).unwrap_or((bytes, &[]));
+        let mut plain = [0_u8; 1024];
+        for piece in payload.chunks(plain.len()) {
+            for (to, from) in plain.iter_mut().zip(piece) {
+                let [key, ..] = self.mask.to_be_bytes();
+                *to = from ^ if self.masked { key } else { 0 };
+                self.mask = self.mask.rotate_left(8);
+            }
+            self.digest.update(plain.get(..piece.len()).unwrap_or_default());
+        }
+        self.len = self.len.saturating_add(payload.len() as u64);
+        self.part = Part::Payload(left - payload.len() as u64);
+        behind
     }
 
     fn finish_frame(&mut self) {
-        let is_final = self.header[0] & FIN != 0;
+        let is_final = self.first & FIN != 0;
         match self.opcode() {
             CONTINUATION | TEXT | BINARY => {
                 self.in_message = !is_final;
@@ -207,6 +227,6 @@ impl FrameReader {
             CLOSE => self.closed = true,
             _ => {}
         }
-        (self.left, self.header_len) = (None, 0);
+        self.part = Part::First;
     }
 }

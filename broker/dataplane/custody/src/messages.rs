@@ -1,6 +1,6 @@
 //! Bodies that are sequences of messages: gRPC's, each behind five bytes (custody-wire §7.3).
 //!
-//! Owns: what such a body is, and counting its messages while it streams. Does not own: the messages of WebSockets
+//! Owns: what such a body is, and counting its messages while it streams. Does not own: the frames of a `WebSocket`
 //! (see `frames`), digests (see `binding`).
 
 use crate::binding::{HeaderLine, trim};
@@ -23,9 +23,9 @@ pub fn is_grpc(headers: &[HeaderLine<'_>]) -> bool {
 /// Counts messages of a gRPC body as it comes.
 #[derive(Clone, Debug, Default)]
 pub struct MessageCounter {
-    prefix: [u8; PREFIX_BYTES],
-    prefix_len: usize,
-    /// Bytes of the message that are still to come.
+    /// Bytes of a prefix that came.
+    prefix: usize,
+    /// Its length so far, and then the bytes of the message that are still to come.
     left: u32,
     count: u64,
     malformed: bool,
@@ -33,24 +33,15 @@ pub struct MessageCounter {
 
 impl MessageCounter {
     /// Takes the next bytes; after a flag that is none nothing counts any more.
-    pub fn update(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() && !self.malformed {
-            if self.prefix_len == PREFIX_BYTES {
-                let (taken, rest) = bytes.split_at(bytes.len().min(self.left as usize));
-                // As many as are left at most, which are a u32.
-                self.left -= u32::try_from(taken.len()).unwrap_or(self.left);
-                bytes = rest;
-                self.finish_if_whole();
-                continue;
-            }
-            self.prefix[self.prefix_len] = bytes[0];
-            self.prefix_len += 1;
-            bytes = &bytes[1..];
-            self.malformed = self.prefix[0] > 1;
-            if self.prefix_len == PREFIX_BYTES {
-                let [_, length @ ..] = self.prefix;
-                self.left = u32::from_be_bytes(length);
-                self.finish_if_whole();
+    pub fn update(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while let Some((byte, behind)) = rest.split_first()
+            && !self.malformed
+        {
+            rest = if self.prefix < PREFIX_BYTES { self.take_prefix(*byte, behind) } else { self.take_message(rest) };
+            if self.prefix == PREFIX_BYTES && self.left == 0 {
+                self.count = self.count.saturating_add(1);
+                self.prefix = 0;
             }
         }
     }
@@ -70,13 +61,24 @@ impl MessageCounter {
     /// Whether nothing of a further message came.
     #[must_use]
     pub fn is_between(&self) -> bool {
-        self.prefix_len == 0 && !self.malformed
+        self.prefix == 0 && !self.malformed
     }
 
-    fn finish_if_whole(&mut self) {
-        if self.left == 0 {
-            self.count = self.count.saturating_add(1);
-            self.prefix_len = 0;
+    fn take_prefix<'a>(&mut self, byte: u8, behind: &'a [u8]) -> &'a [u8] {
+        if self.prefix == 0 {
+            (self.left, self.malformed) = (0, byte > 1);
+        } else {
+            self.left = (self.left << 8) | u32::from(byte);
         }
+        self.prefix += 1;
+        behind
+    }
+
+    fn take_message<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+        let (taken, behind) = bytes.split_at_checked(most).unwrap_or((bytes, &[]));
+        // As many as are left at most, which are a u32.
+        self.left -= u32::try_from(taken.len()).unwrap_or(self.left);
+        behind
     }
 }
