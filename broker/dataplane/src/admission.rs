@@ -24,9 +24,9 @@ use crate::directory::Component;
 use crate::headers;
 use crate::inbound::PeerConnection;
 use crate::instance::log_certificate;
+use crate::judge::{Requested, judge_incoming};
 use crate::log::{Claims, Direction, Entry, LogError};
 use crate::operation::Operation;
-use crate::policy::{Question, Side};
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
 use crate::users;
@@ -143,22 +143,8 @@ fn decide(
     verified: &Verified,
     record: &mut CallRecord,
 ) -> Result<(), Refusal> {
-    let forbidden = |why: String| refusal_of(Rejection::new(Code::Forbidden, why));
-    let policy = broker.policy().ok_or_else(|| forbidden("no policy is loaded".to_owned()))?;
-    let caller = &verified.chain().newest().record().iss;
-    let decision = policy.decide(&Question {
-        caller: caller.as_str(),
-        callee: received.callee.id.as_str(),
-        caller_documented: broker.directory.by_id(caller).is_some(),
-        side: Side::Callee,
-        operation: received.operation,
-        method: received.method,
-        path: received.path,
-        hop: u32::try_from(verified.chain().hop()).unwrap_or(u32::MAX),
-        user: verified.chain().behalf().map(users::on_behalf),
-    });
-    record.policy.clone_from(&decision.policies);
-    if decision.allowed { Ok(()) } else { Err(forbidden(decision.errors.join("; "))) }
+    let requested = Requested { operation: received.operation, method: received.method, path: received.path };
+    judge_incoming(broker, received.callee, verified, requested, record)
 }
 
 /// After a start from a log that could not be read, older records may be replays.

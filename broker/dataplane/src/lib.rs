@@ -26,6 +26,7 @@ mod headers;
 mod inbound;
 mod instance;
 mod jsonrpc;
+mod judge;
 mod lifetime;
 mod listeners;
 pub mod log;

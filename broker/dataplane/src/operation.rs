@@ -10,14 +10,21 @@
 //!
 //! Source: interfaces.md "The Agent document"; custody-wire §8.3.
 
+use hopseal_custody::hash::ClaimHash;
 use http::{HeaderMap, Method, header};
 
 use crate::jsonrpc::{self, Body};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "the views that make these follow")]
 pub enum Protocol {
     Http,
     Mcp,
+    A2a,
+    Grpc,
+    WebSocket,
+    /// A tunnel: nothing of what passes is read.
+    Connect,
     Unreadable,
 }
 
@@ -27,6 +34,10 @@ impl Protocol {
         match self {
             Self::Http => "http",
             Self::Mcp => "mcp",
+            Self::A2a => "a2a",
+            Self::Grpc => "grpc",
+            Self::WebSocket => "websocket",
+            Self::Connect => "connect",
             Self::Unreadable => "unreadable",
         }
     }
@@ -38,8 +49,16 @@ pub struct Operation {
     pub protocol: Protocol,
     /// `<METHOD> <path>`, always.
     pub http: String,
-    /// `<mcp-method> <mcp-name>` for MCP, else the same as `http`.
+    /// `<mcp-method> <mcp-name>` for MCP, `<a2a-method> <task id>` for A2A, else the same as `http`.
     pub name: String,
+    /// What the method is about: a tool's or prompt's name, a resource's URI, an A2A task's ID.
+    pub target: Option<String>,
+    /// The A2A context that a message belongs to.
+    pub context_id: Option<String>,
+    /// SHA-256 of the canonical form (RFC 8785) of `params.arguments`.
+    pub args_hash: Option<ClaimHash>,
+    /// Why the body could not be read, for the operator; `protocol` is `Unreadable` exactly then.
+    pub unreadable: Option<&'static str>,
     /// A GET or DELETE of an MCP endpoint: it carries an MCP header and the path ends in `/mcp`. The
     /// header alone is the caller's word, and would open every other path of the component.
     pub mcp_session: bool,
@@ -52,21 +71,38 @@ impl Operation {
         let mcp_session = (method == Method::GET || method == Method::DELETE)
             && is_mcp_endpoint(path)
             && (headers.contains_key("mcp-session-id") || headers.contains_key("mcp-protocol-version"));
-        let (protocol, name) = match read_body(method, headers, body) {
-            Body::Call(name) => (Protocol::Mcp, name),
-            Body::Other => (Protocol::Http, http.clone()),
-            Body::Unreadable => (Protocol::Unreadable, http.clone()),
-        };
-        Self { protocol, http, name, mcp_session }
+        let plain = Self { mcp_session, ..Self::of(Protocol::Http, http) };
+        match read_body(method, headers, body) {
+            Body::Call(name) => Self { protocol: Protocol::Mcp, name, ..plain },
+            Body::Other => plain,
+            Body::Unreadable => {
+                Self { protocol: Protocol::Unreadable, unreadable: Some("its JSON has two readings"), ..plain }
+            }
+        }
     }
-}
 
-impl Operation {
     /// The operation of a request whose body streams: nobody has read what it asks for.
     pub fn of_stream(method: &Method, path: &str) -> Self {
         let http = format!("{method} {path}");
-        let protocol = if method == Method::POST { Protocol::Unreadable } else { Protocol::Http };
-        Self { protocol, name: http.clone(), http, mcp_session: false }
+        if method == Method::POST {
+            Self { unreadable: Some("the body streams"), ..Self::of(Protocol::Unreadable, http) }
+        } else {
+            Self::of(Protocol::Http, http)
+        }
+    }
+
+    /// An operation that its first line says whole: `<METHOD> <path>`.
+    pub fn of(protocol: Protocol, http: String) -> Self {
+        Self {
+            protocol,
+            name: http.clone(),
+            http,
+            target: None,
+            context_id: None,
+            args_hash: None,
+            unreadable: None,
+            mcp_session: false,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! the control process compiles from documents and files. Deny by default; an evaluation error in
 //! any policy denies, whatever the others say.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
@@ -12,7 +13,9 @@ use cedar_policy::{
     RestrictedExpression,
 };
 
-use crate::operation::Operation;
+use hopseal_custody::record::Approval;
+
+use crate::judge::Requested;
 
 /// Which broker asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,19 +24,33 @@ pub enum Side {
     Callee,
 }
 
-/// One question.
+/// Who or what is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource<'a> {
+    /// Its SPIFFE ID.
+    Component(&'a str),
+    /// A service outside, reached by TLS under this lower-case name.
+    #[allow(dead_code, reason = "made where calls leave for external services")]
+    External { host: &'a str, port: u16 },
+}
+
+/// One question; made by `judge` only.
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
-    /// SPIFFE IDs.
+    /// SPIFFE ID.
     pub caller: &'a str,
-    pub callee: &'a str,
+    pub resource: Resource<'a>,
     /// Whether a local document names the caller.
     pub caller_documented: bool,
     pub side: Side,
-    pub operation: &'a Operation,
-    pub method: &'a str,
-    pub path: &'a str,
+    pub requested: Requested<'a>,
     pub hop: u32,
+    /// SPIFFE IDs from the chain's root to the caller.
+    pub chain: &'a [&'a str],
+    /// Whether a custody record says so; false for a peer without custody.
+    pub is_verified: bool,
+    pub task: Option<&'a str>,
+    pub approvals: &'a [Approval],
     /// The user that the chain acts for.
     pub user: Option<OnBehalf<'a>>,
 }
@@ -61,6 +78,7 @@ pub struct Policy {
     entities: Entities,
     authorizer: Authorizer,
     component: EntityTypeName,
+    external: EntityTypeName,
     action: EntityUid,
 }
 
@@ -73,16 +91,24 @@ impl Policy {
         let policies = PolicySet::from_str(cedar_text).map_err(|error| format!("policies: {error}"))?;
         let entities = Entities::from_json_str(entities_json, None).map_err(|error| format!("entities: {error}"))?;
         let component = EntityTypeName::from_str("Hopseal::Component").map_err(|error| error.to_string())?;
+        let external = EntityTypeName::from_str("Hopseal::External").map_err(|error| error.to_string())?;
         let action_type = EntityTypeName::from_str("Hopseal::Action").map_err(|error| error.to_string())?;
         let action = EntityUid::from_type_name_and_id(action_type, EntityId::new("call"));
-        Ok(Self { policies, entities, authorizer: Authorizer::new(), component, action })
+        Ok(Self { policies, entities, authorizer: Authorizer::new(), component, external, action })
     }
 
     /// Decides one question.
     pub fn decide(&self, question: &Question<'_>) -> Decision {
         let uid = |id: &str| EntityUid::from_type_name_and_id(self.component.clone(), EntityId::new(id));
-        let request = context(question).and_then(|context| {
-            Request::new(uid(question.caller), self.action.clone(), uid(question.callee), context, None)
+        let callee = callee_of(question.resource);
+        let resource = match question.resource {
+            Resource::Component(id) => uid(id),
+            Resource::External { .. } => {
+                EntityUid::from_type_name_and_id(self.external.clone(), EntityId::new(callee.as_ref()))
+            }
+        };
+        let request = context(question, &callee).and_then(|context| {
+            Request::new(uid(question.caller), self.action.clone(), resource, context, None)
                 .map_err(|error| error.to_string())
         });
         let request = match request {
@@ -104,50 +130,68 @@ impl Policy {
     }
 }
 
-fn context(question: &Question<'_>) -> Result<Context, String> {
+/// The id of what is called: a SPIFFE ID, or `host:port`.
+fn callee_of(resource: Resource<'_>) -> Cow<'_, str> {
+    match resource {
+        Resource::Component(id) => Cow::Borrowed(id),
+        Resource::External { host, port } => Cow::Owned(format!("{host}:{port}")),
+    }
+}
+
+fn context(question: &Question<'_>, callee: &str) -> Result<Context, String> {
     let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
     let flag = RestrictedExpression::new_bool;
-    let operation = question.operation;
+    let operation = question.requested.operation;
     let side = match question.side {
         Side::Caller => "caller",
         Side::Callee => "callee",
     };
     let user = question.user;
-    Context::from_pairs([
+    let texts = |values: &mut dyn Iterator<Item = &str>| RestrictedExpression::new_set(values.map(text));
+    let approvals = question.approvals.iter();
+    let mut pairs = vec![
+        ("chain".to_owned(), texts(&mut question.chain.iter().copied())),
+        ("recorded".to_owned(), flag(question.is_verified)),
+        ("approvals".to_owned(), texts(&mut approvals.clone().map(|approval| approval.id.as_str()))),
+        ("approved_by".to_owned(), texts(&mut approvals.map(|approval| approval.by.as_str()))),
         ("user".to_owned(), text(user.map_or("", |user| user.subject))),
         ("user_issuer".to_owned(), text(user.map_or("", |user| user.issuer))),
         ("user_verified".to_owned(), flag(user.is_some_and(|user| user.verified))),
         ("caller".to_owned(), text(question.caller)),
-        ("callee".to_owned(), text(question.callee)),
+        ("callee".to_owned(), text(callee)),
         ("caller_documented".to_owned(), flag(question.caller_documented)),
         ("side".to_owned(), text(side)),
         ("protocol".to_owned(), text(operation.protocol.as_str())),
         ("http".to_owned(), text(&operation.http)),
         ("operation".to_owned(), text(&operation.name)),
-        ("method".to_owned(), text(question.method)),
-        ("path".to_owned(), text(question.path)),
+        ("method".to_owned(), text(question.requested.method)),
+        ("path".to_owned(), text(question.requested.path)),
         ("mcp_session".to_owned(), flag(operation.mcp_session)),
         ("hop".to_owned(), RestrictedExpression::new_long(i64::from(question.hop))),
-    ])
-    .map_err(|error| error.to_string())
+    ];
+    pairs.extend(question.task.map(|task| ("task".to_owned(), text(task))));
+    Context::from_pairs(pairs).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operation::Operation;
     use http::{HeaderMap, Method};
 
     fn decide(policies: &str, path: &str) -> Decision {
         let operation = Operation::derive(&Method::GET, path, &HeaderMap::new(), b"");
         Policy::parse(policies, "[]").unwrap().decide(&Question {
             caller: "spiffe://td/a",
-            callee: "spiffe://td/b",
+            resource: Resource::Component("spiffe://td/b"),
             caller_documented: true,
             side: Side::Caller,
-            operation: &operation,
-            method: "GET",
-            path,
+            requested: Requested { operation: &operation, method: "GET", path },
             hop: 0,
+            chain: &["spiffe://td/a"],
+            is_verified: true,
+            task: None,
+            approvals: &[],
             user: None,
         })
     }
