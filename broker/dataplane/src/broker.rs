@@ -20,7 +20,7 @@ use hopseal_custody::replay::ReplayStore;
 use hopseal_custody::trust::Bundles;
 use hopseal_custody::usertoken::Issuers;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::body::BodyMemory;
 use crate::callers::Callers;
@@ -35,6 +35,7 @@ use crate::lifetime::Shutdown;
 use crate::listeners::Listeners;
 use crate::log::Log;
 use crate::logged_bundles::LoggedBundles;
+use crate::outside::{Roots, WebConnections};
 use crate::places::{Parts, Places};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
@@ -54,6 +55,7 @@ const UNPROVEN_BURST: f64 = 200.0;
 const FEWEST_PEER_CALLS: usize = 2;
 
 /// What a handle continues.
+#[derive(Clone)]
 pub enum Continues {
     /// An inbound call: the next record is its child.
     Call(Chain),
@@ -94,6 +96,8 @@ pub struct Broker {
     pub acknowledged: Acknowledged,
     pub handles: Handles<Context>,
     pub pool: Pool,
+    /// Connections to external services.
+    pub web: WebConnections,
     pub sockets: ComponentSockets,
     pub memory: BodyMemory,
     /// The part of it that the bodies of one peer may take.
@@ -107,6 +111,8 @@ pub struct Broker {
     pub unproven: Throttle,
     /// Users' tokens whose line is in the log.
     pub logged_tokens: LoggedTokens,
+    /// Counts changes of documents and policies: what is open is judged again.
+    pub changes: watch::Sender<u64>,
     policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
     bundles: Mutex<LoggedBundles>,
@@ -130,6 +136,13 @@ impl Broker {
             shutdown.clone(),
             Arc::clone(&stats),
         );
+        let web = WebConnections::new(
+            pool_settings(&settings),
+            Roots::new(settings.egress.ca_file.clone()),
+            settings.egress.allow_private,
+            shutdown.clone(),
+            Arc::clone(&stats),
+        );
         let listeners = Listeners::new(Arc::clone(&events), limits.processes);
         let sockets = ComponentSockets::new(Arc::clone(&listeners), &settings, shutdown.clone());
         let replay = ReplayStore::new(limits.replay_entries, limits.replay_entries / PEER_SHARE);
@@ -147,6 +160,7 @@ impl Broker {
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),
+            changes: watch::Sender::new(0),
             policy: RwLock::default(),
             acknowledged: Acknowledged::default(),
             receive_policy: RwLock::new(Arc::new(settings.receive_policy())),
@@ -154,6 +168,7 @@ impl Broker {
             listeners,
             sockets,
             pool,
+            web,
             shutdown,
             trust,
             stats,
@@ -241,7 +256,13 @@ impl Broker {
     pub fn set_policies(&self, cedar_text: &str, entities_json: &str) -> Result<(), String> {
         let policy = Policy::parse(cedar_text, entities_json)?;
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(policy));
+        self.note_change();
         Ok(())
+    }
+
+    /// Lets everything that is open be judged again.
+    pub fn note_change(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
     }
 
     /// The policies in force; None means that every call is denied.
@@ -286,6 +307,7 @@ impl Broker {
     /// Housekeeping that no call waits for.
     pub fn sweep(&self) {
         self.pool.sweep();
+        self.web.sweep();
         self.sockets.sweep();
         self.handles.purge(clock::now_s());
         self.log_bundles();

@@ -18,6 +18,31 @@ use crate::problem::Refusal;
 use crate::reply::BodyFailed;
 use crate::stats::Stats;
 
+/// Whether the other end of a call knows custody, and if not, what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Custody {
+    Full,
+    /// A SPIFFE peer that is called.
+    Peer,
+    External,
+    Tunnel,
+    /// A SPIFFE peer that calls.
+    Caller,
+}
+
+impl Custody {
+    /// The kind of a call without custody.
+    fn kind(self) -> Option<&'static str> {
+        match self {
+            Self::Full => None,
+            Self::Peer => Some("peer"),
+            Self::External => Some("external"),
+            Self::Tunnel => Some("tunnel"),
+            Self::Caller => Some("caller"),
+        }
+    }
+}
+
 /// Facts about one call, filled in as they become known; told when dropped.
 pub struct CallRecord {
     pub caller: Option<String>,
@@ -27,6 +52,7 @@ pub struct CallRecord {
     pub hop: Option<i64>,
     /// Cedar policies that decided.
     pub policy: Vec<String>,
+    pub custody: Custody,
     direction: &'static str,
     started: Instant,
     status: Option<u16>,
@@ -59,6 +85,7 @@ impl CallRecord {
             cid: None,
             hop: None,
             policy: Vec::new(),
+            custody: Custody::Full,
             direction,
             started: Instant::now(),
             status: None,
@@ -134,6 +161,10 @@ impl Drop for CallRecord {
             self.stats.calls_out_in_progress.add(-1);
         }
         self.stats.count_call(self.direction, &self.code, took);
+        let without = self.custody.kind();
+        if let Some(kind) = without {
+            self.stats.count_without_custody(kind, &self.code);
+        }
         let event = json!({
             "event": "call",
             "direction": self.direction,
@@ -146,6 +177,8 @@ impl Drop for CallRecord {
             "code": self.code,
             "detail": self.detail,
             "policy": self.policy,
+            "custody": if without.is_some() { "none" } else { "full" },
+            "kind": without,
             "complete": self.complete,
             "duration_us": u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         });

@@ -96,15 +96,7 @@ impl Voucher {
 
     /// The ids of the policies that decided, as far as they fit into a receipt.
     pub fn decided_by(&mut self, policies: &[String]) {
-        self.decision.clear();
-        for id in policies {
-            let separator = if self.decision.is_empty() { "" } else { "," };
-            if self.decision.len() + separator.len() + id.len() > MAX_DECISION_BYTES {
-                break;
-            }
-            self.decision.push_str(separator);
-            self.decision.push_str(id);
-        }
+        self.decision = join_decisions(policies).unwrap_or_default();
     }
 }
 
@@ -213,4 +205,18 @@ impl HeadVoucher {
 /// The caller wants a receipt and there will be none.
 pub fn receipt_unavailable(why: &str) -> Refusal {
     refusal_of(Rejection::new(Code::ReceiptUnavailable, why))
+}
+
+/// The ids of the policies that decided, as far as they fit into a statement; None if there are none.
+pub fn join_decisions(policies: &[String]) -> Option<String> {
+    let mut decision = String::new();
+    for id in policies {
+        let separator = if decision.is_empty() { "" } else { "," };
+        if decision.len() + separator.len() + id.len() > MAX_DECISION_BYTES {
+            break;
+        }
+        decision.push_str(separator);
+        decision.push_str(id);
+    }
+    (!decision.is_empty()).then_some(decision)
 }

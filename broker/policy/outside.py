@@ -1,0 +1,54 @@
+"""What documents permit towards parties without custody, as Cedar text. Pure.
+
+Rules:
+1. A peer is the component with its SPIFFE ID, a service outside the external ``host:port``.
+2. A tunnel is permitted only where the service is opaque, and then nothing else is.
+3. ``*.name`` stands for every host below ``name``, at one port.
+4. Whoever may call without custody is permitted exactly that: the same peer with a record is judged as any other.
+
+Source: docs/egress.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from broker.policy.cedar import escape, match, policy, quote, uid
+from hopseal.documents.model import Component, ExternalCall
+
+_ID = "Hopseal::Component::{}"
+
+
+def compile_outside(component: Component, compile_operations: Callable[[tuple[str, ...]], str]) -> list[str]:
+    """The permissions of ``component`` to call, and those of others to call it."""
+    policies: list[str] = []
+    for peer in component.peers:
+        resource = f"resource == {_ID.format(quote(str(peer.spiffe_id)))}"
+        condition = f"when {{ {compile_operations(peer.operations)} }}" if peer.operations else ""
+        name = f"{component.qualified} calls {peer.spiffe_id}"
+        policies.append(policy("permit", name, f"principal == {uid(component)}", resource, condition))
+    policies += [_compile_external(component, each, compile_operations) for each in component.externals]
+    return policies
+
+
+def unrecorded(component: Component) -> str:
+    """The condition that the caller is one of those that need no custody record."""
+    listed = " || ".join(match("context.caller", pattern) for pattern in component.accept_plain) or "false"
+    return f"(!context.recorded && ({listed}))"
+
+
+def _compile_external(
+    component: Component, call: ExternalCall, compile_operations: Callable[[tuple[str, ...]], str]
+) -> str:
+    terms = ['context.protocol == "connect"' if call.opaque else 'context.protocol != "connect"']
+    if call.operations:
+        terms.append(f"({compile_operations(call.operations)})")
+    if call.host.startswith("*"):
+        resource = "resource is Hopseal::External"
+        below = "".join(map(escape, call.authority.removeprefix("*")))
+        terms.insert(0, f'context.callee like "*{below}"')
+    else:
+        resource = f"resource == Hopseal::External::{quote(call.authority)}"
+    name = f"{component.qualified} calls {call.authority}"
+    condition = f"when {{ {' && '.join(terms)} }}"
+    return policy("permit", name, f"principal == {uid(component)}", resource, condition)
