@@ -13,6 +13,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::activity::Busy;
 use crate::events::{Events, Weight};
+use crate::judge::revoked;
+use crate::open_calls::{Entered, Open};
+use crate::operation::Operation;
 use crate::places::{Place, Places};
 use crate::problem::Refusal;
 use crate::reply::BodyFailed;
@@ -48,11 +51,22 @@ pub struct CallRecord {
     pub caller: Option<String>,
     pub callee: Option<String>,
     pub operation: Option<String>,
+    pub args_hash: Option<String>,
+    /// The A2A context that a message belongs to.
+    pub a2a_context: Option<String>,
     pub cid: Option<String>,
     pub hop: Option<i64>,
     /// Cedar policies that decided.
     pub policy: Vec<String>,
     pub custody: Custody,
+    /// Id of the decision.
+    pub decision: Option<String>,
+    /// Sets that only observe and would have denied the call, each with why.
+    pub would_deny: Vec<(String, String)>,
+    /// What was asked, if it was denied.
+    pub question: Option<Arc<Open>>,
+    /// The call's place among those that are judged again.
+    watched: Option<Entered>,
     direction: &'static str,
     started: Instant,
     status: Option<u16>,
@@ -82,10 +96,16 @@ impl CallRecord {
             caller: None,
             callee: None,
             operation: None,
+            args_hash: None,
+            a2a_context: None,
             cid: None,
             hop: None,
             policy: Vec::new(),
             custody: Custody::Full,
+            decision: None,
+            would_deny: Vec::new(),
+            question: None,
+            watched: None,
             direction,
             started: Instant::now(),
             status: None,
@@ -99,6 +119,13 @@ impl CallRecord {
             events: Arc::clone(events),
             stats: Arc::clone(stats),
         }
+    }
+
+    /// What is asked for is known.
+    pub fn asks(&mut self, operation: &Operation) {
+        self.operation = Some(operation.name.clone());
+        self.args_hash = operation.args_hash.map(|hash| hash.to_string());
+        self.a2a_context.clone_from(&operation.context_id);
     }
 
     /// Takes a place among the calls in progress, until the last byte of the answer.
@@ -128,6 +155,21 @@ impl CallRecord {
         over
     }
 
+    /// The call is judged again from now on, until it is over.
+    pub fn watch(&mut self, entered: Entered) {
+        self.watched = Some(entered);
+    }
+
+    /// Resolves when the call is no longer allowed; never for one that nobody decided.
+    pub fn until_revoked(&self) -> impl Future<Output = Refusal> + Send + use<> {
+        let open = self.watched.as_ref().map(|entered| Arc::clone(&entered.open));
+        async move {
+            let Some(open) = open else { return std::future::pending().await };
+            open.revoked.cancelled().await;
+            revoked(&open)
+        }
+    }
+
     /// The head of the answer is known; the body may still stream.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status.as_u16());
@@ -139,6 +181,9 @@ impl CallRecord {
         self.status = Some(refusal.status.as_u16());
         self.code = refusal.code.clone().into_owned();
         self.detail = Some(refusal.detail.clone());
+        if refusal.decision.is_some() {
+            self.decision.clone_from(&refusal.decision);
+        }
     }
 
     /// The answer broke off after its head.
@@ -165,12 +210,18 @@ impl Drop for CallRecord {
         if let Some(kind) = without {
             self.stats.count_without_custody(kind, &self.code);
         }
+        let asked = self.question.as_ref().or(self.watched.as_ref().map(|entered| &entered.open));
+        let is_told = self.code != "ok" || !self.would_deny.is_empty();
+        let question = asked.filter(|_| is_told).map(|open| &open.question);
+        let would_deny: Vec<String> = self.would_deny.iter().map(|(set, why)| format!("{set}: {why}")).collect();
         let event = json!({
             "event": "call",
             "direction": self.direction,
             "caller": self.caller,
             "callee": self.callee,
             "operation": self.operation,
+            "args_hash": self.args_hash,
+            "a2a_context": self.a2a_context,
             "cid": self.cid,
             "hop": self.hop,
             "status": self.status,
@@ -179,6 +230,9 @@ impl Drop for CallRecord {
             "policy": self.policy,
             "custody": if without.is_some() { "none" } else { "full" },
             "kind": without,
+            "decision": self.decision,
+            "would_deny": would_deny,
+            "question": question,
             "complete": self.complete,
             "duration_us": u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         });

@@ -11,9 +11,12 @@
 //! Source: interfaces.md "The Agent document"; custody-wire §8.3.
 
 use hopseal_custody::hash::ClaimHash;
+use hopseal_custody::jcs::Fault;
+use hopseal_custody::limits::MAX_OP_BYTES;
 use http::{HeaderMap, Method, header};
 
 use crate::jsonrpc::{self, Body};
+use crate::views::{View, view};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "the views that make these follow")]
@@ -73,11 +76,11 @@ impl Operation {
             && (headers.contains_key("mcp-session-id") || headers.contains_key("mcp-protocol-version"));
         let plain = Self { mcp_session, ..Self::of(Protocol::Http, http) };
         match read_body(method, headers, body) {
-            Body::Call(name) => Self { protocol: Protocol::Mcp, name, ..plain },
-            Body::Other => plain,
-            Body::Unreadable => {
-                Self { protocol: Protocol::Unreadable, unreadable: Some("its JSON has two readings"), ..plain }
+            Ok(Some(View { protocol, name, target, context_id, args_hash })) => {
+                Self { protocol, name, target, context_id, args_hash, ..plain }
             }
+            Ok(None) => plain,
+            Err(why) => Self { protocol: Protocol::Unreadable, unreadable: Some(why), ..plain },
         }
     }
 
@@ -85,10 +88,22 @@ impl Operation {
     pub fn of_stream(method: &Method, path: &str) -> Self {
         let http = format!("{method} {path}");
         if method == Method::POST {
-            Self { unreadable: Some("the body streams"), ..Self::of(Protocol::Unreadable, http) }
+            Self {
+                unreadable: Some("its body streams, or is longer than what is read whole"),
+                ..Self::of(Protocol::Unreadable, http)
+            }
         } else {
             Self::of(Protocol::Http, http)
         }
+    }
+
+    /// The claim `op` of a record: the name, else the method alone, whichever has room there.
+    pub fn claim(&self) -> Option<&str> {
+        let method = self.name.split(' ').next().filter(|_| self.name != self.http);
+        [Some(self.name.as_str()), method]
+            .into_iter()
+            .flatten()
+            .find(|text| text.len() <= MAX_OP_BYTES && text.is_ascii())
     }
 
     /// An operation that its first line says whole: `<METHOD> <path>`.
@@ -110,25 +125,37 @@ fn is_mcp_endpoint(path: &str) -> bool {
     path.strip_suffix('/').unwrap_or(path).ends_with("/mcp")
 }
 
-fn read_body(method: &Method, headers: &HeaderMap, body: &[u8]) -> Body {
+/// The call in a body; None if there is none that a JSON-RPC reader would see.
+fn read_body(method: &Method, headers: &HeaderMap, body: &[u8]) -> Result<Option<View>, Fault> {
     if method != Method::POST || body.is_empty() {
-        return Body::Other;
+        return Ok(None);
     }
     let says_json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json);
-    let coded = headers.contains_key(header::CONTENT_ENCODING);
     let looks_json =
         body.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| matches!(byte, b'{' | b'['));
-    if coded || is_json_in_other_encoding(body) {
-        return Body::Unreadable;
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return Err("its body is compressed or coded");
+    }
+    if is_json_in_other_encoding(body) {
+        return Err("its JSON is in another encoding than UTF-8");
     }
     if !says_json && !looks_json {
-        return Body::Other;
+        return Ok(None);
     }
     match jsonrpc::read(body) {
-        Ok(body) => body,
-        Err(_) if says_json => Body::Unreadable,
-        Err(_) => Body::Other,
+        Ok(Body::Call(call)) => view(call, headers).map(Some),
+        Ok(Body::Other) => Ok(None),
+        Ok(Body::Unreadable(why)) => Err(why),
+        Err(_) if says_json || mentions_call(body) => Err("it is not quite JSON"),
+        Err(_) => Ok(None),
     }
+}
+
+/// Whether a reader that takes more than JSON could see a call in `body`.
+fn mentions_call(body: &[u8]) -> bool {
+    [b"jsonrpc".as_slice(), b"\\u"]
+        .into_iter()
+        .any(|mark| body.windows(mark.len()).any(|window| window.eq_ignore_ascii_case(mark)))
 }
 
 /// JSON behind a byte order mark or in two or four bytes a character: this reader refuses it, others
@@ -209,6 +236,12 @@ mod tests {
             assert_eq!(derive("application/json; charset=utf-8", body).protocol, Protocol::Unreadable, "{body}");
         }
         assert_eq!(derive("application/json", "not json").protocol, Protocol::Unreadable);
+        for almost in
+            [r#"{"jsonrpc":"2.0","method":"a",}"#, r#"{"JSONRPC":1e999,"method":"a"}"#, r#"{"\u006asonrpc":"2.0",}"#]
+        {
+            assert_eq!(derive("text/plain", almost).protocol, Protocol::Unreadable, "{almost}");
+        }
+        assert_eq!(derive("text/plain", "[section]\nkey = value").protocol, Protocol::Http);
     }
 
     #[test]
@@ -224,6 +257,20 @@ mod tests {
         let call = r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a","arguments":{"Name":"b"}}}"#;
         assert_eq!(derive("application/json", call).name, "tools/call a");
         assert_eq!(derive("application/json", r#"{"Method":"a","NAME":"b"}"#).protocol, Protocol::Http);
+    }
+
+    #[test]
+    fn a_claim_without_room_for_the_name_has_the_method() {
+        let named = |name: &str| {
+            let body = format!(r#"{{"jsonrpc":"2.0","method":"resources/read","params":{{"uri":"{name}"}}}}"#);
+            derive("application/json", &body).claim().map(ToOwned::to_owned)
+        };
+        let longest = "a".repeat(MAX_OP_BYTES - "resources/read ".len());
+        assert_eq!(named(&longest), Some(format!("resources/read {longest}")));
+        assert_eq!(named(&format!("{longest}a")).as_deref(), Some("resources/read"));
+        assert_eq!(named("é").as_deref(), Some("resources/read"));
+        let path = format!("/{}", "a".repeat(MAX_OP_BYTES));
+        assert_eq!(Operation::of_stream(&Method::GET, &path).claim(), None);
     }
 
     #[test]

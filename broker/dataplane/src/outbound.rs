@@ -138,7 +138,7 @@ async fn call(
         Content::Whole(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
         Content::Stream(_) => Operation::of_stream(&parts.method, target.path()),
     };
-    record.operation = Some(operation.name.clone());
+    record.asks(&operation);
     if boundary::is_sealed(broker, &callee, &parent) {
         parent = boundary::seal(broker, (&caller, &callee), (parent, &terms), &operation, &mut parts.headers)?;
     } else {
@@ -158,7 +158,11 @@ async fn call(
         operation,
     };
     decide(broker, &outgoing, record)?;
-    send(broker, outgoing, record).await
+    let watch = record.until_revoked();
+    tokio::select! {
+        sent = send(broker, outgoing, record) => sent,
+        refusal = watch => Err(refusal),
+    }
 }
 
 /// The one host that the request names; absolute form and `Host` must agree. `http` names the local leg only: no
@@ -268,6 +272,6 @@ fn prepare(list: &mut HeaderMap, body: &Content) {
 fn decide(broker: &Broker, outgoing: &Outgoing, record: &mut CallRecord) -> Result<(), Refusal> {
     let requested =
         Requested { operation: &outgoing.operation, method: outgoing.method.as_str(), path: outgoing.target.path() };
-    let resource = Resource::Component(outgoing.callee.id.as_str());
+    let resource = Resource::Component(outgoing.callee.id.to_string());
     judge_outgoing(broker, (&outgoing.caller, resource), (&outgoing.parent, &outgoing.terms), requested, record)
 }

@@ -100,7 +100,7 @@ async fn call(
         Some(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
         None => Operation::of_stream(&parts.method, target.path()),
     };
-    record.operation = Some(operation.name.clone());
+    record.asks(&operation);
     let whole = match whole {
         Some(body) if outside::is_unrecorded(broker, connection, &callee, &parts.headers) => {
             return outside::accept(broker, connection, &callee, (parts, target, body), &operation, record).await;
@@ -126,8 +126,15 @@ async fn call(
     let continues = Some(Continues::Call(chain));
     let (method, headers) = (parts.method, parts.headers);
     let delivery = Delivery { callee: &callee, continues, method, target, headers, receipts };
-    let response = deliver(broker, &delivery, content).await?;
-    vouch(voucher, peer, response).await
+    let watch = record.until_revoked();
+    let answered = async {
+        let response = deliver(broker, &delivery, content).await?;
+        vouch(voucher, peer, response).await
+    };
+    tokio::select! {
+        answered = answered => answered,
+        refusal = watch => Err(refusal),
+    }
 }
 
 /// The request's body; None if it streams, and then nothing of it was read.

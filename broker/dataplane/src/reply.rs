@@ -87,18 +87,24 @@ pub struct AnswerBody {
     reply: Reply,
     /// None if the call goes on beyond its answer.
     record: Option<CallRecord>,
+    /// Ends a stream that is no longer allowed.
+    revoked: Option<Revoked>,
 }
+
+type Revoked = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 
 impl AnswerBody {
     pub fn new(reply: Reply, record: CallRecord) -> Self {
-        let mut answer = Self { reply, record: Some(record) };
+        let streams = !matches!(reply, Reply::Whole { .. });
+        let revoked = streams.then(|| Box::pin(record.until_revoked()) as Revoked);
+        let mut answer = Self { reply, record: Some(record), revoked };
         answer.finish_if_ended();
         answer
     }
 
     /// An answer without a body that opens a tunnel: its call ends with that.
     pub fn opening() -> Self {
-        Self { reply: Reply::whole(Bytes::new()), record: None }
+        Self { reply: Reply::whole(Bytes::new()), record: None, revoked: None }
     }
 
     fn finish_if_ended(&mut self) {
@@ -116,6 +122,16 @@ impl Body for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
+        if let Some(Poll::Ready(refusal)) = this.revoked.as_mut().map(|revoked| revoked.as_mut().poll(context)) {
+            this.revoked = None;
+            this.reply = Reply::whole(Bytes::new());
+            let failed = BodyFailed { code: "policy_revoked".into(), detail: refusal.detail.clone() };
+            if let Some(record) = &mut this.record {
+                record.refused(&refusal);
+                record.broke_off(&failed);
+            }
+            return Poll::Ready(Some(Err(failed)));
+        }
         let frame = match &mut this.reply {
             Reply::Whole { data, trailers } => match ready!(Pin::new(data).poll_frame(context)) {
                 Some(frame) => Some(frame.map_err(|never| match never {})),

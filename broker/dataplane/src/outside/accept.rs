@@ -30,7 +30,7 @@ use crate::outbound::Caller;
 use crate::problem::Refusal;
 use crate::reply::Reply;
 use crate::task;
-use crate::voucher::join_decisions;
+use crate::voucher::join_decision;
 
 /// Whether a request is to be taken without custody: it brings nothing of it, the callee's document accepts its sender
 /// so, and no broker holds the sender's key, for then the record was left away.
@@ -71,7 +71,12 @@ pub async fn accept(
         headers: parts.headers,
         receipts: Arc::default(),
     };
-    match deliver(broker, &delivery, Content::Whole(body)).await {
+    let watch = record.until_revoked();
+    let delivered = tokio::select! {
+        delivered = deliver(broker, &delivery, Content::Whole(body)) => delivered,
+        refusal = watch => Err(refusal),
+    };
+    match delivered {
         Ok(response) => {
             let status = response.status();
             Ok(response.map(|inner| Reply::Plain(Box::new(PlainBody::new(inner, plain.answered(status))))))
@@ -119,7 +124,7 @@ fn line_of(connection: &PeerConnection, record: &CallRecord) -> Result<Unrecorde
         iss: connection.chain.id.to_string(),
         aud: record.callee.clone().unwrap_or_default(),
         op: record.operation.clone(),
-        dec: join_decisions(&record.policy),
+        dec: Some(join_decision(record.decision.as_deref(), &record.policy)),
         x5t: Some(connection.chain.leaf().thumbprint().to_string()),
         cid: None,
         rec: None,

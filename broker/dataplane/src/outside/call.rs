@@ -57,10 +57,10 @@ impl Remote {
         }
     }
 
-    pub fn resource(&self) -> Resource<'_> {
+    pub fn resource(&self) -> Resource {
         match self {
-            Self::Peer(peer) => Resource::Component(peer.id.as_str()),
-            Self::External { host, port } => Resource::External { host, port: *port },
+            Self::Peer(peer) => Resource::Component(peer.id.to_string()),
+            Self::External { host, port } => Resource::External { host: host.clone(), port: *port },
         }
     }
 
@@ -155,11 +155,15 @@ pub async fn call(
     list.remove(header::CONTENT_LENGTH);
     users::keep(&parent, &mut list, target.query())?;
     let operation = Operation::derive(&parts.method, target.path(), &list, &body.bytes);
-    record.operation = Some(operation.name.clone());
+    record.asks(&operation);
     let requested = Requested { operation: &operation, method: parts.method.as_str(), path: target.path() };
     judge_outgoing(broker, (&caller, remote.resource()), (&parent, &terms), requested, record)?;
     let (method, version) = (parts.method, parts.version);
     let call =
         Call { caller, remote, parent, receipts, terms, method, version, target, headers: list, body, operation };
-    send(broker, call, record).await
+    let watch = record.until_revoked();
+    tokio::select! {
+        sent = send(broker, call, record) => sent,
+        refusal = watch => Err(refusal),
+    }
 }

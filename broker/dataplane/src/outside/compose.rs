@@ -28,7 +28,7 @@ use crate::problem::{Refusal, refusal_of};
 use crate::terms::Terms;
 use crate::upload::RequestBody;
 use crate::users;
-use crate::voucher::join_decisions;
+use crate::voucher::join_decision;
 
 /// The request for one attempt, its record sealed and durable in the log, and what its observation will tell of.
 ///
@@ -75,7 +75,7 @@ pub async fn compose(
         host: line.host.clone(),
         spki: line.spki,
         receipts: Arc::clone(&call.receipts),
-        decision: join_decisions(&record.policy),
+        decision: Some(join_decision(record.decision.as_deref(), &record.policy)),
     };
     Ok((build(call, line, &target_uri)?, asked))
 }
@@ -149,6 +149,7 @@ pub fn compose_record(told: &Told<'_>) -> Result<(Payload, Claims, RandomId), Re
         cid: cid.to_string(),
         hop: u32::try_from(hop).unwrap_or(u32::MAX),
         op: op.map(ToOwned::to_owned),
+        args_hash: operation.args_hash.map(|hash| hash.to_string()),
     };
     Ok((payload.map_err(refusal_of)?, claims, cid))
 }

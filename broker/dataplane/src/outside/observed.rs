@@ -157,7 +157,7 @@ pub async fn take(
         inner: body,
         is_h2,
         holds_last: parts.headers.contains_key(header::CONTENT_LENGTH),
-        state: State::Reading(Cut { pending: Some(Pending { asked, head, sum: BodySummer::default() }) }),
+        state: State::Reading(Box::new(Cut { pending: Some(Pending { asked, head, sum: BodySummer::default() }) })),
         held: VecDeque::new(),
         trailers: None,
     };
@@ -230,7 +230,7 @@ impl Drop for Cut {
 type Writing = Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send>>;
 
 enum State {
-    Reading(Cut),
+    Reading(Box<Cut>),
     Writing(Writing),
     Ended,
 }

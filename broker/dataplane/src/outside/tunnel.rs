@@ -4,7 +4,7 @@
 //! nothing of it is read, not even the name that its TLS asks for.
 //!
 //! A tunnel lives as long as it would be opened again: identity, documents and policies are looked at whenever they
-//! change, and limits end it that does not end itself.
+//! change, and limits end one that does not end itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +37,7 @@ use crate::problem::Refusal;
 use crate::reply::{AnswerBody, BodyFailed, Reply};
 use crate::settings::ms;
 use crate::task;
-use crate::terms::Terms;
-use crate::voucher::join_decisions;
+use crate::voucher::join_decision;
 
 const IDLE: Duration = Duration::from_secs(300);
 const LIFE: Duration = Duration::from_secs(3600);
@@ -49,8 +48,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 struct Tunnel {
     caller: Caller,
     remote: Remote,
-    parent: Parent,
-    terms: Terms,
     operation: Operation,
     cid: RandomId,
     rec: StatementHash,
@@ -102,8 +99,9 @@ async fn prepare(
     let (receipts, terms) =
         context.map_or_else(Default::default, |found| (Arc::clone(&found.receipts), found.terms.clone()));
     let operation = Operation::of(Protocol::Connect, format!("CONNECT {host}:{port}"));
-    record.operation = Some(operation.name.clone());
-    judge(broker, &caller, &remote, (&parent, &terms), &operation, record)?;
+    record.asks(&operation);
+    let requested = Requested { operation: &operation, method: "CONNECT", path: "" };
+    judge_outgoing(broker, (&caller, remote.resource()), (&parent, &terms), requested, record)?;
     let tcp = broker.web.dial(&host, port).await?;
     let (audience, bound) = (remote.audience(), HeaderMap::new());
     let told = Told {
@@ -130,19 +128,7 @@ async fn prepare(
         Parent::Root { root, is_new: true } => Some(task::issue(broker, &caller, root.clone(), receipts)?),
         _ => None,
     };
-    Ok((Tunnel { caller, remote, parent, terms, operation, cid, rec, tcp }, handle))
-}
-
-fn judge(
-    broker: &Broker,
-    caller: &Caller,
-    remote: &Remote,
-    parent: (&Parent, &Terms),
-    operation: &Operation,
-    record: &mut CallRecord,
-) -> Result<(), Refusal> {
-    let requested = Requested { operation, method: "CONNECT", path: "" };
-    judge_outgoing(broker, (caller, remote.resource()), parent, requested, record)
+    Ok((Tunnel { caller, remote, operation, cid, rec, tcp }, handle))
 }
 
 /// Host and port that are asked for; a `Host`, if there is one, agrees.
@@ -150,7 +136,10 @@ fn target_of(request: &Request<Incoming>) -> Result<(String, u16), Refusal> {
     let invalid = |why: &str| Refusal::new("host_invalid", why);
     let asked = request.uri().authority().ok_or_else(|| invalid("CONNECT names no host"))?.as_str();
     let mut hosts = request.headers().get_all(header::HOST).iter();
-    let agrees = hosts.next().is_none_or(|host| host.as_bytes().eq_ignore_ascii_case(asked.as_bytes()));
+    let name = asked.rsplit_once(':').map_or(asked, |(name, _)| name);
+    let agrees = hosts
+        .next()
+        .is_none_or(|host| [asked, name].iter().any(|either| host.as_bytes().eq_ignore_ascii_case(either.as_bytes())));
     if !agrees || hosts.next().is_some() {
         return Err(invalid("Host and request target disagree"));
     }
@@ -176,7 +165,7 @@ async fn run(
     let address = tunnel.tcp.peer_addr().map(|address| address.to_string()).ok();
     let (egress, stop) = (&broker.settings.egress, broker.shutdown.stop.clone());
     let (idle, life) = (egress.tunnel_idle_ms.map_or(IDLE, ms), egress.tunnel_life_ms.map_or(LIFE, ms));
-    let Tunnel { caller, remote, parent, terms, operation, cid, rec, tcp } = tunnel;
+    let Tunnel { caller, remote, operation, cid, rec, tcp } = tunnel;
     broker.stats.tunnels.add(1);
     let copied = async {
         let Ok(upgraded) = upgrade.await else { return "never_opened" };
@@ -191,7 +180,8 @@ async fn run(
         () = caller.leaf.closed.cancelled() => "withdrawn".to_owned(),
         () = connected.caller.closed.cancelled() => "caller_gone".to_owned(),
         () = stop.cancelled() => "stopped".to_owned(),
-        code = disallowed(&broker, &caller, &remote, (&parent, &terms), &operation, &mut record) => code,
+        refusal = record.until_revoked() => refusal.code.into_owned(),
+        code = disallowed(&broker, &caller, &remote) => code,
     };
     broker.stats.tunnels.add(-1);
     // The component may have gone because its identity did: that is the reason that counts.
@@ -217,7 +207,7 @@ async fn run(
         iss: caller.leaf.id.to_string(),
         aud: remote.audience(),
         op: Some(operation.name),
-        dec: join_decisions(&record.policy),
+        dec: Some(join_decision(record.decision.as_deref(), &record.policy)),
         x5t: Some(caller.leaf.thumbprint().to_string()),
         cid: Some(cid.to_string()),
         rec: Some(rec.to_string()),
@@ -229,18 +219,11 @@ async fn run(
     }
 }
 
-/// Resolves with a code when the tunnel would not be opened any more.
-async fn disallowed(
-    broker: &Broker,
-    caller: &Caller,
-    remote: &Remote,
-    parent: (&Parent, &Terms),
-    operation: &Operation,
-    record: &mut CallRecord,
-) -> String {
+/// Resolves with a code when identity or documents would not let the tunnel be opened any more.
+async fn disallowed(broker: &Broker, caller: &Caller, remote: &Remote) -> String {
     let mut changes = broker.changes.subscribe();
     loop {
-        if let Err(refusal) = still_allowed(broker, caller, remote, parent, operation, record) {
+        if let Err(refusal) = still_allowed(broker, caller, remote) {
             return refusal.code.into_owned();
         }
         tokio::select! {
@@ -250,20 +233,14 @@ async fn disallowed(
     }
 }
 
-fn still_allowed(
-    broker: &Broker,
-    caller: &Caller,
-    remote: &Remote,
-    parent: (&Parent, &Terms),
-    operation: &Operation,
-    record: &mut CallRecord,
-) -> Result<(), Refusal> {
+fn still_allowed(broker: &Broker, caller: &Caller, remote: &Remote) -> Result<(), Refusal> {
     let now = identify(broker, caller.instance.clone())?;
-    let Remote::External { host, port } = remote else { return Ok(()) };
-    if !now.component.outside.allows(host, *port, true) {
-        return Err(Refusal::new("egress_denied", "the document does not list it any more"));
+    match remote {
+        Remote::External { host, port } if !now.component.outside.allows(host, *port, true) => {
+            Err(Refusal::new("egress_denied", "the document does not list it any more"))
+        }
+        Remote::External { .. } | Remote::Peer(_) => Ok(()),
     }
-    judge(broker, &now, remote, parent, operation, record)
 }
 
 #[cfg(test)]
