@@ -24,7 +24,7 @@ import json
 import re
 
 from broker.policy.cedar import match, policy, uid
-from broker.policy.outside import compile_outside, unrecorded
+from broker.policy.outside import compile_outside, external_entities, unrecorded
 from hopseal.documents.grammar import A2A_METHODS
 from hopseal.documents.model import Agent, AgentStatus, Call, Component, DocumentSet
 
@@ -52,7 +52,7 @@ def compile_policies(documents: DocumentSet) -> str:
 
 
 def compile_entities(documents: DocumentSet) -> str:
-    """The Cedar entities of ``documents`` as JSON text: each agent, and each component as its member."""
+    """The Cedar entities of ``documents`` as JSON text: agents, components as their members, services outside."""
     entities: list[dict[str, object]] = []
     for agent in documents.agents:
         uid = {"type": "Hopseal::Agent", "id": agent.name}
@@ -70,7 +70,7 @@ def compile_entities(documents: DocumentSet) -> str:
             }
             for component in agent.components
         ]
-    return json.dumps(entities)
+    return json.dumps(entities + external_entities(documents))
 
 
 def _compile_component(component: Component, documents: DocumentSet) -> list[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from broker.policy.cedar import escape, match, policy, quote, uid
-from hopseal.documents.model import Component, ExternalCall
+from hopseal.documents.model import Component, DocumentSet, ExternalCall, Sensitivity
 
 _ID = "Hopseal::Component::{}"
 
@@ -35,6 +35,25 @@ def unrecorded(component: Component) -> str:
     """The condition that the caller is one of those that need no custody record."""
     listed = " || ".join(match("context.caller", pattern) for pattern in component.accept_plain) or "false"
     return f"(!context.recorded && ({listed}))"
+
+
+def external_entities(documents: DocumentSet) -> list[dict[str, object]]:
+    """Each service outside that a document lists, with the highest sensitivity that any of them gives it."""
+    levels = tuple(Sensitivity)
+    found: dict[tuple[str, int], Sensitivity | None] = {}
+    for each in (external for component in documents.components for external in component.externals):
+        known = found.get((each.host, each.port))
+        given = [level for level in (known, each.sensitivity) if level is not None]
+        found[each.host, each.port] = max(given, key=levels.index, default=None)
+    return [
+        {
+            "uid": {"type": "Hopseal::External", "id": f"{host}:{port}"},
+            "attrs": {"host": host, "port": port}
+            | ({"sensitivity": str(level), "sensitivity_level": levels.index(level)} if level is not None else {}),
+            "parents": [],
+        }
+        for (host, port), level in found.items()
+    ]
 
 
 def _compile_external(
