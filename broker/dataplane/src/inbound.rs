@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use hopseal_custody::receive::Peer;
 
@@ -28,7 +29,7 @@ use crate::activity::Activity;
 use crate::body::BodyMemory;
 use crate::broker::Broker;
 use crate::clock;
-use crate::executor::ConnectionTasks;
+use crate::executor::{ConnectionTasks, cut_of_this_task};
 use crate::instance::Leaf;
 use crate::lifetime::Lifetime;
 use crate::places::Turns;
@@ -114,11 +115,16 @@ async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc
     let activity = connection.activity.clone();
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
     let io = TokioIo::new(stream);
+    let cut = CancellationToken::new();
     let service = service_fn({
-        let broker = Arc::clone(broker);
+        let (broker, cut) = (Arc::clone(broker), cut.clone());
         move |request: Request<Incoming>| {
-            let (broker, connection) = (Arc::clone(&broker), Arc::clone(&connection));
-            async move { Ok::<_, Infallible>(receive::answer(&broker, &connection, request).await) }
+            let (broker, connection, cut) = (Arc::clone(&broker), Arc::clone(&connection), cut.clone());
+            async move {
+                let answer = receive::answer(&broker, &connection, request).await;
+                let writer = || if is_h2 { cut_of_this_task() } else { cut };
+                Ok::<_, Infallible>(answer.map(|answer| answer.watched(&broker.streams, writer)))
+            }
         }
     });
     if is_h2 {
@@ -127,8 +133,11 @@ async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc
         let served = h2_builder(broker, tasks, &window).serve_connection(io, service);
         supervise(pin!(served), http2::Connection::graceful_shutdown, lifetime, &activity).await;
     } else {
-        let served = h1_builder(broker).serve_connection(io, service);
-        supervise(pin!(served), http1::Connection::graceful_shutdown, lifetime, &activity).await;
+        let mut served = pin!(h1_builder(broker).serve_connection(io, service));
+        tokio::select! {
+            () = supervise(served.as_mut(), http1::Connection::graceful_shutdown, lifetime, &activity) => {}
+            () = cut.cancelled() => {}
+        }
     }
 }
 

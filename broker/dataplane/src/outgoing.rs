@@ -89,7 +89,8 @@ pub async fn compose_request(
         iat,
         server: lease.peer.clone(),
         receipts: Arc::clone(&outgoing.receipts),
-        request: matches!(outgoing.body, Content::Stream(_)).then(|| Passing::behind(&outgoing.headers)),
+        request: matches!(outgoing.body, Content::Stream(_))
+            .then(|| Passing::behind(&outgoing.headers, record.pulse())),
     };
     let request = SealRequest {
         leaf: Arc::<Leaf>::clone(&lease.leaf),
@@ -113,7 +114,7 @@ pub async fn compose_request(
         Content::Whole(body) => RequestBody::Whole(Full::new(body.bytes.clone())),
         Content::Stream(body) => {
             let body = body.take().ok_or_else(|| Refusal::new("internal", "a stream is sent once"))?;
-            let sum = sent.request.clone().unwrap_or_else(|| Passing::behind(&outgoing.headers));
+            let sum = sent.request.clone().unwrap_or_else(|| Passing::behind(&outgoing.headers, record.pulse()));
             RequestBody::Closing(Box::new(ClosingBody::new(body, closer_of(&sent, &lease.leaf), sum)))
         }
     };
@@ -220,7 +221,11 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
     Ok(Composed { payload: payload.map_err(refusal_of)?, claims, cid, iat: now })
 }
 
-async fn seal(broker: &Broker, request: SealRequest) -> Result<String, Refusal> {
+/// The sealed text of a statement that is about to count, once it is durable.
+///
+/// # Errors
+/// The log cannot be written, or the key may not sign.
+pub async fn seal(broker: &Broker, request: SealRequest) -> Result<String, Refusal> {
     let started = broker.started.get().ok_or_else(|| Refusal::new("log_unavailable", "not started"))?;
     match timeout(ms(broker.settings.timeouts_ms.log_write), started.log.seal(request)).await {
         Ok(Ok(sealed)) => Ok(sealed),

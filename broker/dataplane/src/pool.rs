@@ -33,10 +33,10 @@ use crate::upload::RequestBody;
 use crate::windows::Windows;
 
 /// A peer that answers no ping for this long is gone.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Header list of a response.
-const RESPONSE_HEADER_BYTES: u32 = 32 << 10;
+pub const RESPONSE_HEADER_BYTES: u32 = 32 << 10;
 
 /// Something a request can be sent on.
 pub enum Sender {
@@ -83,6 +83,7 @@ pub struct PoolSettings {
     pub handshake: Duration,
     pub idle: Duration,
     pub idle_connections: usize,
+    pub windows: Windows,
 }
 
 /// The connections.
@@ -93,19 +94,11 @@ pub struct Pool {
     trust: Arc<Trust>,
     shutdown: Shutdown,
     stats: Arc<Stats>,
-    windows: Windows,
 }
 
 impl Pool {
-    pub fn new(
-        settings: PoolSettings,
-        tls: Tls,
-        trust: Arc<Trust>,
-        shutdown: Shutdown,
-        stats: Arc<Stats>,
-        windows: Windows,
-    ) -> Self {
-        Self { slots: Mutex::default(), settings, tls, trust, shutdown, stats, windows }
+    pub fn new(settings: PoolSettings, tls: Tls, trust: Arc<Trust>, shutdown: Shutdown, stats: Arc<Stats>) -> Self {
+        Self { slots: Mutex::default(), settings, tls, trust, shutdown, stats }
     }
 
     /// A connection from `leaf` to `component` at `endpoint`, shared or new.
@@ -184,8 +177,8 @@ impl Pool {
             .map_err(|error| unreachable(error.to_string()))?;
         tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
         let config = self.tls.client(leaf, &component.id).map_err(|error| unreachable(error.to_string()))?;
-        let name = ServerName::try_from(format!("{}{SNI_SUFFIX}", component.host))
-            .map_err(|_| unreachable("the component's name is no server name".into()))?;
+        let name = server_name(component, endpoint)
+            .ok_or_else(|| unreachable("the component's name is no server name".into()))?;
         let stream = timeout(self.settings.handshake, TlsConnector::from(Arc::new(config)).connect(name, tcp))
             .await
             .map_err(|_| unreachable("handshake timed out".into()))?
@@ -206,7 +199,7 @@ impl Pool {
         let io = TokioIo::new(stream);
         if h2 {
             let (tasks, end_tasks) = ConnectionTasks::new();
-            let window = self.windows.open();
+            let window = self.settings.windows.open();
             let (sender, connection) = http2::Builder::new(tasks.clone())
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(window.stream_bytes)
@@ -286,6 +279,16 @@ impl Slot {
         }
         None
     }
+}
+
+/// The name that is asked for: a broker's peer port tells components apart by it, any other server knows its own.
+fn server_name(component: &Component, endpoint: &str) -> Option<ServerName<'static>> {
+    if component.brokered {
+        return ServerName::try_from(format!("{}{SNI_SUFFIX}", component.host)).ok();
+    }
+    let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    ServerName::try_from(bare.to_owned()).ok()
 }
 
 /// A peer that shows the wrong certificate is untrusted; one that hangs up is unreachable.

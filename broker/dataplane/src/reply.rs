@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -13,11 +14,14 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::activity::Busy;
 use crate::body::announced_length;
 use crate::call::CallRecord;
 use crate::grpc;
+use crate::open_streams::{OpenStreams, Pulse, Stream};
+use crate::outside::{ObservedBody, PlainBody};
 use crate::problem::{Refusal, status_of};
 use crate::verified::VerifiedBody;
 use crate::vouched::VouchedBody;
@@ -67,6 +71,10 @@ pub enum Reply {
     Vouched(Box<VouchedBody>),
     /// A peer's answer on its way to a component.
     Verified(Box<VerifiedBody>),
+    /// The same of a party without custody.
+    Observed(Box<ObservedBody>),
+    /// A component's answer on its way to a peer without custody.
+    Plain(Box<PlainBody>),
 }
 
 impl Reply {
@@ -82,22 +90,32 @@ impl Reply {
 /// What a caller gets back, and the record of its call, which ends with the last byte.
 pub struct AnswerBody {
     reply: Reply,
-    record: CallRecord,
+    /// None if the call goes on beyond its answer.
+    record: Option<CallRecord>,
     /// Whether its reader takes a status at the end for the end.
     is_grpc: bool,
     /// Ends a stream that is no longer allowed.
     revoked: Option<Revoked>,
+    stream: Option<Watched>,
 }
+
+/// What passes, the wait for its end, and what says why.
+type Watched = (Arc<Pulse>, Pin<Box<WaitForCancellationFutureOwned>>, Arc<Stream>);
 
 type Revoked = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 
 impl AnswerBody {
     pub fn new(reply: Reply, record: CallRecord) -> Self {
-        let streams = matches!(reply, Reply::Vouched(_) | Reply::Verified(_));
+        let streams = !matches!(reply, Reply::Whole { .. });
         let revoked = streams.then(|| Box::pin(record.until_revoked()) as Revoked);
-        let mut answer = Self { reply, record, is_grpc: false, revoked };
+        let mut answer = Self { reply, record: Some(record), is_grpc: false, revoked, stream: None };
         answer.finish_if_ended();
         answer
+    }
+
+    /// An answer without a body that opens a tunnel: its call ends with that.
+    pub fn opening() -> Self {
+        Self { reply: Reply::whole(Bytes::new()), record: None, is_grpc: false, revoked: None, stream: None }
     }
 
     /// The answer to a gRPC call: if it breaks off, its end says so.
@@ -107,13 +125,52 @@ impl AnswerBody {
 
     /// Keeps its connection from counting as unused.
     pub fn holding(mut self, busy: Busy) -> Self {
-        self.record.busy = Some(busy);
+        if let Some(record) = &mut self.record {
+            record.busy = Some(busy);
+        }
         self
     }
 
+    /// Watches it, if it streams; `writer` ends whoever writes it.
+    pub fn watched(mut self, streams: &OpenStreams, writer: impl FnOnce() -> CancellationToken) -> Self {
+        let is_stream = !matches!(self.reply, Reply::Whole { .. });
+        if let Some(record) = self.record.as_mut().filter(|_| is_stream) {
+            let pulse = record.pulse();
+            pulse.touch();
+            let stream = streams.enter(Arc::clone(&pulse), record.revocation(), writer());
+            self.stream = Some((pulse, Box::pin(stream.cut.clone().cancelled_owned()), stream));
+        }
+        self
+    }
+
+    /// Why it ends now, whatever of it is still to come.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Option<BodyFailed> {
+        if let Some(Poll::Ready(refusal)) = self.revoked.as_mut().map(|revoked| revoked.as_mut().poll(context)) {
+            self.revoked = None;
+            self.record.iter_mut().for_each(|record| record.refused(&refusal));
+            return Some(BodyFailed { code: "policy_revoked".into(), detail: refusal.detail });
+        }
+        let (_, cut, stream) = self.stream.as_mut()?;
+        cut.as_mut().poll(context).is_ready().then(|| stream.failure())
+    }
+
+    /// The last that its reader gets.
+    fn break_off(&mut self, failed: BodyFailed) -> Result<Frame<Bytes>, BodyFailed> {
+        self.record.iter_mut().for_each(|record| record.broke_off(&failed));
+        self.reply = Reply::whole(Bytes::new());
+        (self.stream, self.revoked) = (None, None);
+        if self.is_grpc {
+            Ok(Frame::trailers(grpc::trailers(&failed.code, status_of(&failed.code))))
+        } else {
+            Err(failed)
+        }
+    }
+
     fn finish_if_ended(&mut self) {
-        if self.is_end_stream() {
-            self.record.complete();
+        if self.is_end_stream()
+            && let Some(record) = &mut self.record
+        {
+            record.complete();
         }
     }
 }
@@ -124,13 +181,8 @@ impl Body for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
-        if let Some(Poll::Ready(refusal)) = this.revoked.as_mut().map(|revoked| revoked.as_mut().poll(context)) {
-            this.revoked = None;
-            this.reply = Reply::whole(Bytes::new());
-            let failed = BodyFailed { code: "policy_revoked".into(), detail: refusal.detail.clone() };
-            this.record.refused(&refusal);
-            this.record.broke_off(&failed);
-            return Poll::Ready(Some(Err(failed)));
+        if let Some(failed) = this.poll_end(context) {
+            return Poll::Ready(Some(this.break_off(failed)));
         }
         let frame = match &mut this.reply {
             Reply::Whole { data, trailers } => match ready!(Pin::new(data).poll_frame(context)) {
@@ -139,20 +191,23 @@ impl Body for AnswerBody {
             },
             Reply::Vouched(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
             Reply::Verified(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
+            Reply::Observed(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
+            Reply::Plain(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
         };
-        match &frame {
-            Some(Ok(_)) => this.finish_if_ended(),
-            Some(Err(failed)) => {
-                this.record.broke_off(failed);
-                if this.is_grpc {
-                    let end = grpc::trailers(&failed.code, status_of(&failed.code));
-                    this.reply = Reply::whole(Bytes::new());
-                    return Poll::Ready(Some(Ok(Frame::trailers(end))));
-                }
-            }
-            None => this.record.complete(),
+        if let Some(stream) = &this.stream {
+            stream.0.touch();
         }
-        Poll::Ready(frame)
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                this.finish_if_ended();
+                Some(Ok(frame))
+            }
+            Some(Err(failed)) => Some(this.break_off(failed)),
+            None => {
+                this.record.iter_mut().for_each(CallRecord::complete);
+                None
+            }
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -160,13 +215,15 @@ impl Body for AnswerBody {
             Reply::Whole { data, trailers } => data.is_end_stream() && trailers.is_none(),
             Reply::Vouched(body) => body.is_end_stream(),
             Reply::Verified(body) => body.is_end_stream(),
+            Reply::Observed(body) => body.is_end_stream(),
+            Reply::Plain(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.reply {
             Reply::Whole { data, .. } => data.size_hint(),
-            Reply::Vouched(_) | Reply::Verified(_) => SizeHint::default(),
+            Reply::Vouched(_) | Reply::Verified(_) | Reply::Observed(_) | Reply::Plain(_) => SizeHint::default(),
         }
     }
 }

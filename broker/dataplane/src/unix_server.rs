@@ -11,7 +11,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::activity::Activity;
 use crate::broker::Broker;
 use crate::callers::Connected;
-use crate::executor::ConnectionTasks;
+use crate::executor::{ConnectionTasks, cut_of_this_task};
 use crate::outbound;
 use crate::pidfd::{PinError, pin_peer};
 use crate::places::Places;
@@ -86,7 +86,12 @@ async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
         () = broker.shutdown.drain.cancelled() => None,
     };
     if let Some((spoken, stream)) = sniffed {
-        let serving = Serving { activity: Activity::new(ms(broker.settings.timeouts_ms.idle)), closed, connected };
+        let serving = Serving {
+            activity: Activity::new(ms(broker.settings.timeouts_ms.idle)),
+            closed,
+            connected: Arc::new(connected),
+            cut: CancellationToken::new(),
+        };
         let (serving, io) = (Arc::new(serving), TokioIo::new(stream));
         match spoken {
             Spoken::H1 => serve_h1(&broker, io, &serving).await,
@@ -98,17 +103,21 @@ async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
 
 /// One connection whose first bytes have come.
 struct Serving {
-    connected: Connected,
+    connected: Arc<Connected>,
     /// The caller exited or was withdrawn.
     closed: CancellationToken,
     activity: Activity,
+    /// Ends the connection for one answer that nobody reads.
+    cut: CancellationToken,
 }
 
 impl Serving {
     /// Answers one request.
     async fn answer(&self, broker: &Arc<Broker>, request: Request<Incoming>) -> Response<AnswerBody> {
-        let busy = self.activity.busy();
-        outbound::answer(broker, &self.connected, request).await.map(|answer| answer.holding(busy))
+        let (busy, is_h2) = (self.activity.busy(), request.version() == Version::HTTP_2);
+        let writer = || if is_h2 { cut_of_this_task() } else { self.cut.clone() };
+        let answered = outbound::answer(broker, &self.connected, request).await;
+        answered.map(|answer| answer.holding(busy).watched(&broker.streams, writer))
     }
 }
 
@@ -130,8 +139,9 @@ async fn serve_h1(broker: &Arc<Broker>, io: Io, serving: &Arc<Serving>) {
                     async move { Ok::<_, Infallible>(serving.answer(&broker, request).await) }
                 }
             }),
-        );
-    supervise(pin!(served), http1::Connection::graceful_shutdown, broker, &serving.closed, None).await;
+        )
+        .with_upgrades();
+    supervise(pin!(served), http1::UpgradeableConnection::graceful_shutdown, broker, serving, None).await;
 }
 
 async fn serve_h2(broker: &Arc<Broker>, io: Io, serving: &Arc<Serving>) {
@@ -157,7 +167,7 @@ async fn serve_h2(broker: &Arc<Broker>, io: Io, serving: &Arc<Serving>) {
             }),
         );
     let idle = Some(&serving.activity);
-    supervise(pin!(served), http2::Connection::graceful_shutdown, broker, &serving.closed, idle).await;
+    supervise(pin!(served), http2::Connection::graceful_shutdown, broker, serving, idle).await;
 }
 
 /// Serves until the connection ends or its caller does, or lets it finish: unused for long, or because the broker drains.
@@ -165,7 +175,7 @@ async fn supervise<C: Future>(
     mut served: Pin<&mut C>,
     finish: fn(Pin<&mut C>),
     broker: &Broker,
-    closed: &CancellationToken,
+    Serving { closed, cut, .. }: &Serving,
     idle: Option<&Activity>,
 ) {
     let unused = async {
@@ -177,6 +187,7 @@ async fn supervise<C: Future>(
     let is_unused = tokio::select! {
         _ended = served.as_mut() => return,
         () = closed.cancelled() => return,
+        () = cut.cancelled() => return,
         () = broker.shutdown.drain.cancelled() => false,
         () = unused => true,
     };
@@ -190,6 +201,7 @@ async fn supervise<C: Future>(
     tokio::select! {
         _ended = served => {}
         () = closed.cancelled() => {}
+        () = cut.cancelled() => {}
         () = broker.shutdown.stop.cancelled() => {}
         () = silent => {}
     }

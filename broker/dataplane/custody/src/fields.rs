@@ -222,9 +222,10 @@ pub fn is_reserved(name: &str) -> bool {
     [PREFIX, "x-forwarded-client-cert", "client-cert"].iter().any(|prefix| folded.starts_with(prefix))
 }
 
-/// True of a Custody field's name.
-pub(crate) fn is_custody(name: &str) -> bool {
-    has_prefix(name, PREFIX)
+/// True for a Custody field under any spelling, known or not.
+#[must_use]
+pub fn is_custody(name: &str) -> bool {
+    name.to_ascii_lowercase().replace('_', "-").starts_with(PREFIX)
 }
 
 fn has_prefix(name: &str, prefix: &str) -> bool {
