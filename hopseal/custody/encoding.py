@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+from contextlib import suppress
 from typing import NoReturn
 
 from hopseal.custody.errors import malformed
@@ -34,11 +35,12 @@ def decode_b64url(text: str) -> bytes:
         CustodyError: [malformed] unless ``text`` is exactly what :func:`encode_b64url` gives for the result.
     """
     try:
-        data = binascii.a2b_base64(text.encode("ascii").translate(_FROM_URL) + b"=" * (-len(text) % 4))
+        encoded = text.encode("ascii")
+        data = binascii.a2b_base64(encoded.translate(_FROM_URL) + b"==")  # more padding than it needs is skipped
     except ValueError as error:
         raise malformed("not base64url without padding") from error
     # What is outside of the alphabet was skipped or translated, so it comes out differently here.
-    if encode_b64url(data) != text:
+    if binascii.b2a_base64(data, newline=False).rstrip(b"=").translate(_TO_URL) != encoded:
         raise malformed("base64url is not canonical")
     return data
 
@@ -79,7 +81,7 @@ def parse_json_object(data: bytes, *, max_depth: int | None = MAX_JSON_DEPTH) ->
         text = data.decode("utf-8")
         if max_depth is not None:
             _check_depth(text, max_depth)
-        value = _DECODER.decode(text)
+        value = _decode(text)
     except (ValueError, RecursionError) as error:
         raise malformed("not JSON in UTF-8") from error
     if not isinstance(value, dict):
@@ -135,6 +137,15 @@ def _check_surrogates(value: object) -> None:
         encode_json(value)
     except UnicodeEncodeError as error:
         raise malformed("unpaired surrogate in JSON") from error
+
+
+def _decode(text: str) -> object:
+    """What the decoder makes of ``text``, at once if there is no white space around it."""
+    with suppress(StopIteration):
+        value, end = _DECODER.scan_once(text, 0)  # type: ignore[attr-defined]  # what decode itself calls
+        if end == len(text):
+            return value
+    return _DECODER.decode(text)
 
 
 def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
