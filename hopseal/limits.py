@@ -38,6 +38,7 @@ MAX_PROBLEM_BYTES = 16_384  # problem document of a peer; §13
 MAX_MISSING = 32  # items that it may name; §13
 MAX_FORWARDED_BYTES = 16_384  # x-forwarded-client-cert of a proxy; §9.7
 MAX_MESSAGE_JSON_DEPTH = 32  # nested containers of an MCP message; §9.6
+MAX_CANONICAL_DEPTH = 64  # nested containers of JSON with a canonical form, such as a tool's arguments
 MAX_TASK_ID_BYTES = 128
 MAX_PURPOSE_BYTES = 64  # task.pc; §8.2
 MAX_PATTERNS = 32  # entries of aud or ops

@@ -21,6 +21,7 @@ from hopseal.custody.errors import RULES, Code, CustodyError, refusal
 from hopseal.custody.event_stream import split_event_stream
 from hopseal.custody.evidence_statement import EvidenceStatement, is_accepted
 from hopseal.custody.exchange import CallerState, Response, StreamEnd, verify_closing, verify_receipt
+from hopseal.custody.jcs import canonical_hash, canonicalize
 from hopseal.custody.jwks import parse_key_set
 from hopseal.custody.kids import kids_of, kids_to_json
 from hopseal.custody.merkle import build_tree
@@ -83,6 +84,11 @@ def authority_json(authority: Authority) -> Json:
 
 def _base64url(given: Json) -> Json:
     return {"bytes": base64.b64encode(decode_b64url(given["text"])).decode()}
+
+
+def _jcs(given: Json) -> Json:
+    data = unbase64(given["json"])
+    return {"canonical": base64.b64encode(canonicalize(data)).decode(), "hash": canonical_hash(data)}
 
 
 def _claims(given: Json) -> Json:
@@ -298,6 +304,7 @@ KINDS: dict[str, Callable[[Json], Json]] = {
     "seal_batch": _seal_batch,
     "binding": _binding,
     "folding": _folding,
+    "jcs": _jcs,
     "receive": _receive,
     "statement": _statement,
     "kids": _kids,

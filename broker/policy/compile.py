@@ -6,8 +6,9 @@ Rules:
 1. Nothing is permitted that no document says: Cedar denies what no policy permits.
 2. ``calls`` without operations permits every operation between the two components.
 3. A pattern ``<METHOD> <path>`` is compared with ``context.http``; any other with ``context.operation``
-   of a readable JSON-RPC call, and it implies ``initialize``, ``notifications/*`` and the session's GET and DELETE
-   (of a path that ends in ``/mcp``; for an endpoint elsewhere they are listed as ``<METHOD> <path>``).
+   of a readable JSON-RPC call. One that an MCP method can match implies ``initialize``, ``notifications/*`` and the
+   session's GET and DELETE (of a path that ends in ``/mcp``; for an endpoint elsewhere they are listed as
+   ``<METHOD> <path>``); one that an A2A method can match implies reading the agent card.
 4. ``*`` at the end of a pattern stands for any text; everywhere else it is itself.
 5. ``acceptFrom`` forbids whoever it does not list, and permits whoever it lists and no document names.
 6. A documented component without ``mayStart`` may not begin a chain.
@@ -21,12 +22,20 @@ from __future__ import annotations
 import json
 import re
 
+from hopseal.documents.grammar import A2A_METHODS
 from hopseal.documents.model import Agent, AgentStatus, Call, Component, DocumentSet
 
 _HTTP_PATTERN = re.compile(r"[A-Z]+ /.*", re.ASCII | re.DOTALL)
 _PLAIN = re.compile(r"[ !#-)+-\[\]-~]", re.ASCII)  # printable ASCII that means itself in a Cedar string and pattern
 _ACTION = 'action == Hopseal::Action::"call"'
-_IMPLIED = 'context.operation == "initialize" || context.operation like "notifications/*"'
+_READABLE = '(context.protocol == "mcp" || context.protocol == "a2a")'
+_MCP_IMPLIED = (
+    '(context.protocol == "mcp" && (context.operation == "initialize" || context.operation like "notifications/*"))',
+    "context.mcp_session",
+)
+_A2A_IMPLIED = 'context.http == "GET /.well-known/agent-card.json"'
+# What only A2A's methods begin with; tasks/get, tasks/list and tasks/cancel are MCP's too.
+_A2A_ONLY = ("message/", "agent/", "tasks/pushNotificationConfig/", "tasks/resubscribe")
 
 
 def compile_policies(documents: DocumentSet) -> str:
@@ -108,12 +117,24 @@ def _compile_call(caller: Component, call: Call, documents: DocumentSet) -> str:
 
 def _compile_operations(patterns: tuple[str, ...]) -> str:
     http = [pattern for pattern in patterns if _HTTP_PATTERN.fullmatch(pattern)]
-    mcp = [pattern for pattern in patterns if not _HTTP_PATTERN.fullmatch(pattern)]
+    named = [pattern for pattern in patterns if not _HTTP_PATTERN.fullmatch(pattern)]
     terms = [_match("context.http", pattern) for pattern in http]
-    if mcp:
-        named = " || ".join([*(_match("context.operation", pattern) for pattern in mcp), _IMPLIED])
-        terms += [f'(context.protocol == "mcp" && ({named}))', "context.mcp_session"]
+    if named:
+        matches = " || ".join(_match("context.operation", pattern) for pattern in named)
+        terms.append(f"({_READABLE} && ({matches}))")
+    if any(not pattern.startswith(_A2A_ONLY) for pattern in named):
+        terms += _MCP_IMPLIED
+    if any(_is_of_a2a(pattern) for pattern in named):
+        terms.append(_A2A_IMPLIED)
     return " || ".join(terms)
+
+
+def _is_of_a2a(pattern: str) -> bool:
+    """Whether a method of A2A can match."""
+    method = pattern.partition(" ")[0]
+    if pattern.endswith("*") and method == pattern:
+        return any(known.startswith(method[:-1]) for known in A2A_METHODS)
+    return method in A2A_METHODS
 
 
 def _compile_accept_from(component: Component, accepted: tuple[str, ...]) -> list[str]:

@@ -19,9 +19,10 @@ namespace Hopseal {
     role?: String,
     team?: String,
   };
+  entity External;
   action call appliesTo {
     principal: [Component],
-    resource: [Component],
+    resource: [Component, External],
     context: {
       caller: String,
       callee: String,
@@ -37,6 +38,11 @@ namespace Hopseal {
       user: String,
       user_issuer: String,
       user_verified: Bool,
+      chain: Set<String>,
+      recorded: Bool,
+      task?: String,
+      approvals: Set<String>,
+      approved_by: Set<String>,
     },
   };
 }

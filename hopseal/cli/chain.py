@@ -140,6 +140,7 @@ def _hop_json(hop: HopReport) -> dict[str, Any]:
         "verified": hop.verified,
         "code": hop.code,
         "detail": hop.detail,
+        "args_hash": _args_hash(hop),
         "seen": [{"node": each.node, "direction": str(each.direction), "at_ms": each.at_ms} for each in hop.sightings],
         "answers": [_answer_json(each) for each in hop.answers],
         "based_on": list(record.based_on or ()),
@@ -185,6 +186,8 @@ def _print(report: ChainReport, damage: list[str]) -> None:
     for hop, lead, below in _lines(report.roots, ""):
         mark = click.style("✓", fg="green") if hop.verified else click.style("✗", fg="red")
         click.echo(f"{lead}{mark} {_call(hop)}")
+        if args_hash := _args_hash(hop):
+            click.echo(f"{below}arguments {args_hash}")
         if hop.code:
             click.echo(below + click.style(escape_unprintable(f"{hop.code}: {hop.detail}"), fg="red"))
         if based_on := hop.record.based_on:
@@ -201,6 +204,12 @@ def _print(report: ChainReport, damage: list[str]) -> None:
         click.secho(escape_unprintable(f"the log contradicts itself on {each.node}: {each.detail}"), fg="red")
     for line in damage:
         click.secho(escape_unprintable(f"the log is damaged: {line}"), fg="red")
+
+
+def _args_hash(hop: HopReport) -> str | None:
+    """Hash of the arguments of a tool call; None of other calls, and where the logs tell of different ones."""
+    hashes = {each.args_hash for each in hop.sightings} - {None}
+    return hashes.pop() if len(hashes) == 1 else None
 
 
 def _answer(each: AnswerReport) -> str:

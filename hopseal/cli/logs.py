@@ -91,6 +91,7 @@ def _describe(entry: dict[str, Any]) -> str:
     why = f"  {entry['code']}: {entry.get('detail') or ''}".rstrip(": ") if entry.get("code") else ""
     parts = f"{_short(entry.get('iss'))} → {_short(entry.get('aud'))}"
     said = f"{_STATEMENTS[kind]} {entry.get('st') or ''}".strip() if kind in _STATEMENTS else entry.get("op") or "?"
+    said += f"  arguments {entry['args_hash']}" if entry.get("args_hash") else ""
     hop = f" hop {entry.get('hop')}" if kind == "rec" else ""
     chain = entry.get("cid") or "?"
     text = f"{entry.get('dir')}  {parts}  {said}  chain {chain}{hop}{why}"

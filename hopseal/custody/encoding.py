@@ -80,7 +80,7 @@ def parse_json_object(data: bytes, *, max_depth: int | None = MAX_JSON_DEPTH) ->
     try:
         text = data.decode("utf-8")
         if max_depth is not None:
-            _check_depth(text, max_depth)
+            check_depth(text, max_depth)
         value = _decode(text)
     except (ValueError, RecursionError) as error:
         raise malformed("not JSON in UTF-8") from error
@@ -101,7 +101,7 @@ def parse_token_object(data: bytes, *, max_depth: int = MAX_TOKEN_JSON_DEPTH) ->
     """
     try:
         text = data.decode("utf-8")
-        _check_depth(text, max_depth)
+        check_depth(text, max_depth)
         value = _TOKEN_DECODER.decode(text)
     except ValueError as error:
         raise malformed("not JSON in UTF-8") from error
@@ -117,8 +117,12 @@ def encode_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _check_depth(text: str, max_depth: int) -> None:
-    """Count before decoding: the decoder recurses once for each level."""
+def check_depth(text: str, max_depth: int) -> None:
+    """Count before decoding: the decoder recurses once for each level.
+
+    Raises:
+        CustodyError: [malformed]; ``text`` nests deeper than ``max_depth``.
+    """
     if text.count("{") + text.count("[") <= max_depth:
         return
     depth = 0

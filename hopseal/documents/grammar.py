@@ -23,13 +23,29 @@ DIGEST_PATTERN = r"sha256:[0-9a-f]{64}"
 UNIT_PATTERN = r"(?:/[^\s\0]{0,1023}|[A-Za-z0-9:_.@\\-]{1,240}\.(?:service|scope|slice|socket))"
 HOST_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})(?::[0-9]{1,5})?"
 LISTEN_PREFIX = "unix://"
+# A2A's methods: what version 1.0 calls them, and the name of 0.3 that policy knows both by (A2A 1.0 §9, 0.3.0 §7).
+A2A_RENAMED = {
+    "SendMessage": "message/send",
+    "SendStreamingMessage": "message/stream",
+    "GetTask": "tasks/get",
+    "ListTasks": "tasks/list",
+    "CancelTask": "tasks/cancel",
+    "SubscribeToTask": "tasks/resubscribe",
+    "CreateTaskPushNotificationConfig": "tasks/pushNotificationConfig/set",
+    "GetTaskPushNotificationConfig": "tasks/pushNotificationConfig/get",
+    "ListTaskPushNotificationConfigs": "tasks/pushNotificationConfig/list",
+    "DeleteTaskPushNotificationConfig": "tasks/pushNotificationConfig/delete",
+    "GetExtendedAgentCard": "agent/getAuthenticatedExtendedCard",
+}
+A2A_METHODS = frozenset(A2A_RENAMED.values())
 
 _LABEL = re.compile(LABEL_PATTERN, re.ASCII)
 _DIGEST = re.compile(DIGEST_PATTERN, re.ASCII)
 _UNIT = re.compile(UNIT_PATTERN, re.ASCII)
 _HOST = re.compile(HOST_PATTERN, re.ASCII)
 _HTTP_OPERATION = re.compile(r"(?P<method>[A-Z]+) (?P<path>/[!-)+-~]*\*?)", re.ASCII)
-_MCP_OPERATION = re.compile(r"[a-z][a-zA-Z_]*(?:/[a-zA-Z_]+)*(?:/\*|\*)?(?: [!-)+-~]*\*?)?", re.ASCII)
+# Of MCP and A2A alike; `*` ends the method only where nothing follows.
+_RPC_OPERATION = re.compile(r"[a-z][a-zA-Z_]*(?:/[a-zA-Z_]+)*(?:/\*|\*)?(?: [!-)+-~]*\*?)?", re.ASCII)
 
 
 class GrammarError(InvalidError):
@@ -105,18 +121,25 @@ def parse_unit(text: str) -> str:
 
 
 def parse_operation(text: str) -> str:
-    """A pattern over operations: ``POST /path``, ``tools/call crm.*``, ``tools/list``; ``*`` only at the end."""
+    """A pattern over operations; ``*`` only at the end.
+
+    ``POST /path``, ``tools/call crm.*``, ``tools/list``, ``message/send``, ``tasks/get task-1``.
+    """
     if len(text) > MAX_OPERATION_CHARS:
         raise GrammarError("operation pattern is too long", f"use at most {MAX_OPERATION_CHARS} characters")
     http = _HTTP_OPERATION.fullmatch(text)
     if http is not None and http["method"] in HTTP_METHODS:
         return text
-    if http is None and _MCP_OPERATION.fullmatch(text) is not None:
+    if http is None and _RPC_OPERATION.fullmatch(text) is not None:
         return text
+    method, _, target = text.partition(" ")
+    if method in A2A_RENAMED:
+        older = f"{A2A_RENAMED[method]} {target}".strip()
+        raise GrammarError(f"{text!r} names an A2A method of version 1.0", f"write {older}: it holds for both versions")
     raise GrammarError(
         f"{text!r} is not an operation pattern",
-        "write an HTTP method and path (POST /v1/items) or an MCP method and name (tools/call crm.*), "
-        "with * only at the end; leave `operations` out to allow every operation",
+        "write an HTTP method and path (POST /v1/items), an MCP method and name (tools/call crm.*) or an A2A method "
+        "and task (message/send), with * only at the end; leave `operations` out to allow every operation",
     )
 
 

@@ -30,11 +30,18 @@ _MS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A log holds a record: which node's, as sent or received, and since when (milliseconds since 1970)."""
+    """A log holds a record.
+
+    Args:
+        node: whose log.
+        at_ms: when it was written, milliseconds since 1970.
+        args_hash: hash of the tool call's arguments, as that node read them; None of anything else.
+    """
 
     node: str
     direction: Direction
     at_ms: int
+    args_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +116,12 @@ class ChainEvidence:
             return
         for sealed in records:
             self._index(sealed)
-        sighting = Sighting(node, entry.direction, entry.at_ms)
-        self.sightings[newest.hash] = tuple(dict.fromkeys((*self.sightings.get(newest.hash, ()), sighting)))
+        sighting = Sighting(node, entry.direction, entry.at_ms, entry.args_hash)
+        earlier = self.sightings.get(newest.hash, ())
+        hashes = {each.args_hash for each in (*earlier, sighting)} - {None}
+        if len(hashes) > 1:
+            self._contradict(entry, node, "the arguments of the call are not those that another entry tells of")
+        self.sightings[newest.hash] = tuple(dict.fromkeys((*earlier, sighting)))
 
     def _index(self, sealed: SealedRecord) -> None:
         self.texts.setdefault(sealed.hash, {})[sealed.text] = sealed

@@ -52,6 +52,8 @@ class RecordEntry:
         sealed: sealed text; None if the message had no readable record.
         ancestors: sealed texts, oldest first; only of received records.
         iss, aud, jti, exp, cid, hop, op: claims as the writer read them; unverified in a refused entry.
+        args_hash: SHA-256 over the canonical form of a tool call's arguments (``custody.jcs``), base64url, as the
+            writer read them; no claim of the record. Only of accepted records.
     """
 
     n: int
@@ -69,6 +71,7 @@ class RecordEntry:
     cid: str | None
     hop: int | None
     op: str | None
+    args_hash: str | None = None
 
 
 class StatementKind(StrEnum):
@@ -226,6 +229,7 @@ def _record(members: Members, n: int, at_ms: int) -> RecordEntry:
         cid=_nullable_text(members, "cid"),
         hop=_nullable_integer(members, "hop"),
         op=_nullable_text(members, "op"),
+        args_hash=members.optional("args_hash", read_hash),
     )
 
 

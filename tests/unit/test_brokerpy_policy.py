@@ -31,6 +31,10 @@ def http(operation: str, *, protocol: str = "http", mcp_session: bool = False) -
     }
 
 
+def a2a(operation: str) -> dict:
+    return mcp(operation, "/a2a") | {"protocol": "a2a"}
+
+
 def mcp(operation: str, path: str = "/mcp") -> dict:
     return http(f"POST {path}") | {"protocol": "mcp", "operation": operation}
 
@@ -54,6 +58,10 @@ def allowed(
                 "user": "",
                 "user_issuer": "",
                 "user_verified": False,
+                "chain": [caller_id],
+                "recorded": True,
+                "approvals": [],
+                "approved_by": [],
                 **request,
                 **context,
             },
@@ -134,6 +142,48 @@ def test_an_mcp_pattern_implies_what_a_session_needs_and_no_more():
     assert allowed(given, "front", "store", http("GET /mcp", mcp_session=True))
     assert allowed(given, "front", "store", http("DELETE /mcp", mcp_session=True))
     assert not allowed(given, "front", "store", http("GET /mcp"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "permitted", "denied"),
+    [
+        ("message/send", ["message/send"], ["message/send task-1", "message/stream"]),
+        ("message/send *", ["message/send task-1"], ["message/send", "message/stream task-1"]),
+        ("message/*", ["message/send", "message/stream task-1"], ["tasks/get task-1"]),
+        ("tasks/get task-1", ["tasks/get task-1"], ["tasks/get task-12", "tasks/cancel task-1"]),
+        ("tasks/pushNotificationConfig/*", ["tasks/pushNotificationConfig/set t"], ["tasks/get t"]),
+    ],
+)
+def test_a2a_patterns_match_method_and_task(pattern, permitted, denied):
+    given = single(pattern)
+    for operation in permitted:
+        assert allowed(given, "front", "store", a2a(operation)), operation
+        assert not allowed(given, "front", "store", a2a(operation) | {"protocol": "unreadable"}), operation
+    for operation in denied:
+        assert not allowed(given, "front", "store", a2a(operation)), operation
+
+
+CARD = "GET /.well-known/agent-card.json"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "of_mcp", "of_a2a"),
+    [
+        ("message/send", False, True),
+        ("message/*", False, True),
+        ("tasks/resubscribe *", False, True),
+        ("tasks/get *", True, True),
+        ("tasks/*", True, True),
+        ("tools/call crm.*", True, False),
+        ("tasks/result t", True, False),
+        ("messages/x", True, False),
+    ],
+)
+def test_a_pattern_implies_what_a_client_of_its_protocol_asks_first(pattern, of_mcp, of_a2a):
+    given = single(pattern)
+    assert allowed(given, "front", "store", mcp("initialize")) == of_mcp
+    assert allowed(given, "front", "store", http("GET /mcp", mcp_session=True)) == of_mcp
+    assert allowed(given, "front", "store", http(CARD)) == of_a2a
 
 
 def test_an_http_pattern_implies_no_session():

@@ -293,6 +293,9 @@ def test_a_mistake_is_reported_once_and_alone(changes: dict[str, Any], text: str
         "tools/list",
         "notifications/*",
         "initialize",
+        "message/send",
+        "message/send task-1",
+        "tasks/pushNotificationConfig/*",
     ],
 )
 def test_an_operation_pattern_is_kept_as_written(operation: str) -> None:
@@ -311,6 +314,16 @@ def test_a_malformed_operation_pattern_is_a_mistake(operation: str) -> None:
     found = problems(document(**{"spec.components.0.calls.0.operations": [operation]}))
     assert len(found) == 1
     assert "operation pattern" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("operation", "written"),
+    [("SendMessage", "message/send"), ("GetTask task-1", "tasks/get task-1"), ("CancelTask *", "tasks/cancel *")],
+)
+def test_a_method_of_a2a_1_0_is_told_its_name_in_policies(operation: str, written: str) -> None:
+    found = problems(document(**{"spec.components.0.calls.0.operations": [operation]}))
+    assert len(found) == 1
+    assert f"write {written}: it holds for both versions" in found[0]
 
 
 @pytest.mark.parametrize("character", [chr(code) for code in range(0x21)] + ["/", ".", "_", "A", "é", "\x7f", "·"])

@@ -310,6 +310,24 @@ def test_numbers_beside_a_record_that_are_not_its_own_are_a_contradiction(task: 
     assert len(task.report().contradictions) == 1
 
 
+def test_entries_that_tell_of_different_arguments_of_one_call_are_a_contradiction(task: Task) -> None:
+    one, other = some_hash("one"), some_hash("other")
+    task.left.received(task.first)
+    task.left.sent(task.first.newest.text, args_hash=one)
+    assert task.report().verified
+    task.right.sent(task.first.newest.text, args_hash=other)
+    report = task.report()
+    assert not report.verified
+    assert [(each.node, each.code) for each in report.contradictions] == [("right", "log_contradiction")]
+
+
+def test_the_hash_of_a_calls_arguments_is_where_it_was_seen(task: Task) -> None:
+    task.left.sent(task.first.newest.text)
+    task.left.received(task.first, args_hash=some_hash("arguments"))
+    seen = [each.args_hash for each in task.report().roots[0].sightings]
+    assert seen == [None, some_hash("arguments")]
+
+
 def test_a_record_put_under_another_chains_id_shows_there_too(task: Task) -> None:
     other = fresh_id()
     task.left.received(task.first, cid=other)

@@ -67,6 +67,7 @@ fn entry(n: usize) -> Entry {
             cid: format!("{n:022}"),
             hop: 0,
             op: Some("POST /v1/chat".into()),
+            args_hash: None,
         }),
     }
 }

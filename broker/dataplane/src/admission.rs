@@ -24,9 +24,9 @@ use crate::directory::Component;
 use crate::headers;
 use crate::inbound::PeerConnection;
 use crate::instance::log_certificate;
+use crate::judge::{Requested, judge_incoming};
 use crate::log::{Claims, Direction, Entry, LogError};
 use crate::operation::Operation;
-use crate::policy::{Question, Side};
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
 use crate::users;
@@ -88,7 +88,7 @@ pub async fn accept(
     record.hop = Some(verified.chain().hop());
     verify_root(broker, &verified)?;
     let decided = decide(broker, received, &verified, record);
-    voucher.iter_mut().for_each(|voucher| voucher.decided_by(&record.policy));
+    voucher.iter_mut().for_each(|voucher| voucher.decided_by(record.decision.as_deref(), &record.policy));
     decided?;
     verify_age(broker, &verified)?;
     if !connection.leaf.may_sign(clock::now_s()) {
@@ -99,7 +99,7 @@ pub async fn accept(
     if let Some(token) = chain.behalf().and_then(Behalf::token) {
         users::log_token(broker, token);
     }
-    log_accepted(broker, &chain).await?;
+    log_accepted(broker, &chain, received.operation).await?;
     Ok(chain)
 }
 
@@ -143,22 +143,8 @@ fn decide(
     verified: &Verified,
     record: &mut CallRecord,
 ) -> Result<(), Refusal> {
-    let forbidden = |why: String| refusal_of(Rejection::new(Code::Forbidden, why));
-    let policy = broker.policy().ok_or_else(|| forbidden("no policy is loaded".to_owned()))?;
-    let caller = &verified.chain().newest().record().iss;
-    let decision = policy.decide(&Question {
-        caller: caller.as_str(),
-        callee: received.callee.id.as_str(),
-        caller_documented: broker.directory.by_id(caller).is_some(),
-        side: Side::Callee,
-        operation: received.operation,
-        method: received.method,
-        path: received.path,
-        hop: u32::try_from(verified.chain().hop()).unwrap_or(u32::MAX),
-        user: verified.chain().behalf().map(users::on_behalf),
-    });
-    record.policy.clone_from(&decision.policies);
-    if decision.allowed { Ok(()) } else { Err(forbidden(decision.errors.join("; "))) }
+    let requested = Requested { operation: received.operation, method: received.method, path: received.path };
+    judge_incoming(broker, received.callee, verified, requested, record)
 }
 
 /// After a start from a log that could not be read, older records may be replays.
@@ -170,7 +156,7 @@ fn verify_age(broker: &Broker, verified: &Verified) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn log_accepted(broker: &Broker, chain: &Chain) -> Result<(), Refusal> {
+async fn log_accepted(broker: &Broker, chain: &Chain, operation: &Operation) -> Result<(), Refusal> {
     let mut certificates: Vec<(String, String)> = Vec::new();
     for statement in chain.statements() {
         certificates
@@ -182,7 +168,10 @@ async fn log_accepted(broker: &Broker, chain: &Chain) -> Result<(), Refusal> {
         detail: None,
         sealed: Some(chain.newest().sealed().to_owned()),
         ancestors: chain.ancestors().iter().map(|statement| statement.sealed().to_owned()).collect(),
-        claims: Some(claims_of(chain.newest().record())),
+        claims: Some(Claims {
+            args_hash: operation.args_hash.map(|hash| hash.to_string()),
+            ..claims_of(chain.newest().record())
+        }),
     };
     append(broker, entry, certificates).await.map_err(|error| {
         let why = match error {
@@ -235,5 +224,6 @@ fn claims_of(record: &Record) -> Claims {
         cid: record.cid.to_string(),
         hop: u32::try_from(record.hop).unwrap_or(u32::MAX),
         op: record.op.clone(),
+        args_hash: None,
     }
 }

@@ -13,6 +13,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::activity::Busy;
 use crate::events::{Events, Weight};
+use crate::judge::revoked;
+use crate::open_calls::{Entered, Open};
+use crate::operation::Operation;
 use crate::places::{Place, Places};
 use crate::problem::Refusal;
 use crate::reply::BodyFailed;
@@ -23,10 +26,21 @@ pub struct CallRecord {
     pub caller: Option<String>,
     pub callee: Option<String>,
     pub operation: Option<String>,
+    pub args_hash: Option<String>,
+    /// The A2A context that a message belongs to.
+    pub a2a_context: Option<String>,
     pub cid: Option<String>,
     pub hop: Option<i64>,
     /// Cedar policies that decided.
     pub policy: Vec<String>,
+    /// Id of the decision.
+    pub decision: Option<String>,
+    /// Sets that only observe and would have denied the call, each with why.
+    pub would_deny: Vec<(String, String)>,
+    /// What was asked, if it was denied.
+    pub question: Option<Arc<Open>>,
+    /// The call's place among those that are judged again.
+    watched: Option<Entered>,
     direction: &'static str,
     started: Instant,
     status: Option<u16>,
@@ -56,9 +70,15 @@ impl CallRecord {
             caller: None,
             callee: None,
             operation: None,
+            args_hash: None,
+            a2a_context: None,
             cid: None,
             hop: None,
             policy: Vec::new(),
+            decision: None,
+            would_deny: Vec::new(),
+            question: None,
+            watched: None,
             direction,
             started: Instant::now(),
             status: None,
@@ -72,6 +92,13 @@ impl CallRecord {
             events: Arc::clone(events),
             stats: Arc::clone(stats),
         }
+    }
+
+    /// What is asked for is known.
+    pub fn asks(&mut self, operation: &Operation) {
+        self.operation = Some(operation.name.clone());
+        self.args_hash = operation.args_hash.map(|hash| hash.to_string());
+        self.a2a_context.clone_from(&operation.context_id);
     }
 
     /// Takes a place among the calls in progress, until the last byte of the answer.
@@ -101,6 +128,21 @@ impl CallRecord {
         over
     }
 
+    /// The call is judged again from now on, until it is over.
+    pub fn watch(&mut self, entered: Entered) {
+        self.watched = Some(entered);
+    }
+
+    /// Resolves when the call is no longer allowed; never for one that nobody decided.
+    pub fn until_revoked(&self) -> impl Future<Output = Refusal> + Send + use<> {
+        let open = self.watched.as_ref().map(|entered| Arc::clone(&entered.open));
+        async move {
+            let Some(open) = open else { return std::future::pending().await };
+            open.revoked.cancelled().await;
+            revoked(&open)
+        }
+    }
+
     /// The head of the answer is known; the body may still stream.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status.as_u16());
@@ -112,6 +154,9 @@ impl CallRecord {
         self.status = Some(refusal.status.as_u16());
         self.code = refusal.code.clone().into_owned();
         self.detail = Some(refusal.detail.clone());
+        if refusal.decision.is_some() {
+            self.decision.clone_from(&refusal.decision);
+        }
     }
 
     /// The answer broke off after its head.
@@ -134,18 +179,27 @@ impl Drop for CallRecord {
             self.stats.calls_out_in_progress.add(-1);
         }
         self.stats.count_call(self.direction, &self.code, took);
+        let asked = self.question.as_ref().or(self.watched.as_ref().map(|entered| &entered.open));
+        let is_told = self.code != "ok" || !self.would_deny.is_empty();
+        let question = asked.filter(|_| is_told).map(|open| &open.question);
+        let would_deny: Vec<String> = self.would_deny.iter().map(|(set, why)| format!("{set}: {why}")).collect();
         let event = json!({
             "event": "call",
             "direction": self.direction,
             "caller": self.caller,
             "callee": self.callee,
             "operation": self.operation,
+            "args_hash": self.args_hash,
+            "a2a_context": self.a2a_context,
             "cid": self.cid,
             "hop": self.hop,
             "status": self.status,
             "code": self.code,
             "detail": self.detail,
             "policy": self.policy,
+            "decision": self.decision,
+            "would_deny": would_deny,
+            "question": question,
             "complete": self.complete,
             "duration_us": u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         });

@@ -1,30 +1,69 @@
 //! The call that a JSON-RPC 2.0 message names, read so that no other reader can see another one.
 //!
 //! Owns: strictness about duplicate members, batches and types. Does not own: which requests are
-//! looked at (see `operation`).
+//! looked at (see `operation`), and what the members mean to a protocol (see `views`).
 
 use std::borrow::Cow;
 use std::fmt;
 
+use hopseal_custody::hash::ClaimHash;
+use hopseal_custody::jcs::{self, Fault};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
-/// Longest MCP method that is taken for one; no registered method comes near.
+/// Longest method that is taken for one; no registered method comes near.
 const MAX_METHOD_BYTES: usize = 64;
-/// Longest tool name or resource URI in an operation.
-const MAX_NAME_BYTES: usize = 512;
 
-/// Members that say which call it is: of a message, and of its `params`.
+/// Members that say which call it is: of a message, of its `params`, and of an A2A message in them. In lower case.
 const OF_MESSAGE: [&str; 3] = ["jsonrpc", "method", "params"];
-const OF_PARAMS: [&str; 2] = ["name", "uri"];
+const OF_PARAMS: [&str; 3] = ["name", "uri", "arguments"];
+const OF_TASK: [&str; 5] = ["id", "taskid", "task_id", "contextid", "context_id"];
+const OF_A2A: [&str; 1] = ["message"];
+
+const TWO_READINGS: Fault =
+    "its JSON can be read in two ways: a member occurs twice, or beside one that differs in case";
 
 /// What a JSON body is.
 pub enum Body {
-    /// One call: `<method> <name>` or `<method>`.
-    Call(String),
+    Call(Call),
     /// No JSON-RPC call.
     Other,
-    /// Could be read as different calls.
-    Unreadable,
+    /// Could be read as different calls; why.
+    Unreadable(Fault),
+}
+
+/// One call.
+pub struct Call {
+    pub method: String,
+    pub params: Params,
+}
+
+/// A member that should be text.
+#[derive(Default, Clone, PartialEq, Eq)]
+pub enum Field {
+    #[default]
+    Absent,
+    Text(String),
+    /// Another JSON value: whether a reader makes text of it is not known.
+    Other,
+}
+
+/// The members of `params` that say what a call is about.
+#[derive(Default)]
+pub struct Params {
+    pub name: Field,
+    pub uri: Field,
+    pub id: Field,
+    pub task_id: Field,
+    /// `taskId` and `contextId` of the member `message`.
+    pub message_task: Field,
+    pub message_context: Field,
+    /// Whether `message` is an object.
+    pub has_message: bool,
+    /// Whether another reader could see another task or context.
+    pub task_is_ambiguous: bool,
+    /// Hash of `arguments`, or why it has none.
+    pub args_hash: Option<Result<ClaimHash, Fault>>,
 }
 
 /// Reads a whole body.
@@ -43,31 +82,28 @@ pub fn read(body: &[u8]) -> serde_json::Result<Body> {
 struct Message {
     batch: bool,
     ambiguous: bool,
-    json_rpc: Option<String>,
+    json_rpc: Field,
     has_json_rpc: bool,
-    method: Option<String>,
-    name: Option<String>,
-    uri: Option<String>,
+    method: Field,
+    params: Params,
 }
 
 impl Message {
     fn into_body(self) -> Body {
-        if self.batch || self.ambiguous {
-            return Body::Unreadable;
+        if self.batch {
+            return Body::Unreadable("it is a batch of messages");
+        }
+        if self.ambiguous {
+            return Body::Unreadable(TWO_READINGS);
         }
         if !self.has_json_rpc {
             return Body::Other;
         }
-        let Some(method) = self.method else { return Body::Other };
-        if self.json_rpc.as_deref() != Some("2.0") || !is_method(&method) {
-            return Body::Unreadable;
+        let Field::Text(method) = self.method else { return Body::Other };
+        if self.json_rpc != Field::Text("2.0".to_owned()) || !is_method(&method) {
+            return Body::Unreadable("its JSON-RPC version or method is none that is known");
         }
-        let target = if method.starts_with("resources/") { self.uri } else { self.name };
-        match target {
-            Some(target) if is_name(&target) => Body::Call(format!("{method} {target}")),
-            Some(_) => Body::Unreadable,
-            None => Body::Call(method),
-        }
+        Body::Call(Call { method, params: self.params })
     }
 }
 
@@ -76,10 +112,6 @@ fn is_method(method: &str) -> bool {
     !method.bytes().all(|byte| byte.is_ascii_uppercase())
         && (1..=MAX_METHOD_BYTES).contains(&method.len())
         && method.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-./$".contains(&byte))
-}
-
-fn is_name(name: &str) -> bool {
-    (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
 /// The top level of the body. Its members are compared after unescaping, so `"m\u0065thod"` is
@@ -107,14 +139,13 @@ impl<'de> Visitor<'de> for Top {
             match &*key {
                 "jsonrpc" => {
                     message.has_json_rpc = true;
-                    message.json_rpc = map.next_value::<Scalar>()?.0;
+                    message.json_rpc = map.next_value()?;
                 }
                 "method" => {
-                    let method = map.next_value::<Scalar>()?.0;
-                    message.ambiguous |= method.is_none();
-                    message.method = method;
+                    message.method = map.next_value()?;
+                    message.ambiguous |= message.method == Field::Other;
                 }
-                "params" => map.next_value_seed(Params(&mut message))?,
+                "params" => message.ambiguous |= map.next_value_seed(InParams(&mut message.params))?,
                 other => {
                     message.ambiguous |= is_lookalike(other, &OF_MESSAGE);
                     message.has_json_rpc |= is_lookalike(other, &OF_MESSAGE[..1]);
@@ -155,75 +186,111 @@ fn is_repeated(seen: &mut Vec<String>, key: Cow<'_, str>) -> bool {
     repeated
 }
 
-/// `params`: its `name` and `uri` if it is an object.
-struct Params<'a>(&'a mut Message);
+/// A value of which only an object is looked at. Whether it could be read in two ways is the result.
+macro_rules! reads_object {
+    ($seed:ident) => {
+        impl<'de> DeserializeSeed<'de> for $seed<'_> {
+            type Value = bool;
+            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+                deserializer.deserialize_any(self)
+            }
+        }
 
-impl<'de> DeserializeSeed<'de> for Params<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
+        impl<'de> Visitor<'de> for $seed<'_> {
+            type Value = bool;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("any JSON value")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<bool, A::Error> {
+                self.read(map)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<bool, A::Error> {
+                while sequence.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(false)
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<bool, E> {
+                Ok(false)
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<bool, E> {
+                Ok(false)
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
+                Ok(false)
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<bool, E> {
+                Ok(false)
+            }
+            fn visit_str<E>(self, _: &str) -> Result<bool, E> {
+                Ok(false)
+            }
+            fn visit_unit<E>(self) -> Result<bool, E> {
+                Ok(false)
+            }
+        }
+    };
 }
 
-impl<'de> Visitor<'de> for Params<'_> {
-    type Value = ();
+/// `params` of a message.
+struct InParams<'a>(&'a mut Params);
+reads_object!(InParams);
 
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("any JSON value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut seen = Vec::new();
+impl InParams<'_> {
+    fn read<'de, A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+        let params = self.0;
+        let (mut seen, mut ambiguous) = (Vec::new(), false);
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            let slot = match &*key {
-                "name" => Some(&mut self.0.name),
-                "uri" => Some(&mut self.0.uri),
-                _ => None,
-            };
-            match slot {
-                Some(slot) => {
-                    *slot = map.next_value::<Scalar>()?.0;
-                    self.0.ambiguous |= slot.is_none();
+            match &*key {
+                "name" => params.name = map.next_value()?,
+                "uri" => params.uri = map.next_value()?,
+                "id" => params.id = map.next_value()?,
+                "taskId" => params.task_id = map.next_value()?,
+                "message" => {
+                    let twice = map.next_value_seed(InMessage(params))?;
+                    params.task_is_ambiguous |= twice;
                 }
-                None => {
-                    self.0.ambiguous |= is_lookalike(&key, &OF_PARAMS);
+                "arguments" => {
+                    let arguments: &RawValue = map.next_value()?;
+                    params.args_hash = Some(jcs::canonical_hash(arguments.get()));
+                }
+                other => {
+                    ambiguous |= is_lookalike(other, &OF_PARAMS);
+                    params.task_is_ambiguous |= is_lookalike(other, &OF_TASK) || is_lookalike(other, &OF_A2A);
                     map.next_value::<IgnoredAny>()?;
                 }
             }
-            self.0.ambiguous |= is_repeated(&mut seen, key);
+            ambiguous |= is_repeated(&mut seen, key);
         }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
-        while sequence.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
+        Ok(ambiguous)
     }
 }
 
-/// Text, or `None` for any other JSON value.
-struct Scalar(Option<String>);
+/// The `message` of an A2A call.
+struct InMessage<'a>(&'a mut Params);
+reads_object!(InMessage);
 
-impl<'de> serde::Deserialize<'de> for Scalar {
+impl InMessage<'_> {
+    fn read<'de, A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+        let params = self.0;
+        params.has_message = true;
+        let (mut seen, mut ambiguous) = (Vec::new(), false);
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            match &*key {
+                "taskId" => params.message_task = map.next_value()?,
+                "contextId" => params.message_context = map.next_value()?,
+                other => {
+                    ambiguous |= is_lookalike(other, &OF_TASK[1..]);
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+            ambiguous |= is_repeated(&mut seen, key);
+        }
+        Ok(ambiguous)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Field {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(serde::Deserialize)]
         #[serde(untagged)]
@@ -232,8 +299,8 @@ impl<'de> serde::Deserialize<'de> for Scalar {
             Other(IgnoredAny),
         }
         Ok(match Any::deserialize(deserializer)? {
-            Any::Text(text) => Self(Some(text)),
-            Any::Other(IgnoredAny) => Self(None),
+            Any::Text(text) => Self::Text(text),
+            Any::Other(IgnoredAny) => Self::Other,
         })
     }
 }

@@ -10,14 +10,24 @@
 //!
 //! Source: interfaces.md "The Agent document"; custody-wire §8.3.
 
+use hopseal_custody::hash::ClaimHash;
+use hopseal_custody::jcs::Fault;
+use hopseal_custody::limits::MAX_OP_BYTES;
 use http::{HeaderMap, Method, header};
 
 use crate::jsonrpc::{self, Body};
+use crate::views::{View, view};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "the views that make these follow")]
 pub enum Protocol {
     Http,
     Mcp,
+    A2a,
+    Grpc,
+    WebSocket,
+    /// A tunnel: nothing of what passes is read.
+    Connect,
     Unreadable,
 }
 
@@ -27,6 +37,10 @@ impl Protocol {
         match self {
             Self::Http => "http",
             Self::Mcp => "mcp",
+            Self::A2a => "a2a",
+            Self::Grpc => "grpc",
+            Self::WebSocket => "websocket",
+            Self::Connect => "connect",
             Self::Unreadable => "unreadable",
         }
     }
@@ -38,8 +52,16 @@ pub struct Operation {
     pub protocol: Protocol,
     /// `<METHOD> <path>`, always.
     pub http: String,
-    /// `<mcp-method> <mcp-name>` for MCP, else the same as `http`.
+    /// `<mcp-method> <mcp-name>` for MCP, `<a2a-method> <task id>` for A2A, else the same as `http`.
     pub name: String,
+    /// What the method is about: a tool's or prompt's name, a resource's URI, an A2A task's ID.
+    pub target: Option<String>,
+    /// The A2A context that a message belongs to.
+    pub context_id: Option<String>,
+    /// SHA-256 of the canonical form (RFC 8785) of `params.arguments`.
+    pub args_hash: Option<ClaimHash>,
+    /// Why the body could not be read, for the operator; `protocol` is `Unreadable` exactly then.
+    pub unreadable: Option<&'static str>,
     /// A GET or DELETE of an MCP endpoint: it carries an MCP header and the path ends in `/mcp`. The
     /// header alone is the caller's word, and would open every other path of the component.
     pub mcp_session: bool,
@@ -52,21 +74,50 @@ impl Operation {
         let mcp_session = (method == Method::GET || method == Method::DELETE)
             && is_mcp_endpoint(path)
             && (headers.contains_key("mcp-session-id") || headers.contains_key("mcp-protocol-version"));
-        let (protocol, name) = match read_body(method, headers, body) {
-            Body::Call(name) => (Protocol::Mcp, name),
-            Body::Other => (Protocol::Http, http.clone()),
-            Body::Unreadable => (Protocol::Unreadable, http.clone()),
-        };
-        Self { protocol, http, name, mcp_session }
+        let plain = Self { mcp_session, ..Self::of(Protocol::Http, http) };
+        match read_body(method, headers, body) {
+            Ok(Some(View { protocol, name, target, context_id, args_hash })) => {
+                Self { protocol, name, target, context_id, args_hash, ..plain }
+            }
+            Ok(None) => plain,
+            Err(why) => Self { protocol: Protocol::Unreadable, unreadable: Some(why), ..plain },
+        }
     }
-}
 
-impl Operation {
     /// The operation of a request whose body streams: nobody has read what it asks for.
     pub fn of_stream(method: &Method, path: &str) -> Self {
         let http = format!("{method} {path}");
-        let protocol = if method == Method::POST { Protocol::Unreadable } else { Protocol::Http };
-        Self { protocol, name: http.clone(), http, mcp_session: false }
+        if method == Method::POST {
+            Self {
+                unreadable: Some("its body streams, or is longer than what is read whole"),
+                ..Self::of(Protocol::Unreadable, http)
+            }
+        } else {
+            Self::of(Protocol::Http, http)
+        }
+    }
+
+    /// The claim `op` of a record: the name, else the method alone, whichever has room there.
+    pub fn claim(&self) -> Option<&str> {
+        let method = self.name.split(' ').next().filter(|_| self.name != self.http);
+        [Some(self.name.as_str()), method]
+            .into_iter()
+            .flatten()
+            .find(|text| text.len() <= MAX_OP_BYTES && text.is_ascii())
+    }
+
+    /// An operation that its first line says whole: `<METHOD> <path>`.
+    pub fn of(protocol: Protocol, http: String) -> Self {
+        Self {
+            protocol,
+            name: http.clone(),
+            http,
+            target: None,
+            context_id: None,
+            args_hash: None,
+            unreadable: None,
+            mcp_session: false,
+        }
     }
 }
 
@@ -74,25 +125,37 @@ fn is_mcp_endpoint(path: &str) -> bool {
     path.strip_suffix('/').unwrap_or(path).ends_with("/mcp")
 }
 
-fn read_body(method: &Method, headers: &HeaderMap, body: &[u8]) -> Body {
+/// The call in a body; None if there is none that a JSON-RPC reader would see.
+fn read_body(method: &Method, headers: &HeaderMap, body: &[u8]) -> Result<Option<View>, Fault> {
     if method != Method::POST || body.is_empty() {
-        return Body::Other;
+        return Ok(None);
     }
     let says_json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json);
-    let coded = headers.contains_key(header::CONTENT_ENCODING);
     let looks_json =
         body.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| matches!(byte, b'{' | b'['));
-    if coded || is_json_in_other_encoding(body) {
-        return Body::Unreadable;
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return Err("its body is compressed or coded");
+    }
+    if is_json_in_other_encoding(body) {
+        return Err("its JSON is in another encoding than UTF-8");
     }
     if !says_json && !looks_json {
-        return Body::Other;
+        return Ok(None);
     }
     match jsonrpc::read(body) {
-        Ok(body) => body,
-        Err(_) if says_json => Body::Unreadable,
-        Err(_) => Body::Other,
+        Ok(Body::Call(call)) => view(call, headers).map(Some),
+        Ok(Body::Other) => Ok(None),
+        Ok(Body::Unreadable(why)) => Err(why),
+        Err(_) if says_json || mentions_call(body) => Err("it is not quite JSON"),
+        Err(_) => Ok(None),
     }
+}
+
+/// Whether a reader that takes more than JSON could see a call in `body`.
+fn mentions_call(body: &[u8]) -> bool {
+    [b"jsonrpc".as_slice(), b"\\u"]
+        .into_iter()
+        .any(|mark| body.windows(mark.len()).any(|window| window.eq_ignore_ascii_case(mark)))
 }
 
 /// JSON behind a byte order mark or in two or four bytes a character: this reader refuses it, others
@@ -173,6 +236,12 @@ mod tests {
             assert_eq!(derive("application/json; charset=utf-8", body).protocol, Protocol::Unreadable, "{body}");
         }
         assert_eq!(derive("application/json", "not json").protocol, Protocol::Unreadable);
+        for almost in
+            [r#"{"jsonrpc":"2.0","method":"a",}"#, r#"{"JSONRPC":1e999,"method":"a"}"#, r#"{"\u006asonrpc":"2.0",}"#]
+        {
+            assert_eq!(derive("text/plain", almost).protocol, Protocol::Unreadable, "{almost}");
+        }
+        assert_eq!(derive("text/plain", "[section]\nkey = value").protocol, Protocol::Http);
     }
 
     #[test]
@@ -188,6 +257,20 @@ mod tests {
         let call = r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a","arguments":{"Name":"b"}}}"#;
         assert_eq!(derive("application/json", call).name, "tools/call a");
         assert_eq!(derive("application/json", r#"{"Method":"a","NAME":"b"}"#).protocol, Protocol::Http);
+    }
+
+    #[test]
+    fn a_claim_without_room_for_the_name_has_the_method() {
+        let named = |name: &str| {
+            let body = format!(r#"{{"jsonrpc":"2.0","method":"resources/read","params":{{"uri":"{name}"}}}}"#);
+            derive("application/json", &body).claim().map(ToOwned::to_owned)
+        };
+        let longest = "a".repeat(MAX_OP_BYTES - "resources/read ".len());
+        assert_eq!(named(&longest), Some(format!("resources/read {longest}")));
+        assert_eq!(named(&format!("{longest}a")).as_deref(), Some("resources/read"));
+        assert_eq!(named("é").as_deref(), Some("resources/read"));
+        let path = format!("/{}", "a".repeat(MAX_OP_BYTES));
+        assert_eq!(Operation::of_stream(&Method::GET, &path).claim(), None);
     }
 
     #[test]

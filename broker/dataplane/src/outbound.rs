@@ -23,10 +23,11 @@ use crate::clock;
 use crate::directory::Component;
 use crate::headers;
 use crate::instance::{InstanceKey, Leaf};
+use crate::judge::{Requested, judge_outgoing};
 use crate::operation::Operation;
 use crate::outgoing::{Content, Outgoing};
 use crate::path::verify_target;
-use crate::policy::{Question, Side};
+use crate::policy::Resource;
 use crate::problem::Refusal;
 use crate::reply::{AnswerBody, Reply};
 use crate::requests;
@@ -126,7 +127,7 @@ async fn call(
         Content::Whole(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
         Content::Stream(_) => Operation::of_stream(&parts.method, target.path()),
     };
-    record.operation = Some(operation.name.clone());
+    record.asks(&operation);
     if boundary::is_sealed(broker, &callee, &parent) {
         parent = boundary::seal(broker, (&caller, &callee), (parent, &terms), &operation, &mut parts.headers)?;
     } else {
@@ -146,7 +147,11 @@ async fn call(
         operation,
     };
     decide(broker, &outgoing, record)?;
-    send(broker, outgoing, record).await
+    let watch = record.until_revoked();
+    tokio::select! {
+        sent = send(broker, outgoing, record) => sent,
+        refusal = watch => Err(refusal),
+    }
 }
 
 /// The one host that the request names; absolute form and `Host` must agree.
@@ -249,26 +254,10 @@ fn prepare(list: &mut HeaderMap, body: &Content) {
 }
 
 fn decide(broker: &Broker, outgoing: &Outgoing, record: &mut CallRecord) -> Result<(), Refusal> {
-    let hop = match &outgoing.parent {
-        Parent::Root { .. } => 0,
-        Parent::Sealed { hop, .. } => *hop,
-        Parent::Call(chain) => chain.hop() + 1,
-    };
-    record.hop = Some(hop);
-    let policy = broker.policy().ok_or_else(|| Refusal::new("policy_denied", "no policy is loaded"))?;
-    let decision = policy.decide(&Question {
-        caller: outgoing.caller.leaf.id.as_str(),
-        callee: outgoing.callee.id.as_str(),
-        caller_documented: true,
-        side: Side::Caller,
-        operation: &outgoing.operation,
-        method: outgoing.method.as_str(),
-        path: outgoing.target.path(),
-        hop: u32::try_from(hop).unwrap_or(u32::MAX),
-        user: users::user_of(&outgoing.parent),
-    });
-    record.policy.clone_from(&decision.policies);
-    if decision.allowed { Ok(()) } else { Err(Refusal::new("policy_denied", decision.errors.join("; "))) }
+    let requested =
+        Requested { operation: &outgoing.operation, method: outgoing.method.as_str(), path: outgoing.target.path() };
+    let resource = Resource::Component(outgoing.callee.id.to_string());
+    judge_outgoing(broker, (&outgoing.caller, resource), (&outgoing.parent, &outgoing.terms), requested, record)
 }
 
 #[cfg(test)]

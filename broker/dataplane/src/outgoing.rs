@@ -10,7 +10,7 @@ use hopseal_custody::compose::{self, Call, Payload, Root};
 use hopseal_custody::fields::{CERTS, CHAIN, RECORD};
 use hopseal_custody::forward::ForwardedFields;
 use hopseal_custody::hash::RandomId;
-use hopseal_custody::limits::{DEFAULT_LIFETIME_S, MAX_OP_BYTES};
+use hopseal_custody::limits::DEFAULT_LIFETIME_S;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 use http_body_util::Full;
@@ -177,7 +177,7 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
     let lines = headers::lines(&outgoing.headers);
     let operation = &outgoing.operation;
     let jti = RandomId::generate().map_err(|_| Refusal::new("internal", "no randomness"))?;
-    let op = (operation.name.len() <= MAX_OP_BYTES && operation.name.is_ascii()).then_some(operation.name.as_str());
+    let op = operation.claim();
     let is_sealed = matches!(outgoing.parent, Parent::Sealed { .. });
     let inputs = outgoing.receipts.newest();
     let call = Call {
@@ -212,6 +212,7 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
         cid: cid.to_string(),
         hop: u32::try_from(hop).unwrap_or(u32::MAX),
         op: op.map(ToOwned::to_owned),
+        args_hash: operation.args_hash.map(|hash| hash.to_string()),
     };
     Ok(Composed { payload: payload.map_err(refusal_of)?, claims, cid, iat: now })
 }

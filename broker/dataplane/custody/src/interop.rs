@@ -10,6 +10,7 @@ use crate::cert::Certificate;
 use crate::compose::Payload;
 use crate::error::{Code, Missing, Rejection, malformed};
 use crate::hash::{decode_base64, decode_base64url, encode_base64, encode_base64url};
+use crate::jcs;
 use crate::json::{Value, parse_object};
 use crate::limits::MAX_INTEGER;
 use crate::merkle::{build, statement_hash};
@@ -81,6 +82,7 @@ fn verify(request_json: &str) -> Answer {
         Some("receipt_verify") => answer::verify_receipt(&input),
         Some("closing_verify") => answer::verify_closing(&input),
         Some("evidence") => answer::judge_evidence(&input),
+        Some("jcs") => canonicalize(&input),
         Some("errors") => describe_code(&input),
         _ => Err(Failure::Shape("the kind is not known".into())),
     }?;
@@ -95,6 +97,13 @@ fn facts<const N: usize>(members: [(&str, Json); N]) -> Map<String, Json> {
 fn verify_base64url(input: &Input<'_>) -> Answer {
     let bytes = decode_base64url(input.text("text")?).ok_or_else(|| malformed("not canonical base64url"))?;
     Ok(facts([("bytes", encode_base64(&bytes).into())]))
+}
+
+fn canonicalize(input: &Input<'_>) -> Answer {
+    let json = String::from_utf8(input.bytes("json")?).map_err(|_| malformed("not UTF-8"))?;
+    let canonical = jcs::canonicalize(&json).map_err(malformed)?;
+    let hash = jcs::canonical_hash(&json).map_err(malformed)?;
+    Ok(facts([("canonical", encode_base64(canonical.as_bytes()).into()), ("hash", hash.to_string().into())]))
 }
 
 fn verify_claims(input: &Input<'_>) -> Answer {

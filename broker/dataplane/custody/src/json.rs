@@ -156,7 +156,7 @@ pub fn write_object(members: &[(String, Value)], out: &mut String) {
     out.push('}');
 }
 
-fn write_text(text: &str, out: &mut String) {
+pub(crate) fn write_text(text: &str, out: &mut String) {
     out.push('"');
     for character in text.chars() {
         match character {

@@ -22,6 +22,7 @@ pub mod forward;
 pub mod hash;
 pub mod ids;
 pub mod interop;
+pub mod jcs;
 pub mod json;
 pub mod jwks;
 pub mod limits;

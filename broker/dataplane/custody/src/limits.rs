@@ -94,3 +94,5 @@ pub const ACKNOWLEDGED_PER_PEER: usize = PREFIX_CACHE_ENTRIES / PEER_SHARE;
 pub const FORGETFUL_ENTRIES: usize = 1_024;
 /// Seconds in which such a peer is sent everything.
 pub const FORGETFUL_S: i64 = 60;
+/// Levels of nesting of JSON that has a canonical form; the outermost container is the first.
+pub const MAX_CANONICAL_DEPTH: usize = 64;

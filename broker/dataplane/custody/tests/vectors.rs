@@ -84,6 +84,7 @@ fn every_kind_has_good_cases_and_every_reachable_code_has_a_bad_one() {
         "receipt_verify",
         "closing_verify",
         "evidence",
+        "jcs",
     ] {
         assert!(seen.get(kind).is_some_and(|results| results.contains("ok")), "no good case of kind {kind}");
     }

@@ -24,6 +24,8 @@ pub struct Claims {
     pub cid: String,
     pub hop: u32,
     pub op: Option<String>,
+    /// Hash of a tool call's arguments as this broker read them; no claim, and in no leaf of the tree.
+    pub args_hash: Option<String>,
 }
 
 /// What is repeated beside the sealed text of a statement about a record.

@@ -47,6 +47,8 @@ struct RecordLine<'a> {
     cid: Option<&'a str>,
     hop: Option<u32>,
     op: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args_hash: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -73,6 +75,7 @@ impl<'a> RecordLine<'a> {
             cid: claims.map(|claims| claims.cid.as_str()),
             hop: claims.map(|claims| claims.hop),
             op: claims.and_then(|claims| claims.op.as_deref()),
+            args_hash: claims.and_then(|claims| claims.args_hash.as_deref()),
         }
     }
 }

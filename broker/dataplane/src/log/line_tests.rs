@@ -16,6 +16,7 @@ fn record(refused: Option<&str>) -> Entry {
             cid: "c".into(),
             hop: 1,
             op: None,
+            args_hash: None,
         }),
     }
 }

@@ -19,6 +19,7 @@ pub fn received(jti: &str, exp: i64) -> Entry {
             cid: "c".into(),
             hop: 0,
             op: None,
+            args_hash: None,
         }),
     }
 }

@@ -168,6 +168,7 @@ fn request(leaf: &Arc<Key>, payload: &str, receiver: &str) -> SealRequest {
             cid: "c".into(),
             hop: 0,
             op: None,
+            args_hash: None,
         }),
     }
 }
