@@ -26,6 +26,7 @@ from hopseal.log.bundle import (
     MAX_ARTIFACTS,
     MAX_PROOF_BYTES,
     MAX_PROOFS,
+    MAX_SEALED_BYTES,
     MAX_STATEMENTS,
     EvidenceBundle,
     LoggedStatement,
@@ -42,10 +43,9 @@ _STATEMENTS = b'\n"statements":[\n', b'],\n"certs":['  # what stands before thei
 _PROOFS = b'\n"proofs":{\n', b'},\n"policy":'
 _COMMA = ord(",")
 _DIRECTIONS = {str(each): each for each in Direction}
-_SEALED_AT = len('{"sealed":"')
+_SEALED = '{"sealed":"'
 _PLACE = r'\{"origin":"([^"\\\x00-\x1f]{1,128})","index":(0|[1-9][0-9]{0,15}),"dir":"(sent|received)"\}'
-_SEALED = r'"sealed":"([^"\\\x00-\x1f]{0,2048})"'  # within the bounds, however many bytes a character has
-_STATEMENT = re.compile(rf'\{{{_SEALED},"seen":\[{_PLACE}(?:,{_PLACE})?\]\}}')
+_SEEN = re.compile(rf'","seen":\[{_PLACE}(?:,{_PLACE})?\]\}}')
 
 
 class DepartsError(Exception):
@@ -84,8 +84,8 @@ class StatementLines(Sequence[LoggedStatement]):
             DepartsError: they are not in order, or one is there twice.
         """
         read = [self[position] for position in positions]
-        keys = [(each.seen, each.sealed) for each in read]
-        if any(later <= each for each, later in pairwise(keys)) or len({each.sealed for each in read}) < len(read):
+        is_sorted = all(_is_before(each, later) for each, later in pairwise(read))
+        if not is_sorted or len({each.sealed for each in read}) < len(read):
             raise DepartsError
         return read
 
@@ -97,7 +97,7 @@ class StatementLines(Sequence[LoggedStatement]):
         """What stands before the first dot of each sealed text; unread, and only to divide the work by."""
         data = self._data
         for start in self._starts[:-1]:
-            yield data[start + _SEALED_AT : data.find(b".", start)]
+            yield data[start + len(_SEALED) : data.find(b".", start)]
 
 
 class ProofLines(Mapping[str, tuple[str, ...]]):
@@ -240,16 +240,29 @@ def _proof_places(data: bytes, start: int, end: int) -> dict[str, tuple[int, int
 def _read_statement(line: bytes) -> LoggedStatement:
     try:
         text = line.decode()
-        found = _STATEMENT.fullmatch(text)
-        if found is None:
+        end = text.find('"', len(_SEALED))
+        sealed, found = text[len(_SEALED) : end], _SEEN.fullmatch(text, end)
+        if found is None or not text.startswith(_SEALED) or not _is_plain(sealed):
             return _ordered(read_logged_statement(parse_json_object(line, max_depth=None), "bundle.statements[]"))
     except (UnicodeDecodeError, CustodyError) as error:
         raise DepartsError from error
-    sealed, *first = found.group(1, 2, 3, 4)
-    second = found.group(5, 6, 7)
+    first, second = found.group(1, 2, 3), found.group(4, 5, 6)
     if second[0] is None:
         return LoggedStatement(sealed, (_seen(*first),))
     return _ordered(LoggedStatement(sealed, (_seen(*first), _seen(*second))))
+
+
+def _is_plain(text: str) -> bool:
+    """Whether ``text`` stands for itself between the quotes of a JSON string, and is within the bounds."""
+    return 4 * len(text) <= MAX_SEALED_BYTES and "\\" not in text and text.isprintable()
+
+
+def _is_before(one: LoggedStatement, other: LoggedStatement) -> bool:
+    if one.seen and other.seen and one.seen[0].origin == other.seen[0].origin:
+        first, second = one.seen[0].index, other.seen[0].index
+        if first != second:  # as most are; it is less work to tell
+            return first < second
+    return (one.seen, one.sealed) < (other.seen, other.sealed)
 
 
 def _ordered(statement: LoggedStatement) -> LoggedStatement:
