@@ -281,7 +281,7 @@ async def test_an_operators_policy_takes_effect_without_a_restart(tmp_path):
 
         await async_wait_until(denied)
         (folder / "stop.cedar").write_text("forbid(")
-        await async_wait_until(lambda: n.broker.events("policy_file_refused"))
+        await async_wait_until(lambda: n.broker.events("policies_refused"))
         assert await n.code() == (403, "policy_denied")
         assert (await n.status())["healthy"] is False
 

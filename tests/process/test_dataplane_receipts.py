@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import contextlib
 import http.client
 import http.server
+import json
 import os
 import threading
 import time
