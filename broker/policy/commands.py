@@ -163,7 +163,7 @@ def run_cases(context: click.Context, /, file: Path, *, as_json: bool, **given: 
         print_json({"cases": told, "failed": len(failed)})
     else:
         rows = [(_outcome(each), str(each["case"]), str(each["problem"])) for each in told]
-        print_table(("", "case", "problem"), [tuple(escape_unprintable(cell) for cell in row) for row in rows])
+        print_table(("result", "case", "problem"), [tuple(escape_unprintable(cell) for cell in row) for row in rows])
         click.echo(f"{format_count(len(told), 'case')}, {len(failed)} failed")
     if failed:
         context.exit(EXIT_NO)
