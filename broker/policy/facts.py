@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from broker.policy.labels import Label
+from broker.policy.outside import external_entities
 from hopseal.documents.model import Agent, AttestBlock, Component, DocumentSet, Risk, Sensitivity
 from hopseal.selectors import Posture
 
@@ -46,7 +47,7 @@ def encode_facts(
 
 
 def document_entities(documents: DocumentSet) -> list[Entity]:
-    """The trust domain, each agent in it, and each component in its agent."""
+    """The trust domain, each agent in it, each component in its agent, and services outside."""
     domain = {"type": "Hopseal::TrustDomain", "id": documents.trust_domain.name}
     entities = [_entity(domain, {}, ())]
     for agent in documents.agents:
@@ -60,7 +61,7 @@ def document_entities(documents: DocumentSet) -> list[Entity]:
             )
             for component in agent.components
         ]
-    return entities
+    return entities + external_entities(documents)
 
 
 def tool_risks(agent: Agent, component: Component) -> dict[str, Risk]:

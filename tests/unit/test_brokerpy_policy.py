@@ -8,7 +8,8 @@ import json
 import cedarpy
 import pytest
 
-from broker.policy.compile import compile_policies, quote, quote_pattern
+from broker.policy.cedar import quote, quote_pattern
+from broker.policy.compile import compile_policies
 from broker.policy.config import PolicyConfig
 from broker.policy.engine import PolicyEngine
 from broker.policy.facts import encode_facts

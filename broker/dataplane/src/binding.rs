@@ -119,7 +119,9 @@ impl DataPlane {
     }
 
     fn set_components(&self, components_json: &str) -> PyResult<()> {
-        self.broker.directory.set_components(components_json).map_err(|why| error("components_invalid", why))
+        self.broker.directory.set_components(components_json).map_err(|why| error("components_invalid", why))?;
+        self.broker.note_change();
+        Ok(())
     }
 
     fn set_routes(&self, routes_json: &str) -> PyResult<()> {

@@ -20,7 +20,7 @@ use hopseal_custody::replay::ReplayStore;
 use hopseal_custody::trust::Bundles;
 use hopseal_custody::usertoken::Issuers;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::body::BodyMemory;
 use crate::callers::Callers;
@@ -37,6 +37,7 @@ use crate::listeners::Listeners;
 use crate::log::Log;
 use crate::logged_bundles::LoggedBundles;
 use crate::open_calls::OpenCalls;
+use crate::outside::{Roots, WebConnections};
 use crate::places::{Parts, Places};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
@@ -56,6 +57,7 @@ const UNPROVEN_BURST: f64 = 200.0;
 const FEWEST_PEER_CALLS: usize = 2;
 
 /// What a handle continues.
+#[derive(Clone)]
 pub enum Continues {
     /// An inbound call: the next record is its child.
     Call(Chain),
@@ -96,6 +98,8 @@ pub struct Broker {
     pub acknowledged: Acknowledged,
     pub handles: Handles<Context>,
     pub pool: Pool,
+    /// Connections to external services.
+    pub web: WebConnections,
     pub sockets: ComponentSockets,
     pub memory: BodyMemory,
     /// The part of it that the bodies of one peer may take.
@@ -109,6 +113,8 @@ pub struct Broker {
     pub unproven: Throttle,
     /// Users' tokens whose line is in the log.
     pub logged_tokens: LoggedTokens,
+    /// Counts changes of documents and policies: what is open is judged again.
+    pub changes: watch::Sender<u64>,
     pub open_calls: Arc<OpenCalls>,
     pub decisions: Decisions,
     /// See `in_force`.
@@ -135,6 +141,13 @@ impl Broker {
             shutdown.clone(),
             Arc::clone(&stats),
         );
+        let web = WebConnections::new(
+            pool_settings(&settings),
+            Roots::new(settings.egress.ca_file.clone()),
+            settings.egress.allow_private,
+            shutdown.clone(),
+            Arc::clone(&stats),
+        );
         let listeners = Listeners::new(Arc::clone(&events), limits.processes);
         let sockets = ComponentSockets::new(Arc::clone(&listeners), &settings, shutdown.clone());
         let replay = ReplayStore::new(limits.replay_entries, limits.replay_entries / PEER_SHARE);
@@ -152,6 +165,7 @@ impl Broker {
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),
+            changes: watch::Sender::new(0),
             open_calls: Arc::default(),
             decisions: Decisions::default(),
             policy: RwLock::default(),
@@ -161,6 +175,7 @@ impl Broker {
             listeners,
             sockets,
             pool,
+            web,
             shutdown,
             trust,
             stats,
@@ -241,6 +256,11 @@ impl Broker {
         self.bundles.lock().unwrap_or_else(PoisonError::into_inner).log_news(&started.log);
     }
 
+    /// Lets what is open look at the documents again.
+    pub fn note_change(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
     pub fn receive_policy(&self) -> Arc<ReceivePolicy> {
         Arc::clone(&self.receive_policy.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -285,6 +305,7 @@ impl Broker {
     /// Housekeeping that no call waits for.
     pub fn sweep(&self) {
         self.pool.sweep();
+        self.web.sweep();
         self.sockets.sweep();
         self.handles.purge(clock::now_s());
         self.log_bundles();

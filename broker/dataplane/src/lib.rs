@@ -38,6 +38,7 @@ mod opened;
 mod operation;
 mod outbound;
 mod outgoing;
+mod outside;
 mod path;
 mod pidfd;
 mod places;
