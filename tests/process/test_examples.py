@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from waiting import wait_until
 from whole_node import CLI, WholeNode, whole_node
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+LISTENING = ("agent", "model", "tools")
 ID = "spiffe://example.org/agents/desk/"
 
 
@@ -25,24 +27,20 @@ def desk() -> Iterator[WholeNode]:
 
 
 def begin(node: WholeNode) -> None:
-    listen = {name: f"unix://{node.socket(name)}" for name in ("agent", "model", "tools")}
-    calls = [{"to": "model"}, {"to": "tools"}]
-    node.write(
-        "desk",
-        [
-            {"name": "asker", "role": "environment", "mayStart": True, "calls": [{"to": "agent"}, *calls]},
-            {"name": "agent", "role": "orchestrator", "listen": listen["agent"], "calls": calls},
-            {"name": "model", "role": "reasoning-engine", "listen": listen["model"]},
-            {"name": "tools", "role": "connector", "listen": listen["tools"]},
-        ],
-    )
+    components = yaml.safe_load((EXAMPLES / "desk.yaml").read_text())["spec"]["components"]
+    for each in components:
+        if "listen" in each:
+            each["listen"] = f"unix://{node.socket(each['name'])}"
+    node.write("desk", components)
     for name in ("agent", "model"):
         uvicorn = ["-m", "uvicorn", "--log-level", "warning", "--app-dir", EXAMPLES, "--uds", node.socket(name)]
         node.start(name, *uvicorn, f"{name}:app")
     serve = [*CLI, "serve-stdio", "--listen", node.socket("tools"), "--"]
     node.start("tools", *serve, sys.executable, EXAMPLES / "tools.py")
     wait_until(
-        lambda: all(node.is_attested(f"desk/{name}") for name in listen), timeout_s=60, what="components are attested"
+        lambda: all(node.is_attested(f"desk/{name}") for name in LISTENING),
+        timeout_s=60,
+        what="components are attested",
     )
 
 
