@@ -88,7 +88,7 @@ pub async fn accept(
     record.hop = Some(verified.chain().hop());
     verify_root(broker, &verified)?;
     let decided = decide(broker, received, &verified, record);
-    voucher.iter_mut().for_each(|voucher| voucher.decided_by(&record.policy));
+    voucher.iter_mut().for_each(|voucher| voucher.decided_by(record.decision.as_deref(), &record.policy));
     decided?;
     verify_age(broker, &verified)?;
     if !connection.leaf.may_sign(clock::now_s()) {

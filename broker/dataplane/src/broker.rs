@@ -26,17 +26,20 @@ use crate::body::BodyMemory;
 use crate::callers::Callers;
 use crate::clock;
 use crate::component::ComponentSockets;
+use crate::decisions::Decisions;
 use crate::directory::Directory;
 use crate::events::{Events, Weight};
 use crate::gathered::Gathered;
 use crate::handles::Handles;
 use crate::instance::{IdentityError, InstanceKey, Instances};
+use crate::judge::judge_again;
 use crate::lifetime::Shutdown;
 use crate::listeners::Listeners;
 use crate::log::Log;
 use crate::logged_bundles::LoggedBundles;
+use crate::open_calls::OpenCalls;
 use crate::places::{Parts, Places};
-use crate::policy::Policy;
+use crate::policy::{Facts, Policy};
 use crate::pool::{Pool, PoolSettings};
 use crate::settings::{Settings, ms};
 use crate::stats::Stats;
@@ -107,6 +110,8 @@ pub struct Broker {
     pub unproven: Throttle,
     /// Users' tokens whose line is in the log.
     pub logged_tokens: LoggedTokens,
+    pub open_calls: Arc<OpenCalls>,
+    pub decisions: Decisions,
     policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
     bundles: Mutex<LoggedBundles>,
@@ -147,6 +152,8 @@ impl Broker {
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),
+            open_calls: Arc::default(),
+            decisions: Decisions::default(),
             policy: RwLock::default(),
             acknowledged: Acknowledged::default(),
             receive_policy: RwLock::new(Arc::new(settings.receive_policy())),
@@ -239,9 +246,43 @@ impl Broker {
     /// # Errors
     /// It does not parse; the set in force stays.
     pub fn set_policies(&self, cedar_text: &str, entities_json: &str) -> Result<(), String> {
-        let policy = Policy::parse(cedar_text, entities_json)?;
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(policy));
+        self.use_policy(Policy::parse(cedar_text, entities_json)?);
         Ok(())
+    }
+
+    /// Takes all policy sets and the facts beside them, as one; what `sets` has unchanged is not parsed again.
+    ///
+    /// # Errors
+    /// Every mistake in them; those in force stay.
+    pub fn set_policy_sets(&self, sets_json: &str, facts_json: &str) -> Result<(), Vec<String>> {
+        let before = self.policy();
+        let policy = Policy::build(sets_json, facts_json, before.as_deref().map(|policy| &*policy.rules))?;
+        self.use_policy(policy);
+        Ok(())
+    }
+
+    /// Takes other facts for the policies in force.
+    ///
+    /// # Errors
+    /// What is wrong with them, or that there are no policies yet; those in force stay.
+    pub fn set_policy_facts(&self, facts_json: &str) -> Result<(), String> {
+        let before = self.policy().ok_or("no policies are in force")?;
+        self.use_policy(before.with_facts(Facts::parse(facts_json)?));
+        Ok(())
+    }
+
+    /// Puts `policy` in force for calls to come and for those that are open.
+    fn use_policy(&self, policy: Policy) {
+        let policy = Arc::new(policy);
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&policy));
+        judge_again(self, &policy, false);
+    }
+
+    /// Ends open calls that time alone made forbidden.
+    pub fn judge_changing(&self) {
+        if let Some(policy) = self.policy() {
+            judge_again(self, &policy, true);
+        }
     }
 
     /// The policies in force; None means that every call is denied.
@@ -263,6 +304,11 @@ impl Broker {
             ("identities", "Component instances with an SVID.", self.instances.len()),
             ("callers", "Processes known as callers.", self.callers.len()),
             ("listeners", "Processes known as listeners.", self.listeners.len()),
+            (
+                "open_calls",
+                "Calls that a change of policy would end if they were no longer allowed.",
+                self.open_calls.len(),
+            ),
             ("handles", "Custody handles in use.", self.handles.len()),
             ("replay_entries", "Accepted records that are remembered.", used),
             ("certificate_cache_entries", "Certificates remembered.", certificates),
@@ -271,8 +317,10 @@ impl Broker {
         ];
         let gauges: Vec<(&str, &str, f64)> =
             gauges.iter().map(|(name, help, count)| (*name, *help, *count as f64)).collect();
+        let mut metrics = self.stats.metrics(&counters, &gauges);
+        metrics.extend(self.decisions.metrics());
         json!({
-            "metrics": self.stats.metrics(&counters, &gauges),
+            "metrics": metrics,
             "log": {
                 "healthy": started.is_some_and(|started| started.log.is_healthy()),
                 "detail": self.stats.log_detail(),

@@ -13,6 +13,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::activity::Busy;
 use crate::events::{Events, Weight};
+use crate::judge::revoked;
+use crate::open_calls::{Entered, Open};
 use crate::operation::Operation;
 use crate::places::{Place, Places};
 use crate::problem::Refusal;
@@ -31,6 +33,14 @@ pub struct CallRecord {
     pub hop: Option<i64>,
     /// Cedar policies that decided.
     pub policy: Vec<String>,
+    /// Id of the decision.
+    pub decision: Option<String>,
+    /// Sets that only observe and would have denied the call, each with why.
+    pub would_deny: Vec<(String, String)>,
+    /// What was asked, if it was denied.
+    pub question: Option<Arc<Open>>,
+    /// The call's place among those that are judged again.
+    watched: Option<Entered>,
     direction: &'static str,
     started: Instant,
     status: Option<u16>,
@@ -65,6 +75,10 @@ impl CallRecord {
             cid: None,
             hop: None,
             policy: Vec::new(),
+            decision: None,
+            would_deny: Vec::new(),
+            question: None,
+            watched: None,
             direction,
             started: Instant::now(),
             status: None,
@@ -114,6 +128,21 @@ impl CallRecord {
         over
     }
 
+    /// The call is judged again from now on, until it is over.
+    pub fn watch(&mut self, entered: Entered) {
+        self.watched = Some(entered);
+    }
+
+    /// Resolves when the call is no longer allowed; never for one that nobody decided.
+    pub fn until_revoked(&self) -> impl Future<Output = Refusal> + Send + use<> {
+        let open = self.watched.as_ref().map(|entered| Arc::clone(&entered.open));
+        async move {
+            let Some(open) = open else { return std::future::pending().await };
+            open.revoked.cancelled().await;
+            revoked(&open)
+        }
+    }
+
     /// The head of the answer is known; the body may still stream.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status.as_u16());
@@ -125,6 +154,9 @@ impl CallRecord {
         self.status = Some(refusal.status.as_u16());
         self.code = refusal.code.clone().into_owned();
         self.detail = Some(refusal.detail.clone());
+        if refusal.decision.is_some() {
+            self.decision.clone_from(&refusal.decision);
+        }
     }
 
     /// The answer broke off after its head.
@@ -147,6 +179,10 @@ impl Drop for CallRecord {
             self.stats.calls_out_in_progress.add(-1);
         }
         self.stats.count_call(self.direction, &self.code, took);
+        let asked = self.question.as_ref().or(self.watched.as_ref().map(|entered| &entered.open));
+        let is_told = self.code != "ok" || !self.would_deny.is_empty();
+        let question = asked.filter(|_| is_told).map(|open| &open.question);
+        let would_deny: Vec<String> = self.would_deny.iter().map(|(set, why)| format!("{set}: {why}")).collect();
         let event = json!({
             "event": "call",
             "direction": self.direction,
@@ -161,6 +197,9 @@ impl Drop for CallRecord {
             "code": self.code,
             "detail": self.detail,
             "policy": self.policy,
+            "decision": self.decision,
+            "would_deny": would_deny,
+            "question": question,
             "complete": self.complete,
             "duration_us": u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         });

@@ -20,7 +20,7 @@ use crate::directory::Component;
 use crate::gathered::Gathered;
 use crate::headers;
 use crate::opened::OpenedBody;
-use crate::problem::Refusal;
+use crate::problem::{DECISION, Refusal};
 use crate::settings::ms;
 use crate::terms::{Terms, expires_at};
 use crate::upload::RequestBody;
@@ -102,6 +102,8 @@ async fn attempt(
     })?;
     broker.sockets.keep(&delivery.callee.qualified, reached);
     headers::strip(response.headers_mut());
+    // Only brokers decide.
+    response.headers_mut().remove(DECISION);
     Ok(response)
 }
 

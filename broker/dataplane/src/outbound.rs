@@ -147,7 +147,11 @@ async fn call(
         operation,
     };
     decide(broker, &outgoing, record)?;
-    send(broker, outgoing, record).await
+    let watch = record.until_revoked();
+    tokio::select! {
+        sent = send(broker, outgoing, record) => sent,
+        refusal = watch => Err(refusal),
+    }
 }
 
 /// The one host that the request names; absolute form and `Host` must agree.
@@ -252,7 +256,7 @@ fn prepare(list: &mut HeaderMap, body: &Content) {
 fn decide(broker: &Broker, outgoing: &Outgoing, record: &mut CallRecord) -> Result<(), Refusal> {
     let requested =
         Requested { operation: &outgoing.operation, method: outgoing.method.as_str(), path: outgoing.target.path() };
-    let resource = Resource::Component(outgoing.callee.id.as_str());
+    let resource = Resource::Component(outgoing.callee.id.to_string());
     judge_outgoing(broker, (&outgoing.caller, resource), (&outgoing.parent, &outgoing.terms), requested, record)
 }
 

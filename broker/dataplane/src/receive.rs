@@ -110,8 +110,15 @@ async fn call(
         None => Content::Stream(open_stream(connection, &chain, &parts.headers, body, vouch_for, record)?),
     };
     let delivery = Delivery { callee: &callee, chain, method: parts.method, target, headers: parts.headers, receipts };
-    let response = deliver(broker, &delivery, content).await?;
-    vouch(voucher, peer, response).await
+    let watch = record.until_revoked();
+    let answered = async {
+        let response = deliver(broker, &delivery, content).await?;
+        vouch(voucher, peer, response).await
+    };
+    tokio::select! {
+        answered = answered => answered,
+        refusal = watch => Err(refusal),
+    }
 }
 
 /// The request's body; None if it streams, and then nothing of it was read.

@@ -81,11 +81,17 @@ impl Reply {
 pub struct AnswerBody {
     reply: Reply,
     record: CallRecord,
+    /// Ends a stream that is no longer allowed.
+    revoked: Option<Revoked>,
 }
+
+type Revoked = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 
 impl AnswerBody {
     pub fn new(reply: Reply, record: CallRecord) -> Self {
-        let mut answer = Self { reply, record };
+        let streams = matches!(reply, Reply::Vouched(_) | Reply::Verified(_));
+        let revoked = streams.then(|| Box::pin(record.until_revoked()) as Revoked);
+        let mut answer = Self { reply, record, revoked };
         answer.finish_if_ended();
         answer
     }
@@ -103,6 +109,14 @@ impl Body for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
+        if let Some(Poll::Ready(refusal)) = this.revoked.as_mut().map(|revoked| revoked.as_mut().poll(context)) {
+            this.revoked = None;
+            this.reply = Reply::whole(Bytes::new());
+            let failed = BodyFailed { code: "policy_revoked".into(), detail: refusal.detail.clone() };
+            this.record.refused(&refusal);
+            this.record.broke_off(&failed);
+            return Poll::Ready(Some(Err(failed)));
+        }
         let frame = match &mut this.reply {
             Reply::Whole { data, trailers } => match ready!(Pin::new(data).poll_frame(context)) {
                 Some(frame) => Some(frame.map_err(|never| match never {})),

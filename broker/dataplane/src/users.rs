@@ -121,20 +121,20 @@ pub fn carry(broker: &Broker, parent: &Parent, list: &mut HeaderMap) -> Result<(
 }
 
 /// The user of a call that is about to be made, for policies.
-pub fn user_of(parent: &Parent) -> Option<OnBehalf<'_>> {
+pub fn user_of(parent: &Parent) -> Option<OnBehalf> {
     match parent {
         Parent::Call(chain) => chain.behalf().map(on_behalf),
         Parent::Root { root, .. } | Parent::Sealed { root, .. } => root.user.as_deref().map(|token| {
             let user = token.user();
-            OnBehalf { issuer: &user.iss, subject: &user.sub, verified: true }
+            OnBehalf { issuer: user.iss.clone(), subject: user.sub.clone(), verified: true }
         }),
     }
 }
 
 /// The user of an accepted chain, for policies.
-pub fn on_behalf(behalf: &Behalf) -> OnBehalf<'_> {
+pub fn on_behalf(behalf: &Behalf) -> OnBehalf {
     let user = behalf.user();
-    OnBehalf { issuer: &user.iss, subject: &user.sub, verified: behalf.token().is_some() }
+    OnBehalf { issuer: user.iss.clone(), subject: user.sub.clone(), verified: behalf.token().is_some() }
 }
 
 /// Puts a verified token's claims into the log, once; before the record that names it, by the order of the queue.

@@ -94,11 +94,11 @@ impl Voucher {
         if self.ending.as_ref().is_some_and(|ending| ending.is_broken()) { Fin::Abort } else { Fin::Deny }
     }
 
-    /// The ids of the policies that decided, as far as they fit into a receipt.
-    pub fn decided_by(&mut self, policies: &[String]) {
-        self.decision.clear();
-        for id in policies {
-            let separator = if self.decision.is_empty() { "" } else { "," };
+    /// The decision's id and the names of the policies that made it, as far as they fit into a receipt.
+    pub fn decided_by(&mut self, decision: Option<&str>, policies: &[String]) {
+        self.decision = decision.unwrap_or_default().to_owned();
+        for (index, id) in policies.iter().enumerate() {
+            let separator = if index == 0 { " " } else { "," };
             if self.decision.len() + separator.len() + id.len() > MAX_DECISION_BYTES {
                 break;
             }
