@@ -25,6 +25,7 @@ mod gathered;
 mod grpc;
 mod handles;
 mod headers;
+mod in_force;
 mod inbound;
 mod instance;
 mod jsonrpc;
