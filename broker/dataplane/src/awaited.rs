@@ -42,6 +42,8 @@ pub struct Sent {
     pub receipts: Arc<Gathered>,
     /// What passes of a request that streams.
     pub request: Option<Passing>,
+    /// Whether it asks for a WebSocket.
+    pub is_upgrade: bool,
 }
 
 /// A request whose answer has begun.
@@ -118,8 +120,8 @@ impl Awaited {
         let is_error = self.status.is_client_error() || self.status.is_server_error();
         match fin {
             Fin::Eof => Ok(()),
-            // Its status says how a gRPC call ended, whatever was still to come of its request.
-            Fin::Early if grpc::is_grpc(&self.head) => Ok(()),
+            // A gRPC call has a status and a WebSocket a Close frame, whatever was still to come of the request.
+            Fin::Early if self.sent.is_upgrade || grpc::is_grpc(&self.head) => Ok(()),
             Fin::Early => Err(failed("answer_aborted", "the callee answered before the request had ended")),
             Fin::Deny if is_error => Ok(()),
             Fin::Deny => Err(failed("receipt_invalid", "a refusal with the status of a success")),

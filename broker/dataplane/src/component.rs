@@ -18,6 +18,7 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::directory::{Component, ListenProtocol};
 use crate::executor::ConnectionTasks;
@@ -67,6 +68,8 @@ struct Shared {
 /// A connection to a component's socket whose listener is admitted.
 pub struct Reached {
     pub sender: Sender,
+    /// Cancelled when the listener is withdrawn.
+    pub closed: CancellationToken,
     pub instance: InstanceKey,
     /// True if it was never used: a request that fails on it was not lost to an idle close.
     pub fresh: bool,
@@ -146,7 +149,7 @@ impl ComponentSockets {
             let shared = Shared { sender: sender.clone(), listener: Arc::clone(&listener), used: Instant::now() };
             self.lock_shared().insert(component.qualified.clone(), shared);
         }
-        Ok(Reached { sender, instance, fresh: true, listener })
+        Ok(Reached { sender, closed: listener.closed.clone(), instance, fresh: true, listener })
     }
 
     async fn speak_h1(&self, stream: UnixStream, listener: &Listener) -> hyper::Result<Sender> {
@@ -199,7 +202,7 @@ impl ComponentSockets {
         };
         shared.used = Instant::now();
         let (sender, listener) = (Sender::H2(shared.sender.clone()), Arc::clone(&shared.listener));
-        Some(Reached { sender, instance, fresh: false, listener })
+        Some(Reached { sender, closed: listener.closed.clone(), instance, fresh: false, listener })
     }
 
     fn lock_shared(&self) -> std::sync::MutexGuard<'_, HashMap<String, Shared>> {
@@ -253,7 +256,8 @@ impl ComponentSockets {
                 && sender.is_ready()
                 && since.elapsed() < self.idle_timeout
             {
-                return Some(Reached { sender: Sender::H1(sender), instance, fresh: false, listener });
+                let closed = listener.closed.clone();
+                return Some(Reached { sender: Sender::H1(sender), closed, instance, fresh: false, listener });
             }
         }
         None

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use hopseal_custody::fields::HANDLE;
 use http::uri::{InvalidUri, PathAndQuery};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, on};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::body::Buffered;
 use crate::broker::{Broker, Context, Continues};
@@ -24,6 +26,7 @@ use crate::problem::{DECISION, Refusal};
 use crate::settings::ms;
 use crate::terms::{Terms, expires_at};
 use crate::upload::RequestBody;
+use crate::websocket;
 
 /// An accepted request, but for its body.
 pub struct Delivery<'a> {
@@ -72,6 +75,42 @@ pub async fn deliver(broker: &Broker, delivery: &Delivery<'_>, body: Content) ->
         }
         other => other.map_err(Undelivered::into_refusal),
     }
+}
+
+/// What a component agreed to: its end of a WebSocket.
+pub struct Agreed {
+    pub near: OnUpgrade,
+    /// Cancelled when it is withdrawn.
+    pub listener: CancellationToken,
+}
+
+/// Asks the component for a WebSocket; with its answer, whether it agrees.
+///
+/// # Errors
+/// As [`deliver`].
+pub async fn deliver_wish(
+    broker: &Broker,
+    delivery: &Delivery<'_>,
+) -> Result<(Response<Incoming>, Option<Agreed>), Refusal> {
+    let mut reached = broker.sockets.reach(delivery.callee, true).await?;
+    let mut request = build(broker, delivery, &reached, RequestBody::Whole(Full::default()))?;
+    websocket::ask_component(request.headers_mut());
+    let deadline = ms(broker.settings.timeouts_ms.response_head);
+    let sent = timeout(deadline, reached.sender.send(request)).await;
+    let sent = sent.map_err(|_| Refusal::new("callee_timeout", "no answer in time"))?;
+    let mut response = sent.map_err(|error| Refusal::new("callee_unavailable", error.into_error().to_string()))?;
+    let agrees = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if agrees && response.headers().get(header::UPGRADE).is_none_or(|value| !is_websocket(value)) {
+        return Err(Refusal::new("callee_unavailable", "the component agreed to something else"));
+    }
+    let agreed = agrees.then(|| Agreed { near: on(&mut response), listener: reached.closed.clone() });
+    headers::strip(response.headers_mut());
+    response.headers_mut().remove(DECISION);
+    Ok((response, agreed))
+}
+
+fn is_websocket(value: &HeaderValue) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(b"websocket")
 }
 
 /// A connection for a request that is sent once: a shared one is open now, any other was never used.

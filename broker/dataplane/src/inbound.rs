@@ -133,9 +133,9 @@ async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc
         let served = h2_builder(broker, tasks, &window).serve_connection(io, service);
         supervise(pin!(served), http2::Connection::graceful_shutdown, lifetime, &activity).await;
     } else {
-        let mut served = pin!(h1_builder(broker).serve_connection(io, service));
+        let mut served = pin!(h1_builder(broker).serve_connection(io, service).with_upgrades());
         tokio::select! {
-            () = supervise(served.as_mut(), http1::Connection::graceful_shutdown, lifetime, &activity) => {}
+            () = supervise(served.as_mut(), http1::UpgradeableConnection::graceful_shutdown, lifetime, &activity) => {}
             () = cut.cancelled() => {}
         }
     }
@@ -171,6 +171,7 @@ fn h2_builder(broker: &Broker, tasks: ConnectionTasks, window: &Window) -> http2
         .timer(TokioTimer::new())
         .initial_stream_window_size(window.stream_bytes)
         .initial_connection_window_size(window.connection_bytes)
+        .enable_connect_protocol()
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.peer_header_bytes)
         .max_pending_accept_reset_streams(RESETS)

@@ -54,6 +54,7 @@ mod receive;
 mod reply;
 mod requests;
 mod runtime;
+mod segments;
 mod send;
 mod server;
 mod settings;
@@ -65,6 +66,7 @@ mod terms;
 mod throttle;
 mod tls;
 mod trust;
+mod tunnel;
 mod unix_server;
 mod upload;
 mod users;
@@ -73,6 +75,7 @@ mod verified;
 mod views;
 mod vouched;
 mod voucher;
+mod websocket;
 mod windows;
 
 #[global_allocator]

@@ -10,7 +10,6 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
@@ -40,13 +39,22 @@ const BROKEN: u8 = 2;
 const UNREAD: u8 = 3;
 
 /// How a streamed request ended, for its receipt.
-#[derive(Default)]
-pub struct Ending(AtomicU8, OnceLock<Passing>);
+pub struct Ending(AtomicU8, Passing);
 
 impl Ending {
+    /// Of a request of which nothing passed yet.
+    pub fn of(passing: Passing) -> Self {
+        Self(AtomicU8::new(UNKNOWN), passing)
+    }
+
+    /// What passes of the request.
+    pub fn passing(&self) -> &Passing {
+        &self.1
+    }
+
     /// What was taken of the request so far.
     pub fn taken(&self) -> Taken {
-        Taken::of(&self.1.get().map_or_else(|| BodySum::of(b""), Passing::so_far))
+        Taken::of(&self.1.so_far())
     }
 
     /// Whether the closing statement was verified.
@@ -65,21 +73,21 @@ impl Ending {
     }
 }
 
-struct Pending {
-    broker: Arc<Broker>,
+/// A request that streams, until its closing statement was judged; that there was none is logged.
+pub struct Opening {
+    pub broker: Arc<Broker>,
     /// The caller as TLS showed it.
-    peer: Peer,
+    pub peer: Peer,
     /// The opening record.
-    record: Arc<VerifiedStatement>,
-    ending: Arc<Ending>,
-    sum: Passing,
+    pub record: Arc<VerifiedStatement>,
+    pub ending: Arc<Ending>,
 }
 
 /// A peer's streaming body.
 pub struct OpenedBody {
     inner: Incoming,
     /// None once the stream has ended, well or not.
-    pending: Option<Pending>,
+    pending: Option<Opening>,
     holds_last: bool,
     held: VecDeque<Bytes>,
     /// Trailers that pass behind the body.
@@ -91,19 +99,9 @@ pub struct OpenedBody {
 impl OpenedBody {
     /// The body that follows the accepted `record`; `holds_last` if its reader knows how long it will be, `over` when
     /// the call is.
-    pub fn new(
-        inner: Incoming,
-        broker: Arc<Broker>,
-        peer: Peer,
-        record: Arc<VerifiedStatement>,
-        ending: Arc<Ending>,
-        (sum, holds_last): (Passing, bool),
-        over: CancellationToken,
-    ) -> Self {
-        let _there_is_one_body = ending.1.set(sum.clone());
-        let pending = Some(Pending { broker, peer, record, ending, sum });
+    pub fn new(inner: Incoming, opening: Opening, holds_last: bool, over: CancellationToken) -> Self {
         let over = Box::pin(over.cancelled_owned());
-        Self { inner, pending, holds_last, held: VecDeque::new(), tail: None, over }
+        Self { inner, pending: Some(opening), holds_last, held: VecDeque::new(), tail: None, over }
     }
 
     pub fn has_ended(&self) -> bool {
@@ -118,7 +116,7 @@ impl OpenedBody {
             let mut trailers = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
-                        if let Err(why) = pending.sum.update(&data) {
+                        if let Err(why) = pending.ending.1.update(&data) {
                             return Poll::Ready(Some(Err(self.break_off(why.to_owned()))));
                         }
                         self.held.extend((!data.is_empty()).then_some(data));
@@ -157,12 +155,13 @@ impl OpenedBody {
     }
 }
 
-impl Pending {
+impl Opening {
     /// Nothing if the stream, which has ended with these trailers, was closed by who opened it.
-    fn close(self, trailers: &HeaderMap) -> Result<(), Rejection> {
+    pub fn close(self, trailers: &HeaderMap) -> Result<(), Rejection> {
         let lines = headers::lines(trailers);
         let claimed = trailers.get(CLOSE).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
-        let verified = trailer_binding(&lines).and_then(|tlb| self.verify(&lines, self.sum.so_far().followed_by(tlb)));
+        let verified =
+            trailer_binding(&lines).and_then(|tlb| self.verify(&lines, self.ending.1.so_far().followed_by(tlb)));
         match verified {
             Ok(certificates) => {
                 self.log(None, claimed, certificates);
@@ -211,7 +210,7 @@ impl Pending {
     }
 }
 
-impl Drop for Pending {
+impl Drop for Opening {
     fn drop(&mut self) {
         if self.ending.0.compare_exchange(UNKNOWN, UNREAD, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             self.log(Some((Code::Missing.as_str(), "nobody read the stream to its end")), None, Vec::new());

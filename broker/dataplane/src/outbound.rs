@@ -13,6 +13,7 @@ use hopseal_custody::fields::HANDLE;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 
 use crate::body::{Intake, drain};
 use crate::boundary;
@@ -25,7 +26,7 @@ use crate::grpc;
 use crate::headers;
 use crate::instance::{InstanceKey, Leaf};
 use crate::judge::{Requested, judge_outgoing};
-use crate::operation::operation_of;
+use crate::operation::{Operation, Protocol as Spoken, operation_of};
 use crate::outgoing::{Content, Outgoing};
 use crate::outside::{self, Destination, Named};
 use crate::path::verify_target;
@@ -37,6 +38,7 @@ use crate::send::send;
 use crate::settings::Streams;
 use crate::task;
 use crate::users;
+use crate::websocket;
 
 /// The host under which the broker itself answers.
 const BROKER_HOST: &str = "hopseal.local";
@@ -79,7 +81,7 @@ pub async fn answer(
     connected: &Arc<Connected>,
     request: Request<Incoming>,
 ) -> Response<AnswerBody> {
-    if request.method() == Method::CONNECT {
+    if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
         return outside::open_tunnel(broker, connected, request).await;
     }
     let mut record = CallRecord::begin("out", &broker.events, &broker.stats);
@@ -90,7 +92,10 @@ pub async fn answer(
     let answered = match call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record).await {
         Ok(response) => {
             record.answered(response.status());
-            let response = if is_grpc { grpc::translate(response).await } else { response };
+            let mut response = if is_grpc { grpc::translate(response).await } else { response };
+            if let Reply::Upgraded(tunnel) = response.body_mut() {
+                tunnel.end_with(connected.caller.closed.clone());
+            }
             response.map(|reply| AnswerBody::new(reply, record))
         }
         Err(refusal) => {
@@ -108,11 +113,15 @@ pub async fn answer(
 async fn call(
     broker: &Arc<Broker>,
     connected: &Connected,
-    request: Request<()>,
+    mut request: Request<()>,
     body: &mut Option<Incoming>,
     record: &mut CallRecord,
 ) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
+    let wish = websocket::take_wish(&mut request)?;
+    if wish.is_some() && broker.settings.streams == Streams::Reject {
+        return Err(Refusal::new("upgrade_unsupported", "a WebSocket needs streams: accept"));
+    }
     headers::verify_form(&request)?;
     let named = host_of(&request)?;
     if grpc::is_grpc(request.headers()) && request.version() < Version::HTTP_2 {
@@ -127,6 +136,9 @@ async fn call(
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
     let is_for_broker = named.host == BROKER_HOST && named.port.is_none();
     let body = take_in(broker, &parts.headers, body, is_for_broker).await?;
+    if wish.is_some() && is_for_broker {
+        return Err(Refusal::new("upgrade_unsupported", "the broker itself serves no WebSocket"));
+    }
     if is_for_broker {
         let Content::Whole(body) = body else { return Err(Refusal::new("body_too_large", "a request to the broker")) };
         return requests::answer(broker, &caller, (&parts.method, &target), &parts.headers, &body)
@@ -134,6 +146,9 @@ async fn call(
     }
     let callee = match outside::destination(broker, &caller.component, &named)? {
         Destination::Component(callee) => callee,
+        Destination::Outside(_) if wish.is_some() => {
+            return Err(Refusal::new("upgrade_unsupported", "WebSockets go to components with custody only"));
+        }
         Destination::Outside(remote) => {
             return outside::call(broker, caller, remote, (parts, target, body), record).await;
         }
@@ -143,11 +158,22 @@ async fn call(
     let (receipts, terms) =
         context.map_or_else(Default::default, |found| (Arc::clone(&found.receipts), found.terms.clone()));
     prepare(&mut parts.headers, &body);
+    let body = match (&wish, body) {
+        (Some(_), Content::Whole(body)) if body.bytes.is_empty() => {
+            websocket::bind_wish(&mut parts.headers);
+            Content::Upgrade
+        }
+        (Some(_), _) => return Err(Refusal::new("request_invalid", "a WebSocket begins without a body")),
+        (None, body) => body,
+    };
     let body_bytes = match &body {
         Content::Whole(body) => Some(&body.bytes[..]),
-        Content::Stream(_) => None,
+        Content::Stream(_) | Content::Upgrade => None,
     };
-    let operation = operation_of(&parts.method, target.path(), &parts.headers, body_bytes);
+    let operation = match wish {
+        Some(_) => Operation::of(Spoken::WebSocket, format!("{} {}", parts.method, target.path())),
+        None => operation_of(&parts.method, target.path(), &parts.headers, body_bytes),
+    };
     record.asks(&operation);
     if boundary::is_sealed(broker, &callee, &parent) {
         parent = boundary::seal(broker, (&caller, &callee), (parent, &terms), &operation, &mut parts.headers)?;
@@ -169,8 +195,14 @@ async fn call(
     };
     decide(broker, &outgoing, record)?;
     let watch = record.until_revoked();
+    let sent = async {
+        match wish {
+            Some(wish) => websocket::send(broker, outgoing, wish, record).await,
+            None => send(broker, outgoing, record).await,
+        }
+    };
     tokio::select! {
-        sent = send(broker, outgoing, record) => sent,
+        sent = sent => sent,
         refusal = watch => Err(refusal),
     }
 }

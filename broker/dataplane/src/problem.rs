@@ -123,7 +123,7 @@ pub fn status_of(code: &str) -> StatusCode {
         "unknown_peer" | "not_found" => StatusCode::NOT_FOUND,
         "handle_unknown" | "nothing_to_continue" => StatusCode::CONFLICT,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-        "upgrade_unsupported" | "grpc_unsupported" => StatusCode::NOT_IMPLEMENTED,
+        "upgrade_unsupported" | "grpc_unsupported" | "websocket_unsupported" => StatusCode::NOT_IMPLEMENTED,
         "egress_unresolvable"
         | "egress_unreachable"
         | "egress_tls"

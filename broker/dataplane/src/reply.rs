@@ -23,6 +23,7 @@ use crate::grpc;
 use crate::open_streams::{OpenStreams, Pulse, Stream};
 use crate::outside::{ObservedBody, PlainBody};
 use crate::problem::{Refusal, status_of};
+use crate::tunnel::Tunnel;
 use crate::verified::VerifiedBody;
 use crate::vouched::VouchedBody;
 
@@ -71,6 +72,8 @@ pub enum Reply {
     Vouched(Box<VouchedBody>),
     /// A peer's answer on its way to a component.
     Verified(Box<VerifiedBody>),
+    /// No body: a WebSocket begins, which ends the call.
+    Upgraded(Box<Tunnel>),
     /// The same of a party without custody.
     Observed(Box<ObservedBody>),
     /// A component's answer on its way to a peer without custody.
@@ -106,7 +109,14 @@ type Revoked = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 
 impl AnswerBody {
     pub fn new(reply: Reply, record: CallRecord) -> Self {
-        let streams = !matches!(reply, Reply::Whole { .. });
+        let reply = match reply {
+            Reply::Upgraded(tunnel) => {
+                tunnel.open(record);
+                return Self::opening();
+            }
+            reply => reply,
+        };
+        let streams = !matches!(reply, Reply::Whole { .. } | Reply::Upgraded(_));
         let revoked = streams.then(|| Box::pin(record.until_revoked()) as Revoked);
         let mut answer = Self { reply, record: Some(record), is_grpc: false, revoked, stream: None };
         answer.finish_if_ended();
@@ -133,7 +143,7 @@ impl AnswerBody {
 
     /// Watches it, if it streams; `writer` ends whoever writes it.
     pub fn watched(mut self, streams: &OpenStreams, writer: impl FnOnce() -> CancellationToken) -> Self {
-        let is_stream = !matches!(self.reply, Reply::Whole { .. });
+        let is_stream = !matches!(self.reply, Reply::Whole { .. } | Reply::Upgraded(_));
         if let Some(record) = self.record.as_mut().filter(|_| is_stream) {
             let pulse = record.pulse();
             pulse.touch();
@@ -189,6 +199,7 @@ impl Body for AnswerBody {
                 Some(frame) => Some(frame.map_err(|never| match never {})),
                 None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
             },
+            Reply::Upgraded(_) => None,
             Reply::Vouched(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
             Reply::Verified(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
             Reply::Observed(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
@@ -213,6 +224,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.reply {
             Reply::Whole { data, trailers } => data.is_end_stream() && trailers.is_none(),
+            Reply::Upgraded(_) => true,
             Reply::Vouched(body) => body.is_end_stream(),
             Reply::Verified(body) => body.is_end_stream(),
             Reply::Observed(body) => body.is_end_stream(),
@@ -223,6 +235,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match &self.reply {
             Reply::Whole { data, .. } => data.size_hint(),
+            Reply::Upgraded(_) => SizeHint::with_exact(0),
             Reply::Vouched(_) | Reply::Verified(_) | Reply::Observed(_) | Reply::Plain(_) => SizeHint::default(),
         }
     }

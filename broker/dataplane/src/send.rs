@@ -104,7 +104,7 @@ async fn connect(broker: &Broker, outgoing: &Outgoing) -> Result<Lease, Refusal>
 
 /// A listener that is admitted here wins, through our own peer port; else the routes. Every node has
 /// every document, so a `listen` path alone says nothing about this node.
-fn endpoints_of(broker: &Broker, callee: &Component) -> Result<Vec<String>, Refusal> {
+pub fn endpoints_of(broker: &Broker, callee: &Component) -> Result<Vec<String>, Refusal> {
     let own = || broker.started.get().map(|started| vec![started.peer_address.to_string()]);
     let has_identity = |owner| broker.instances.current(owner).is_some();
     if broker.listeners.serving(&callee.qualified).as_ref().is_some_and(has_identity)
@@ -170,7 +170,7 @@ fn says_unprocessed(error: &h2::Error) -> bool {
 }
 
 /// The answer as the component gets it; a new root comes with the handle of its siblings.
-fn finish(broker: &Broker, outgoing: Outgoing, mut response: Response<Reply>) -> Result<Response<Reply>, Refusal> {
+pub fn finish(broker: &Broker, outgoing: Outgoing, mut response: Response<Reply>) -> Result<Response<Reply>, Refusal> {
     if let Parent::Root { root, is_new: true } = outgoing.parent {
         let handle = task::issue(broker, &outgoing.caller, root, outgoing.receipts)?;
         let value = headers::custody_value(&handle);

@@ -60,7 +60,11 @@ pub struct Closer {
 }
 
 impl Closer {
-    async fn seal(self, body: BodySum) -> Result<String, Refusal> {
+    /// The sealed statement of a stream that ended after `body`, once it is durable in the log.
+    ///
+    /// # Errors
+    /// The key may not sign, or the log is away: the stream must not pass as whole.
+    pub async fn seal(self, body: BodySum) -> Result<String, Refusal> {
         let broker = Arc::clone(&self.broker);
         let started = broker.started.get().ok_or_else(|| Refusal::new("log_unavailable", "not started"))?;
         let sealing = started.log.seal(self.request(body, Fin::Eof)?);
@@ -74,7 +78,7 @@ impl Closer {
     }
 
     /// Logs that the stream was cut after `body`; nobody waits for it.
-    fn abort(self, body: BodySum) {
+    pub fn abort(self, body: BodySum) {
         let broker = Arc::clone(&self.broker);
         if let (Some(started), Ok(request)) = (broker.started.get(), self.request(body, Fin::Abort)) {
             let _the_call_is_lost_anyway = started.log.seal_nowait(request);
@@ -195,7 +199,7 @@ impl ClosingBody {
                         Some(Ok(data)) => {
                             let taken = self.sum.update(&data);
                             let taken = taken.map_err(|why| BodyFailed::new("request_invalid", why));
-                            return Poll::Ready(Some(taken.map(|()| Frame::data(data))));
+                            return Poll::Ready(Some(taken.map(|_all| Frame::data(data))));
                         }
                         // Dropping the state logs that the stream was cut.
                         Some(Err(error)) => {

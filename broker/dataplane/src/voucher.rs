@@ -51,6 +51,8 @@ pub struct Voucher {
     pub decision: String,
     /// How the request's body ended, if it streams.
     pub ending: Option<Arc<Ending>>,
+    /// Whether it asks for a WebSocket: its answer says how that ended, or that there is none.
+    pub is_upgrade: bool,
 }
 
 /// The head of an answer as a receipt binds it.
@@ -73,7 +75,7 @@ pub struct HeadVoucher {
 /// # Errors
 /// `callee_unavailable`: the component answered with an interim status, or a header that cannot be bound.
 pub fn bind_head(status: StatusCode, headers: &HeaderMap) -> Result<Head, Refusal> {
-    if status.is_informational() {
+    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::new("callee_unavailable", "no final status"));
     }
     let rsb = response_binding(status.as_u16(), &lines(headers));
@@ -93,7 +95,7 @@ impl Voucher {
         match &self.ending {
             Some(ending) if ending.is_closed() => Fin::Eof,
             None => Fin::Eof,
-            Some(ending) if head.may_end_early && !ending.is_broken() => Fin::Early,
+            Some(ending) if (head.may_end_early || self.is_upgrade) && !ending.is_broken() => Fin::Early,
             Some(_) => Fin::Abort,
         }
     }

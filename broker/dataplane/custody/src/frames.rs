@@ -112,6 +112,12 @@ impl FrameReader {
         self.closed
     }
 
+    /// Whole messages so far.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
     /// What passed so far: bytes that were summed up, their sum, messages.
     #[must_use]
     pub fn sum(&self) -> BodySum {
