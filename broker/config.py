@@ -9,10 +9,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.audit.config import AuditConfig, read_audit
+from broker.egress_config import EgressConfig, read_egress
 from broker.names import parse_component, parse_label
 from broker.user_config import Boundary, IssuerConfig, read_boundaries, read_issuers
 from hopseal.errors import InvalidError
@@ -108,6 +109,7 @@ class BrokerConfig:
     issuers: tuple[IssuerConfig, ...]
     boundaries: Mapping[str, Boundary]
     audit: AuditConfig
+    egress: EgressConfig = field(default_factory=EgressConfig)
 
     @property
     def attestor_id(self) -> SpiffeId:
@@ -152,6 +154,7 @@ def load_config(path: Path) -> BrokerConfig:
         issuers=read_issuers(top),
         boundaries=read_boundaries(top),
         audit=_read_audit(top.section("audit")),
+        egress=read_egress(top.section("egress")),
     )
     if config.trust_domain.name in config.boundaries:
         top.mistake(

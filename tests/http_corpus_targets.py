@@ -20,7 +20,7 @@ from svid_authority import Authority
 from waiting import wait_until
 
 HTTP1, HTTP2 = ("http/1.1",), ("h2",)
-TIMEOUTS = {"header_read": 400, "body_read": 400, "idle": 1000}
+TIMEOUTS = {"header_read": 1000, "body_read": 1000, "idle": 2000}
 ENVOY_TIMEOUT = "0.5s"
 
 

@@ -24,8 +24,8 @@ from waiting import wait_until
 
 
 @contextlib.contextmanager
-def caller(folder: Path, **settings: object) -> Iterator[Node]:
-    node = Node(folder / "a", Authority(TRUST_DOMAIN), settings=dict(settings)).start()
+def caller(folder: Path, authority: Authority | None = None, **settings: object) -> Iterator[Node]:
+    node = Node(folder / "a", authority or Authority(TRUST_DOMAIN), settings=dict(settings)).start()
     try:
         yield node
     finally:
@@ -243,14 +243,14 @@ def test_an_endpoint_is_left_alone_by_the_caller_that_it_fails_only(tmp_path: Pa
 
 def test_requests_are_sent_again_within_a_budget(tmp_path: Path) -> None:
     """Ten are free for a callee that is seldom called; from then on a part of all calls is sent again."""
-    with caller(tmp_path, limits={"retry_percent": 0}) as node:
-        with Peer(node.authority, lambda _peer, _request: PeerReply(refused=True)) as peer:
-            node.route(tool=peer.port)
-            codes = [call(node).code for _ in range(20)]
-            assert codes[:5] == ["peer_unreachable"] * 5
-            assert set(codes[5:]) <= {"retry_budget_spent", "peer_unreachable"}
-            assert codes.count("retry_budget_spent") >= 10
-            assert 20 + 10 <= len(peer.requests) < 20 + 20  # one more is free in each second
+    refusing = Peer(Authority(TRUST_DOMAIN), lambda _peer, _request: PeerReply(refused=True))
+    with caller(tmp_path, refusing.authority, limits={"retry_percent": 0}) as node, refusing as peer:
+        node.route(tool=peer.port)
+        codes = [call(node).code for _ in range(20)]
+        assert codes[:5] == ["peer_unreachable"] * 5
+        assert set(codes[5:]) <= {"retry_budget_spent", "peer_unreachable"}
+        assert codes.count("retry_budget_spent") >= 10
+        assert 20 + 10 <= len(peer.requests) < 20 + 20  # one more is free in each second
 
 
 def test_of_many_calls_a_fifth_is_sent_again(tmp_path: Path) -> None:
