@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,8 +26,9 @@ pytestmark = pytest.mark.process
 
 CASES = load_cases()
 HTTP1 = [case for case in CASES if not case.is_h2]
-#: Cut into bytes, these are over before a deadline is.
-SMALL = [case for case in HTTP1 if len(case.data([])) < 2_000 and "408" not in case.keys["out"]]
+#: What ends by itself however it is cut: a head that came in pieces is parsed once it has ended.
+SMALL = [case for case in HTTP1 if len(case.data([])) < 2_000 and re.search(rb"\n\r?\n", case.data([]))]
+SMALL = [case for case in SMALL if "408" not in case.keys["out"]]
 NAMED = {"ids": lambda case: case.name}
 
 
