@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import queue
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +19,9 @@ from pathlib import Path
 
 import grpc
 import grpclib.client
+import h2.config
+import h2.connection
+import h2.events
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -282,6 +288,16 @@ def test_a_refusal_by_policy_has_its_grpc_status_and_our_code(pair: Nodes, serve
     assert not server.metadata
 
 
+def test_a_stream_that_is_refused_before_its_first_message_says_why(pair: Nodes, server: EchoServer) -> None:
+    pair.b.plane.set_policies("", "[]")
+    with channel(pair.a.out) as made:
+        replies = made.stream_stream(path_of("Chat"))(iter(Requests()), timeout=LONG_S)
+        with pytest.raises(grpc.RpcError):
+            next(replies)
+        assert (replies.code(), replies.details()) == (grpc.StatusCode.PERMISSION_DENIED, "custody_forbidden")
+    assert (pair.receipt().fin, pair.closing().fin) == (Fin.DENY, Fin.ABORT)
+
+
 def test_policy_names_grpc_calls_by_protocol_and_path(pair: Nodes, server: EchoServer) -> None:
     only = """permit(principal, action, resource)
         when { context.protocol == "grpc" && context.http == "POST /echo.Echo/Unary" };"""
@@ -317,7 +333,7 @@ def test_streams_that_are_not_accepted_leave_calls_with_one_request(tmp_path: Pa
         assert len(list(made.unary_stream(path_of("Count"))(b"3", timeout=LONG_S))) == 3
         with pytest.raises(grpc.RpcError) as error:
             list(made.stream_stream(path_of("Chat"))(iter(Requests()), timeout=LONG_S))
-        assert (error.value.code(), error.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "body_too_large")
+        assert (error.value.code(), error.value.details()) == (grpc.StatusCode.UNIMPLEMENTED, "streams_refused")
 
 
 def test_a_withdrawn_caller_and_a_withdrawn_callee_lose_their_streams(pair: Nodes, server: EchoServer) -> None:
@@ -332,6 +348,88 @@ def test_a_withdrawn_caller_and_a_withdrawn_callee_lose_their_streams(pair: Node
         assert server.cancelled.wait(2)
         server.cancelled.clear()
         node.give(name)
+
+
+def test_a_silent_stream_is_cut_at_both_ends(tmp_path: Path) -> None:
+    with (
+        nodes(tmp_path, timeouts_ms={"stream_idle": 700}) as pair,
+        EchoServer(pair.path) as server,
+        channel(pair.a.out) as made,
+    ):
+        talking, silent = Requests(), Requests()
+        other = made.stream_stream(path_of("Chat"))(iter(talking), timeout=LONG_S)
+        replies = made.stream_stream(path_of("Hang"))(iter(silent), timeout=LONG_S)
+        assert next(replies) == b"begun"
+        for _ in range(5):
+            talking.send(b"x")
+            assert next(other) == b"X"
+            time.sleep(0.3)
+        with pytest.raises(grpc.RpcError):
+            next(replies)
+        assert replies.code() in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
+        assert server.cancelled.wait(LONG_S)
+        talking.send(None)
+        assert list(other) == []
+        silent.send(None)
+
+
+def test_a_client_that_reads_nothing_holds_the_server_back(tmp_path: Path) -> None:
+    with (
+        nodes(tmp_path, timeouts_ms={"answer_unread": 2_000}) as pair,
+        EchoServer(pair.path),
+        channel(pair.a.out) as made,
+    ):
+        replies = made.unary_stream(path_of("Flood"))(b"x", timeout=LONG_S)
+        next(replies)
+        before = _resident()
+        time.sleep(1)
+        assert _resident() - before < 48 << 20  # windows and buffers of every leg, and no more
+        replies.cancel()
+        pair.settled()
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_body_that_is_no_grpc_never_reaches_a_server_as_if_it_were(pair: Nodes) -> None:
+    """What a policy allows to gRPC it allows to nobody who says gRPC and speaks JSON-RPC."""
+    for node in (pair.a, pair.b):
+        node.plane.set_policies('permit(principal, action, resource) when { context.protocol == "grpc" };', "[]")
+    body = b'{"jsonrpc":"2.0","method":"tools/call","params":{"name":"crm.delete"}}'
+    seen: list[bytes] = []
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(EchoServer(pair.path))
+        for whole in (True, False):
+            code = _speak_json(pair.a.out, body, whole=whole)
+            assert code in {"7", "3", "14"}, code
+        seen += server.got
+        assert server.metadata == []
+    assert seen == []
+
+
+def _speak_json(out: Path, body: bytes, *, whole: bool) -> str | None:
+    state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="ascii"))
+    state.initiate_connection()
+    pseudo = [(":method", "POST"), (":path", path_of("Unary")), (":scheme", "http"), (":authority", "tool.crm")]
+    state.send_headers(1, [*pseudo, ("content-type", "application/grpc"), ("te", "trailers")])
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(LONG_S)
+        connection.connect(str(out))
+        if not whole:
+            connection.sendall(state.data_to_send())
+            time.sleep(0.1)
+        state.send_data(1, body, end_stream=whole)
+        connection.sendall(state.data_to_send())
+        while received := connection.recv(65536):
+            for event in state.receive_data(received):
+                headers = dict(getattr(event, "headers", None) or ())
+                if "grpc-status" in headers:
+                    return headers["grpc-status"]
+                if isinstance(event, h2.events.StreamReset):
+                    return f"reset {event.error_code}"
+            connection.sendall(state.data_to_send())
+    return None
 
 
 HEALTH_CLIENT = """

@@ -184,7 +184,10 @@ def test_messages_pass_both_ways_and_both_logs_hold_what_they_came_to(pair: Pair
     assert (receipt.messages, (receipt.length, receipt.cd)) == (3, frames_sum(*said))
     assert receipt.fin in {Fin.EOF, Fin.EARLY}
     assert (pair.record().bm, pair.record().op) == ("stream", "GET /chat")
-    for direction, node, kind in ((Direction.RECEIVED, pair.a, StatementKind.RECEIPT), (Direction.RECEIVED, pair.b, CLOSING)):
+    for direction, node, kind in (
+        (Direction.RECEIVED, pair.a, StatementKind.RECEIPT),
+        (Direction.RECEIVED, pair.b, CLOSING),
+    ):
         wait_until(lambda node=node, direction=direction, kind=kind: statements(node, direction, kind))
         assert all(each.accepted for each in statements(node, direction, kind))
     pair.settled()
@@ -300,10 +303,14 @@ def test_a_silent_websocket_is_cut_and_a_talking_one_is_not(tmp_path: Path) -> N
 def test_a_websocket_that_lasts_too_long_is_cut(tmp_path: Path) -> None:
     with nodes(tmp_path, timeouts_ms={"stream_lifetime": 700}) as pair, pair.connect() as client:
         with pytest.raises(ConnectionClosedError):
-            while True:
-                client.send("x")
-                client.recv(LONG_S)
+            _talk(client)
         pair.settled()
+
+
+def _talk(client: ClientConnection) -> None:
+    while True:
+        client.send("x")
+        client.recv(LONG_S)
 
 
 def test_a_reader_that_takes_nothing_holds_the_server_back(tmp_path: Path) -> None:
@@ -389,13 +396,13 @@ def test_half_a_wish_for_a_websocket_is_refused(tmp_path: Path, change: tuple[by
 def test_websockets_need_streams_on_both_sides(tmp_path: Path) -> None:
     with nodes(tmp_path / "x", streams="reject") as pair, pytest.raises(InvalidStatus) as refused:
         pair.connect()
-    assert json.loads(refused.value.response.body)["code"] == "upgrade_unsupported"
+    assert json.loads(refused.value.response.body)["code"] == "streams_refused"
     with nodes(tmp_path / "y") as pair:
         other = Node(tmp_path / "o", pair.a.authority, None, {"tool": pair.server.path}).start()
         pair.a.route(tool=other.port)
         with pytest.raises(InvalidStatus) as refused:
             pair.connect()
-        assert json.loads(refused.value.response.body)["code"] == "upgrade_unsupported"
+        assert json.loads(refused.value.response.body)["code"] == "streams_refused"
         assert pair.server.paths == []
         other.stop()
 

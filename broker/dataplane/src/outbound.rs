@@ -89,7 +89,11 @@ pub async fn answer(
     headers::adopt_authority(&mut parts);
     let is_grpc = grpc::is_grpc(&parts.headers);
     let mut body = Some(body);
-    let answered = match call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record).await {
+    let deadline = crate::settings::ms(broker.settings.timeouts_ms.call);
+    let called = call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record);
+    let called = tokio::time::timeout(deadline, called).await;
+    let called = called.unwrap_or_else(|_| Err(Refusal::new("call_timeout", "the call has no answer in time")));
+    let answered = match called {
         Ok(response) => {
             record.answered(response.status());
             let mut response = if is_grpc { grpc::translate(response).await } else { response };
@@ -120,7 +124,7 @@ async fn call(
     record.occupy(&broker.calls)?;
     let wish = websocket::take_wish(&mut request)?;
     if wish.is_some() && broker.settings.streams == Streams::Reject {
-        return Err(Refusal::new("upgrade_unsupported", "a WebSocket needs streams: accept"));
+        return Err(Refusal::new("streams_refused", "a WebSocket needs streams: accept"));
     }
     headers::verify_form(&request)?;
     let named = host_of(&request)?;
@@ -287,7 +291,13 @@ async fn take_in(
 ) -> Result<Content, Refusal> {
     if is_for_broker || broker.settings.streams == Streams::Reject {
         let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
-        return broker.memory.read(list, body).await.map(Content::Whole);
+        let read = broker.memory.read(list, body).await;
+        return read.map(Content::Whole).map_err(|refusal| match &*refusal.code {
+            "body_timeout" if grpc::is_grpc(list) => {
+                Refusal::new("streams_refused", "a gRPC stream needs streams: accept")
+            }
+            _ => refusal,
+        });
     }
     let memory = if grpc::is_grpc(list) { broker.memory.patient(grpc::END_WAIT) } else { broker.memory.clone() };
     Ok(match memory.read_or_stream(list, body).await? {

@@ -127,7 +127,7 @@ async fn call(
         is_upgrade: wish.is_some(),
     };
     if wish.is_some() && received.body != Body::Stream {
-        return Err(Refusal::new("upgrade_unsupported", "no WebSocket without a record of a stream"));
+        return Err(Refusal::new("streams_refused", "a WebSocket needs streams: accept, and a record of a stream"));
     }
     let chain = accept(broker, connection, &received, record, voucher).await?;
     let Some(vouch_for) = voucher else { return Err(Refusal::new("internal", "an accepted call without voucher")) };

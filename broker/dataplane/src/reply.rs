@@ -128,6 +128,11 @@ impl AnswerBody {
         Self { reply: Reply::whole(Bytes::new()), record: None, is_grpc: false, revoked: None, stream: None }
     }
 
+    /// Whether the connection, or its stream, is no HTTP any more after it.
+    pub fn is_upgrade(&self) -> bool {
+        self.record.is_none()
+    }
+
     /// The answer to a gRPC call: if it breaks off, its end says so.
     pub fn in_grpc(self) -> Self {
         Self { is_grpc: true, ..self }

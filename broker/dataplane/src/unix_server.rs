@@ -21,14 +21,17 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::Activity;
+use crate::answers::{Answers, WatchedBody};
 use crate::broker::Broker;
+use crate::call::CallRecord;
 use crate::callers::Connected;
 use crate::executor::{ConnectionTasks, cut_of_this_task};
+use crate::h1_stream::H1Stream;
+use crate::h2_stream::{Flood, H2Stream};
 use crate::outbound;
 use crate::pidfd::{PinError, pin_peer};
 use crate::places::Places;
 use crate::preface::{Rewound, Spoken, sniff};
-use crate::reply::AnswerBody;
 use crate::settings::{buffer_bytes, ms};
 
 /// Pause after accept fails, most likely for want of descriptors.
@@ -77,28 +80,32 @@ pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
 
 async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
     broker.stats.out_connections.add(1);
-    let closed = connected.caller.closed.clone();
-    // Who says nothing yet has sent no header either.
-    let spoken = timeout(ms(broker.settings.timeouts_ms.header_read), sniff(stream));
-    let sniffed = tokio::select! {
-        spoken = spoken => spoken.ok().and_then(Result::ok),
-        () = closed.cancelled() => None,
-        () = broker.shutdown.drain.cancelled() => None,
-    };
-    if let Some((spoken, stream)) = sniffed {
-        let serving = Serving {
-            activity: Activity::new(ms(broker.settings.timeouts_ms.idle)),
-            closed,
-            connected: Arc::new(connected),
-            cut: CancellationToken::new(),
-        };
-        let (serving, io) = (Arc::new(serving), TokioIo::new(stream));
-        match spoken {
-            Spoken::H1 => serve_h1(&broker, io, &serving).await,
-            Spoken::H2 => serve_h2(&broker, io, &serving).await,
-        }
+    let serving = Arc::new(Serving {
+        closed: connected.caller.closed.clone(),
+        connected: Arc::new(connected),
+        activity: Activity::new(ms(broker.settings.timeouts_ms.idle)),
+        answers: Answers::new(),
+        cut: CancellationToken::new(),
+    });
+    match begin(&broker, stream, &serving.closed).await {
+        Some((Spoken::H1, stream)) => serve_h1(&broker, stream, &serving).await,
+        Some((Spoken::H2, stream)) => serve_h2(&broker, stream, &serving).await,
+        None => {}
     }
     broker.stats.out_connections.add(-1);
+}
+
+/// The first bytes; None if there were none in time. Who says nothing yet has sent no header either.
+async fn begin(
+    broker: &Broker,
+    stream: UnixStream,
+    closed: &CancellationToken,
+) -> Option<(Spoken, Rewound<UnixStream>)> {
+    tokio::select! {
+        spoken = timeout(ms(broker.settings.timeouts_ms.header_read), sniff(stream)) => spoken.ok()?.ok(),
+        () = closed.cancelled() => None,
+        () = broker.shutdown.drain.cancelled() => None,
+    }
 }
 
 /// One connection whose first bytes have come.
@@ -107,45 +114,56 @@ struct Serving {
     /// The caller exited or was withdrawn.
     closed: CancellationToken,
     activity: Activity,
+    answers: Answers,
     /// Ends the connection for one answer that nobody reads.
     cut: CancellationToken,
 }
 
 impl Serving {
     /// Answers one request.
-    async fn answer(&self, broker: &Arc<Broker>, request: Request<Incoming>) -> Response<AnswerBody> {
-        let (busy, is_h2) = (self.activity.busy(), request.version() == Version::HTTP_2);
+    async fn answer(&self, broker: &Arc<Broker>, request: Request<Incoming>) -> Response<WatchedBody> {
+        let (answering, busy) = (self.answers.begin(), self.activity.busy());
+        let is_h2 = request.version() == Version::HTTP_2;
         let writer = || if is_h2 { cut_of_this_task() } else { self.cut.clone() };
         let answered = outbound::answer(broker, &self.connected, request).await;
-        answered.map(|answer| answer.holding(busy).watched(&broker.streams, writer))
+        answering.watch(answered.map(|answer| answer.holding(busy).watched(&broker.streams, writer)))
     }
 }
 
-type Io = TokioIo<Rewound<UnixStream>>;
-
-async fn serve_h1(broker: &Arc<Broker>, io: Io, serving: &Arc<Serving>) {
-    let header_bytes = broker.settings.limits.component_header_bytes;
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(ms(broker.settings.timeouts_ms.header_read))
-        .max_header_size(header_bytes)
-        .max_buf_size(buffer_bytes(header_bytes))
-        .serve_connection(
-            io,
-            service_fn({
-                let (broker, serving) = (Arc::clone(broker), Arc::clone(serving));
-                move |request: Request<Incoming>| {
-                    let (broker, serving) = (Arc::clone(&broker), Arc::clone(&serving));
-                    async move { Ok::<_, Infallible>(serving.answer(&broker, request).await) }
-                }
-            }),
-        )
-        .with_upgrades();
-    supervise(pin!(served), http1::UpgradeableConnection::graceful_shutdown, broker, serving, None).await;
+async fn serve_h1(broker: &Arc<Broker>, stream: Rewound<UnixStream>, serving: &Arc<Serving>) {
+    let (limits, head) = (&broker.settings.limits, ms(broker.settings.timeouts_ms.header_read));
+    let (stream, said) = H1Stream::new(stream, serving.answers.clone(), head);
+    let ended = {
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head)
+            .max_header_size(limits.component_header_bytes)
+            .max_buf_size(buffer_bytes(limits.component_header_bytes))
+            .serve_connection(
+                TokioIo::new(stream),
+                service_fn({
+                    let (broker, serving) = (Arc::clone(broker), Arc::clone(serving));
+                    move |request: Request<Incoming>| {
+                        let (broker, serving) = (Arc::clone(&broker), Arc::clone(&serving));
+                        async move { Ok::<_, Infallible>(serving.answer(&broker, request).await) }
+                    }
+                }),
+            )
+            .with_upgrades();
+        supervise(pin!(served), http1::UpgradeableConnection::graceful_shutdown, broker, serving, None).await
+    };
+    if let Some(code) = said.get() {
+        CallRecord::begin("out", &broker.events, &broker.stats).never_began(code, ended.as_ref());
+    }
 }
 
-async fn serve_h2(broker: &Arc<Broker>, io: Io, serving: &Arc<Serving>) {
+async fn serve_h2(broker: &Arc<Broker>, stream: Rewound<UnixStream>, serving: &Arc<Serving>) {
     let limits = &broker.settings.limits;
+    let stats = Arc::clone(&broker.stats);
+    let stream = H2Stream::new(stream, move |flood| {
+        let why = if flood == Flood::Resets { "h2_resets" } else { "h2_frames" };
+        stats.count_cut_connection("out", why);
+    });
     let window = broker.windows.open();
     let (tasks, _ended_on_return) = ConnectionTasks::new();
     let served = http2::Builder::new(tasks)
@@ -157,7 +175,7 @@ async fn serve_h2(broker: &Arc<Broker>, io: Io, serving: &Arc<Serving>) {
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(RESETS)
         .serve_connection(
-            io,
+            TokioIo::new(stream),
             service_fn({
                 let (broker, serving) = (Arc::clone(broker), Arc::clone(serving));
                 move |request: Request<Incoming>| {
@@ -167,27 +185,35 @@ async fn serve_h2(broker: &Arc<Broker>, io: Io, serving: &Arc<Serving>) {
             }),
         );
     let idle = Some(&serving.activity);
-    supervise(pin!(served), http2::Connection::graceful_shutdown, broker, serving, idle).await;
+    let _told_by_its_calls = supervise(pin!(served), http2::Connection::graceful_shutdown, broker, serving, idle).await;
 }
 
-/// Serves until the connection ends or its caller does, or lets it finish: unused for long, or because the broker drains.
-async fn supervise<C: Future>(
+/// Serves until the connection ends or its caller does, or lets it finish: unused for long, or because the broker
+/// drains. Gives the error that ended it.
+async fn supervise<C: Future<Output = hyper::Result<()>>>(
     mut served: Pin<&mut C>,
     finish: fn(Pin<&mut C>),
     broker: &Broker,
-    Serving { closed, cut, .. }: &Serving,
+    Serving { closed, cut, answers, .. }: &Serving,
     idle: Option<&Activity>,
-) {
+) -> Option<hyper::Error> {
     let unused = async {
         match idle {
             Some(activity) => activity.unused().await,
             None => pending().await,
         }
     };
+    let mut unread = pin!(async {
+        tokio::select! {
+            () = answers.stalled(ms(broker.settings.timeouts_ms.answer_unread)) => {}
+            () = cut.cancelled() => {}
+        }
+        broker.stats.count_cut_connection("out", "answer_unread");
+    });
     let is_unused = tokio::select! {
-        _ended = served.as_mut() => return,
-        () = closed.cancelled() => return,
-        () = cut.cancelled() => return,
+        ended = served.as_mut() => return ended.err(),
+        () = closed.cancelled() => return None,
+        () = unread.as_mut() => return None,
         () = broker.shutdown.drain.cancelled() => false,
         () = unused => true,
     };
@@ -199,10 +225,10 @@ async fn supervise<C: Future>(
         }
     };
     tokio::select! {
-        _ended = served => {}
-        () = closed.cancelled() => {}
-        () = cut.cancelled() => {}
-        () = broker.shutdown.stop.cancelled() => {}
-        () = silent => {}
+        ended = served => ended.err(),
+        () = closed.cancelled() => None,
+        () = unread => None,
+        () = broker.shutdown.stop.cancelled() => None,
+        () = silent => None,
     }
 }
