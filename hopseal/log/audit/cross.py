@@ -117,16 +117,19 @@ def _check_subject(facts: Facts, table: FactTable) -> None:
         facts.refuse(code, "it is of another chain than its record")
     if facts.statement.iat < record.iat - CLOCK_SKEW_S:
         facts.refuse(code, "it is older than its record")
-    if not _fits(facts, record):
+    if not _fits(facts, record, table):
         facts.refuse(code, "it is not between the two that its record is between")
 
 
-def _fits(facts: Facts, record: Record) -> bool:
+def _fits(facts: Facts, record: Record, table: FactTable) -> bool:
     claims, receipt = facts.statement.claims, facts.statement.receipt
     if receipt is not None:
         return str(receipt.iss) == record.aud and receipt.aud == record.iss
     if isinstance(claims, Closing):
-        return claims.iss == record.iss and str(claims.aud) == record.aud and record.bm is not None
+        opened = table.by_hash[str(claims.rec)]
+        # A stream to a callee without custody is closed for its caller's own log.
+        receiver = str(record.iss) if table.is_without_custody(opened, record) else record.aud
+        return claims.iss == record.iss and str(claims.aud) == receiver and record.bm is not None
     return str(facts.statement.iss) in {str(record.iss), record.aud}
 
 
