@@ -340,7 +340,7 @@ def test_a_request_that_is_cut_is_closed_as_cut(tmp_path: Path) -> None:
         assert str(claims.fin) == "abort"
 
 
-def test_the_token_of_the_chains_user_never_leaves(tmp_path: Path) -> None:
+def test_a_transaction_token_is_taken_out(tmp_path: Path) -> None:
     web = WebAuthority(tmp_path)
     with Service(web) as server, reaching(tmp_path, server, web) as node:
         got = call(node, host(server), headers={"Txn-Token": "a.b.c", "X-Api-Key": "own"})
