@@ -24,6 +24,7 @@ mod executor;
 mod gathered;
 mod handles;
 mod headers;
+mod in_force;
 mod inbound;
 mod instance;
 mod jsonrpc;
