@@ -39,6 +39,7 @@ REMEDIES = MappingProxyType(
         "egress_user_token": "the user's token does not leave: send the component's own credential",
         "egress_unresolvable": "the name has no address: look it up on the node",
         "egress_unreachable": "the service took no connection, or lost it",
+        "egress_timeout": "the service did not answer in time",
         "egress_tls": "the service's certificate is not of that name or root (egress.ca_file in broker.yaml)",
         "egress_answer": "the service's answer has a header that cannot be bound",
     }
