@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
-import cedarpy
 import pytest
 import yaml
 
 from broker.egress_config import read_egress
-from broker.policy.compile import compile_entities, compile_policies
-from broker.policy.schema import check_policies
+from broker.policy.engine import PolicyEngine
+from broker.policy.facts import document_entities, encode_facts
+from broker.policy.sets import document_sets, encode_sets
 from broker.routes import parse_routes
 from hopseal.documents.model import (
     Custody,
@@ -163,30 +162,20 @@ def test_a_wrong_entry_of_accept_from_is_a_mistake(accept: list[Any], expected: 
 
 
 def decide(
-    made: DocumentSet, caller: str, callee: str | tuple[str, int], operation: str = "GET /", **context: Any
+    made: DocumentSet, caller: str, callee: str | tuple[str, int], operation: str = "GET /", **question: Any
 ) -> bool:
-    text = compile_policies(made)
-    check_policies(text, name="compiled")
-    resource = ("Component", callee) if isinstance(callee, str) else ("External", f"{callee[0]}:{callee[1]}")
+    resource = (
+        {"component": callee} if isinstance(callee, str) else {"external": {"host": callee[0], "port": callee[1]}}
+    )
     method, _, path = operation.partition(" ")
-    found = {
-        "caller": caller, "callee": resource[1], "caller_documented": True, "side": "caller", "protocol": "http",
+    asked = {
+        "caller": caller, "resource": resource, "caller_documented": True, "side": "caller", "protocol": "http",
         "http": operation, "operation": operation, "method": method, "path": path, "mcp_session": False, "hop": 0,
-        "user": "", "user_issuer": "", "user_verified": False, "chain": [caller], "recorded": True, "approvals": [],
-        "approved_by": [],
-    } | context  # fmt: skip
-    request = {
-        "principal": f'Hopseal::Component::"{caller}"',
-        "action": 'Hopseal::Action::"call"',
-        "resource": f'Hopseal::{resource[0]}::"{resource[1]}"',
-        "context": found,
-    }
-    entities = json.loads(compile_entities(made))
-    known = {each["uid"]["id"] for each in entities}
-    if isinstance(callee, tuple) and resource[1] not in known:
-        attrs = {"host": callee[0], "port": callee[1]}
-        entities.append({"uid": {"type": "Hopseal::External", "id": resource[1]}, "attrs": attrs, "parents": []})
-    return bool(cedarpy.is_authorized(request, text, json.dumps(entities)).allowed)
+        "chain": [caller],
+    } | question  # fmt: skip
+    found = PolicyEngine(encode_sets(document_sets(made), ()), encode_facts(made)).explain(asked)
+    assert found["reason"] != "failed"
+    return bool(found["allowed"])
 
 
 OUTSIDE = parse(
@@ -264,7 +253,7 @@ def test_services_outside_are_entities_with_the_highest_sensitivity_that_a_docum
         [{"external": "api.example.com", "sensitivity": "public"}, {"external": "plain.example"}],
     )
     files = {f"{n}.yaml": yaml.safe_dump(each).encode() for n, each in enumerate((first, second))}
-    entities = json.loads(compile_entities(parse_documents(files, TD)))
+    entities = document_entities(parse_documents(files, TD))
     found = {each["uid"]["id"]: each["attrs"] for each in entities if each["uid"]["type"] == "Hopseal::External"}
     assert found["api.example.com:443"] == {
         "host": "api.example.com",
