@@ -99,6 +99,20 @@ async def test_documents_settings_and_routes_lead_outside_and_nowhere_else(tmp_p
                 observed = [each for each in node.entries() if isinstance(each, StatementEntry)]
                 kinds = [each.kind for each in observed if each.iss == FRONT]
                 assert kinds.count(StatementKind.OBSERVATION) == 2
+                assert (await asyncio.to_thread(node.broker.status))["without_custody"] == [
+                    {
+                        "component": "crm/front",
+                        "calls": [LEDGER, f"localhost:{server.port}"],
+                        "tunnels": [f"localhost:{echo.port}"],
+                        "called_by": [],
+                    },
+                    {
+                        "component": "crm/store",
+                        "calls": [],
+                        "tunnels": [],
+                        "called_by": ["spiffe://example.org/edge/*"],
+                    },
+                ]
                 metrics = (await asyncio.to_thread(node.broker.get, "/metrics"))[1].decode()
                 assert 'hopseal_broker_calls_without_custody_total{code="ok",kind="external"} 1.0' in metrics
                 assert 'hopseal_broker_calls_without_custody_total{code="ok",kind="peer"} 1.0' in metrics
