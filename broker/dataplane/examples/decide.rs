@@ -14,7 +14,8 @@ use cedar_policy::{Authorizer, Context, Entities, PolicySet, Request};
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const COUNTS: [usize; 3] = [1, 100, 10_000];
-const CLOCK: &str = r#"@id("clock") @guardrail("clock") permit(principal, action, resource) when { context.hour < 24 };"#;
+const CLOCK: &str =
+    r#"@id("clock") @guardrail("clock") permit(principal, action, resource) when { context.hour < 24 };"#;
 
 fn main() -> Result<(), Failure> {
     let seconds: f64 = std::env::args().nth(1).unwrap_or_else(|| "1".into()).parse()?;
@@ -65,7 +66,9 @@ fn question() -> Result<Question, Failure> {
 
 fn cedar(text: &str, time: Duration) -> Result<f64, Failure> {
     let (set, authorizer): (PolicySet, _) = (text.parse()?, Authorizer::new());
-    let uid = |kind: &str, id: &str| format!("Hopseal::{kind}::\"{id}\"").parse();
+    let uid = |kind: &str, id: &str| -> Result<cedar_policy::EntityUid, Failure> {
+        Ok(format!("Hopseal::{kind}::\"{id}\"").parse()?)
+    };
     let http = serde_json::json!({"http": "POST /items"});
     let request = Request::new(
         uid("Component", "spiffe://td/agents/a0/front")?,

@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn neither_strangers_nor_paths_without_end_fill_the_memory() {
-        let rules = Rules::unvalidated("permit(principal, action, resource) when { context.path like \"/1*\" };").unwrap();
+        let rules =
+            Rules::unvalidated("permit(principal, action, resource) when { context.path like \"/1*\" };").unwrap();
         let (index, facts) = (Index::of(&rules.rules), Facts::build(FactsText::default(), None).unwrap());
         let slices = Slices { limit: 4, ..Slices::default() };
         for caller in 0..50 {
