@@ -9,11 +9,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.audit.config import AuditConfig, read_audit
+from broker.egress_config import EgressConfig, read_egress
 from broker.names import parse_component, parse_label
+from broker.policy.config import PolicyConfig, read_policies
 from broker.user_config import Boundary, IssuerConfig, read_boundaries, read_issuers
 from hopseal.errors import InvalidError
 from hopseal.ids import SpiffeId, TrustDomain
@@ -101,13 +103,14 @@ class BrokerConfig:
     peer_listen: Endpoint
     metrics_listen: Endpoint
     routes: Path | None
-    policies: Path | None
+    policies: PolicyConfig
     default_component: str | None
     limits: Limits
     log: LogConfig
     issuers: tuple[IssuerConfig, ...]
     boundaries: Mapping[str, Boundary]
     audit: AuditConfig
+    egress: EgressConfig = field(default_factory=EgressConfig)
 
     @property
     def attestor_id(self) -> SpiffeId:
@@ -145,13 +148,14 @@ def load_config(path: Path) -> BrokerConfig:
         peer_listen=_read_listen(top, "peer_listen", "0.0.0.0:8443"),
         metrics_listen=_read_listen(top, "metrics_listen", "127.0.0.1:9464"),
         routes=_read_optional_path(top, "routes"),
-        policies=_read_optional_path(top, "policies"),
+        policies=read_policies(top),
         default_component=_read_component(top, "default_component"),
         limits=_read_limits(top.section("limits")),
         log=_read_log(top.section("log")),
         issuers=read_issuers(top),
         boundaries=read_boundaries(top),
         audit=_read_audit(top.section("audit")),
+        egress=read_egress(top.section("egress")),
     )
     if config.trust_domain.name in config.boundaries:
         top.mistake(

@@ -119,7 +119,9 @@ impl DataPlane {
     }
 
     fn set_components(&self, components_json: &str) -> PyResult<()> {
-        self.broker.directory.set_components(components_json).map_err(|why| error("components_invalid", why))
+        self.broker.directory.set_components(components_json).map_err(|why| error("components_invalid", why))?;
+        self.broker.note_change();
+        Ok(())
     }
 
     fn set_routes(&self, routes_json: &str) -> PyResult<()> {
@@ -147,8 +149,8 @@ impl DataPlane {
         py.detach(|| policy_binding::explain(&self.broker, question_json)).map_err(|why| error("question_invalid", why))
     }
 
-    fn decision(&self, py: Python<'_>, id: &str) -> Option<String> {
-        py.detach(|| policy_binding::decision(&self.broker, id))
+    fn decision(&self, py: Python<'_>, decision_id: &str) -> Option<String> {
+        py.detach(|| policy_binding::decision(&self.broker, decision_id))
     }
 
     fn log_durable(&self) -> u64 {

@@ -21,6 +21,31 @@ use crate::problem::Refusal;
 use crate::reply::BodyFailed;
 use crate::stats::Stats;
 
+/// Whether the other end of a call knows custody, and if not, what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Custody {
+    Full,
+    /// A SPIFFE peer that is called.
+    Peer,
+    External,
+    Tunnel,
+    /// A SPIFFE peer that calls.
+    Caller,
+}
+
+impl Custody {
+    /// The kind of a call without custody.
+    fn kind(self) -> Option<&'static str> {
+        match self {
+            Self::Full => None,
+            Self::Peer => Some("peer"),
+            Self::External => Some("external"),
+            Self::Tunnel => Some("tunnel"),
+            Self::Caller => Some("caller"),
+        }
+    }
+}
+
 /// Facts about one call, filled in as they become known; told when dropped.
 pub struct CallRecord {
     pub caller: Option<String>,
@@ -33,6 +58,7 @@ pub struct CallRecord {
     pub hop: Option<i64>,
     /// Cedar policies that decided.
     pub policy: Vec<String>,
+    pub custody: Custody,
     /// Id of the decision.
     pub decision: Option<String>,
     /// Sets that only observe and would have denied the call, each with why.
@@ -75,6 +101,7 @@ impl CallRecord {
             cid: None,
             hop: None,
             policy: Vec::new(),
+            custody: Custody::Full,
             decision: None,
             would_deny: Vec::new(),
             question: None,
@@ -179,6 +206,10 @@ impl Drop for CallRecord {
             self.stats.calls_out_in_progress.add(-1);
         }
         self.stats.count_call(self.direction, &self.code, took);
+        let without = self.custody.kind();
+        if let Some(kind) = without {
+            self.stats.count_without_custody(kind, &self.code);
+        }
         let asked = self.question.as_ref().or(self.watched.as_ref().map(|entered| &entered.open));
         let is_told = self.code != "ok" || !self.would_deny.is_empty();
         let question = asked.filter(|_| is_told).map(|open| &open.question);
@@ -197,6 +228,8 @@ impl Drop for CallRecord {
             "code": self.code,
             "detail": self.detail,
             "policy": self.policy,
+            "custody": if without.is_some() { "none" } else { "full" },
+            "kind": without,
             "decision": self.decision,
             "would_deny": would_deny,
             "question": question,

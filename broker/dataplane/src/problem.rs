@@ -115,13 +115,24 @@ fn status_of(code: &str) -> StatusCode {
         | "caller_gone"
         | "policy_denied"
         | "may_not_start"
+        | "egress_denied"
+        | "egress_address"
+        | "egress_user_token"
         | "user_token_invalid"
         | "user_token_mismatch" => StatusCode::FORBIDDEN,
         "unknown_peer" | "not_found" => StatusCode::NOT_FOUND,
         "handle_unknown" | "nothing_to_continue" => StatusCode::CONFLICT,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "upgrade_unsupported" => StatusCode::NOT_IMPLEMENTED,
-        "peer_unreachable" | "peer_untrusted" | "receipt_missing" | "receipt_invalid" | "answer_aborted"
+        "egress_unresolvable"
+        | "egress_unreachable"
+        | "egress_tls"
+        | "egress_answer"
+        | "peer_unreachable"
+        | "peer_untrusted"
+        | "receipt_missing"
+        | "receipt_invalid"
+        | "answer_aborted"
         | "answer_too_long" => StatusCode::BAD_GATEWAY,
         "callee_timeout" | "peer_timeout" => StatusCode::GATEWAY_TIMEOUT,
         "attestor_unavailable"

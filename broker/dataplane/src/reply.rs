@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 
 use crate::body::announced_length;
 use crate::call::CallRecord;
+use crate::outside::{ObservedBody, PlainBody};
 use crate::problem::Refusal;
 use crate::verified::VerifiedBody;
 use crate::vouched::VouchedBody;
@@ -65,6 +66,10 @@ pub enum Reply {
     Vouched(Box<VouchedBody>),
     /// A peer's answer on its way to a component.
     Verified(Box<VerifiedBody>),
+    /// The same of a party without custody.
+    Observed(Box<ObservedBody>),
+    /// A component's answer on its way to a peer without custody.
+    Plain(Box<PlainBody>),
 }
 
 impl Reply {
@@ -80,7 +85,8 @@ impl Reply {
 /// What a caller gets back, and the record of its call, which ends with the last byte.
 pub struct AnswerBody {
     reply: Reply,
-    record: CallRecord,
+    /// None if the call goes on beyond its answer.
+    record: Option<CallRecord>,
     /// Ends a stream that is no longer allowed.
     revoked: Option<Revoked>,
 }
@@ -89,16 +95,23 @@ type Revoked = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 
 impl AnswerBody {
     pub fn new(reply: Reply, record: CallRecord) -> Self {
-        let streams = matches!(reply, Reply::Vouched(_) | Reply::Verified(_));
+        let streams = !matches!(reply, Reply::Whole { .. });
         let revoked = streams.then(|| Box::pin(record.until_revoked()) as Revoked);
-        let mut answer = Self { reply, record, revoked };
+        let mut answer = Self { reply, record: Some(record), revoked };
         answer.finish_if_ended();
         answer
     }
 
+    /// An answer without a body that opens a tunnel: its call ends with that.
+    pub fn opening() -> Self {
+        Self { reply: Reply::whole(Bytes::new()), record: None, revoked: None }
+    }
+
     fn finish_if_ended(&mut self) {
-        if self.is_end_stream() {
-            self.record.complete();
+        if self.is_end_stream()
+            && let Some(record) = &mut self.record
+        {
+            record.complete();
         }
     }
 }
@@ -113,8 +126,10 @@ impl Body for AnswerBody {
             this.revoked = None;
             this.reply = Reply::whole(Bytes::new());
             let failed = BodyFailed { code: "policy_revoked".into(), detail: refusal.detail.clone() };
-            this.record.refused(&refusal);
-            this.record.broke_off(&failed);
+            if let Some(record) = &mut this.record {
+                record.refused(&refusal);
+                record.broke_off(&failed);
+            }
             return Poll::Ready(Some(Err(failed)));
         }
         let frame = match &mut this.reply {
@@ -124,11 +139,14 @@ impl Body for AnswerBody {
             },
             Reply::Vouched(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
             Reply::Verified(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
+            Reply::Observed(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
+            Reply::Plain(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
         };
-        match &frame {
-            Some(Ok(_)) => this.finish_if_ended(),
-            Some(Err(failed)) => this.record.broke_off(failed),
-            None => this.record.complete(),
+        match (&frame, &mut this.record) {
+            (Some(Ok(_)), _) => this.finish_if_ended(),
+            (Some(Err(failed)), Some(record)) => record.broke_off(failed),
+            (None, Some(record)) => record.complete(),
+            (_, None) => {}
         }
         Poll::Ready(frame)
     }
@@ -138,13 +156,15 @@ impl Body for AnswerBody {
             Reply::Whole { data, trailers } => data.is_end_stream() && trailers.is_none(),
             Reply::Vouched(body) => body.is_end_stream(),
             Reply::Verified(body) => body.is_end_stream(),
+            Reply::Observed(body) => body.is_end_stream(),
+            Reply::Plain(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.reply {
             Reply::Whole { data, .. } => data.size_hint(),
-            Reply::Vouched(_) | Reply::Verified(_) => SizeHint::default(),
+            Reply::Vouched(_) | Reply::Verified(_) | Reply::Observed(_) | Reply::Plain(_) => SizeHint::default(),
         }
     }
 }

@@ -64,6 +64,22 @@ pub fn exchanged(
     found.map(|(typ, text)| verify(broker, caller, typ, &text)).transpose()
 }
 
+/// Keeps the chain's user token here: a request to a party without custody that holds it is refused, and transaction
+/// tokens, which are of this trust domain only, are taken out.
+///
+/// # Errors
+/// `egress_user_token`.
+pub fn keep(parent: &Parent, list: &mut HeaderMap, query: Option<&str>) -> Result<(), Refusal> {
+    if let Some((_, text)) = own_token(parent) {
+        let is_in = |value: &[u8]| contains(value, text.as_bytes());
+        if list.values().any(|value| is_in(value.as_bytes())) || query.is_some_and(|query| is_in(query.as_bytes())) {
+            return Err(Refusal::new("egress_user_token", "the request holds the token of the chain's user"));
+        }
+    }
+    list.remove(TXN_TOKEN);
+    Ok(())
+}
+
 fn contains(value: &[u8], part: &[u8]) -> bool {
     value.windows(part.len().max(1)).any(|window| window == part)
 }
