@@ -125,7 +125,8 @@ impl Pool {
         if let Some((_, refusal)) = state.failed.as_ref().filter(|(at, _)| *at >= arrived) {
             return Err(refusal.clone());
         }
-        match self.open(leaf, component, endpoint, Arc::clone(&slot.extends)).await {
+        // Boxed because it is rare and large: its caller is part of every call.
+        match Box::pin(self.open(leaf, component, endpoint, Arc::clone(&slot.extends))).await {
             Ok((Sender::H2(sender), peer)) => {
                 state.shared = Some((sender.clone(), peer.clone()));
                 Ok(lease(Sender::H2(sender), peer))

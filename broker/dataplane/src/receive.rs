@@ -10,7 +10,7 @@ use hopseal_custody::binding::Body;
 use hopseal_custody::chain::Chain;
 use hopseal_custody::fields::RECORD;
 use http::{HeaderMap, Request, Response, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 
 use crate::admission::{Received, accept, log_refused, says_stream};
@@ -59,15 +59,15 @@ pub async fn answer(
             }
             // The chain has a name once it was proven; anybody with a certificate can make up the rest.
             let is_unrecorded = record.custody != Custody::Full;
-            let logged = async {
+            let logged = Box::pin(async {
                 if is_unrecorded {
                     outside::log_refused(broker, connection, &refusal, &record).await;
                 } else {
                     log_refused(broker, &refusal, claimed, record.cid.is_some()).await;
                 }
-            };
+            });
             let response = match voucher.filter(Voucher::may_vouch_refusal) {
-                Some(voucher) => tokio::join!(logged, vouch_refusal(voucher, &peer, &refusal)).1,
+                Some(voucher) => tokio::join!(logged, Box::pin(vouch_refusal(voucher, &peer, &refusal))).1,
                 None => {
                     logged.await;
                     refusal.response().map(Reply::whole)
@@ -103,7 +103,7 @@ async fn call(
     let target = target.ok_or_else(|| Refusal::new("path_invalid", "no path"))?;
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
     let can_stream = peer.can_stream() || wish.is_some();
-    let whole = read_whole(broker, connection, can_stream, &parts.headers, body).await?;
+    let whole = read_whole(broker, connection, (can_stream, wish.is_some()), &parts.headers, body).await?;
     let body_bytes = whole.as_ref().map(|body| &body.bytes[..]);
     let operation = match wish {
         Some(_) => Operation::of(Protocol::WebSocket, format!("{} {}", parts.method, target.path())),
@@ -171,11 +171,13 @@ async fn call(
 async fn read_whole(
     broker: &Broker,
     connection: &PeerConnection,
-    can_stream: bool,
+    (can_stream, is_upgrade): (bool, bool),
     list: &HeaderMap,
     body: &mut Option<Incoming>,
 ) -> Result<Option<Buffered>, Refusal> {
-    if can_stream && broker.settings.streams == Streams::Accept && says_stream(list) {
+    let may_stream = can_stream && broker.settings.streams == Streams::Accept;
+    // Looked at only if there is a body, or what comes in its place: what the record says costs reading it.
+    if may_stream && (is_upgrade || body.as_ref().is_some_and(|body| !body.is_end_stream())) && says_stream(list) {
         return Ok(None);
     }
     let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;

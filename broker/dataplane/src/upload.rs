@@ -160,13 +160,21 @@ pub struct ClosingBody {
     state: State,
     sum: Passing,
     progress: Arc<Progress>,
+    /// The closing statement goes into the log and not along.
+    is_kept: bool,
 }
 
 impl ClosingBody {
     pub fn new(body: Streamed, closer: Closer, sum: Passing) -> Self {
         let progress = Arc::<Progress>::default();
         progress.offer();
-        Self { body, state: State::Streaming { closer }, sum, progress }
+        Self { body, state: State::Streaming { closer }, sum, progress, is_kept: false }
+    }
+
+    /// The same towards a party that knows nothing of custody.
+    pub fn kept(mut self) -> Self {
+        self.is_kept = true;
+        self
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
@@ -216,6 +224,9 @@ impl ClosingBody {
                     let sealed = ready!(sealing.as_mut().poll(context));
                     let trailers = std::mem::take(trailers);
                     self.state = State::Ended;
+                    if self.is_kept && sealed.is_ok() {
+                        return Poll::Ready(None);
+                    }
                     let fields = sealed.map(|sealed| closing_fields(trailers, &sealed));
                     return Poll::Ready(Some(fields.map_err(BodyFailed::from)));
                 }
