@@ -28,6 +28,7 @@ use crate::judge::{Requested, judge_incoming};
 use crate::log::{Claims, Direction, Entry, LogError};
 use crate::operation::Operation;
 use crate::problem::{Refusal, refusal_of};
+use crate::relay;
 use crate::settings::ms;
 use crate::users;
 use crate::voucher::{Voucher, receipt_unavailable};
@@ -94,6 +95,7 @@ pub async fn accept(
     if !connection.leaf.may_sign(clock::now_s()) {
         return Err(receipt_unavailable("the server leaf may not seal: svid_expired"));
     }
+    relay::claim(broker, &verified).await?;
     let chain = broker.receiver.commit(verified, clock::now_s()).map_err(refusal_of)?;
     voucher.iter_mut().for_each(|voucher| voucher.is_accepted = true);
     if let Some(token) = chain.behalf().and_then(Behalf::token) {

@@ -38,6 +38,7 @@ use crate::logged_bundles::LoggedBundles;
 use crate::places::{Parts, Places};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
+use crate::relay::Successor;
 use crate::settings::{Settings, ms};
 use crate::stats::Stats;
 use crate::terms::Terms;
@@ -107,6 +108,8 @@ pub struct Broker {
     pub unproven: Throttle,
     /// Users' tokens whose line is in the log.
     pub logged_tokens: LoggedTokens,
+    /// The process that has taken over from this one.
+    pub successor: OnceLock<Arc<Successor>>,
     policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
     bundles: Mutex<LoggedBundles>,
@@ -147,6 +150,7 @@ impl Broker {
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),
+            successor: OnceLock::new(),
             policy: RwLock::default(),
             acknowledged: Acknowledged::default(),
             receive_policy: RwLock::new(Arc::new(settings.receive_policy())),

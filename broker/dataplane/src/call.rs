@@ -37,6 +37,8 @@ pub struct CallRecord {
     code: String,
     detail: Option<String>,
     complete: bool,
+    /// Whether this process tells of it.
+    is_told: bool,
     /// The call's share of the bound on calls in progress.
     place: Option<OwnedSemaphorePermit>,
     /// And of the calling peer's part of it.
@@ -71,6 +73,7 @@ impl CallRecord {
             code: "cancelled".to_owned(),
             detail: None,
             complete: false,
+            is_told: true,
             place: None,
             part: None,
             over: None,
@@ -114,6 +117,11 @@ impl CallRecord {
         over
     }
 
+    /// Another process answers it, and tells of it.
+    pub fn pass_on(&mut self) {
+        self.is_told = false;
+    }
+
     /// The head of the answer is known; the body may still stream.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status.as_u16());
@@ -145,6 +153,9 @@ impl Drop for CallRecord {
         self.stats.calls_in_progress.add(-1);
         if self.direction == "out" {
             self.stats.calls_out_in_progress.add(-1);
+        }
+        if !self.is_told {
+            return;
         }
         self.stats.count_call(self.direction, &self.code, took);
         let event = json!({

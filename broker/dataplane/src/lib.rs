@@ -42,6 +42,7 @@ mod policy;
 mod pool;
 mod problem;
 mod receive;
+mod relay;
 mod reply;
 mod requests;
 mod runtime;

@@ -108,7 +108,7 @@ fn status_of(code: &str) -> StatusCode {
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "upgrade_unsupported" => StatusCode::NOT_IMPLEMENTED,
         "peer_unreachable" | "peer_untrusted" | "receipt_missing" | "receipt_invalid" | "answer_aborted"
-        | "answer_too_long" => StatusCode::BAD_GATEWAY,
+        | "answer_too_long" | "handover_failed" => StatusCode::BAD_GATEWAY,
         "callee_timeout" | "peer_timeout" => StatusCode::GATEWAY_TIMEOUT,
         "attestor_unavailable"
         | "issuer_unavailable"

@@ -65,6 +65,8 @@ pub enum Reply {
     Vouched(Box<VouchedBody>),
     /// A peer's answer on its way to a component.
     Verified(Box<VerifiedBody>),
+    /// What the broker that has taken over answers.
+    Passed(Incoming),
 }
 
 impl Reply {
@@ -110,6 +112,8 @@ impl Body for AnswerBody {
             },
             Reply::Vouched(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
             Reply::Verified(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
+            Reply::Passed(body) => ready!(Pin::new(body).poll_frame(context))
+                .map(|frame| frame.map_err(|error| BodyFailed::new("handover_failed", error.to_string()))),
         };
         match &frame {
             Some(Ok(_)) => this.finish_if_ended(),
@@ -124,12 +128,14 @@ impl Body for AnswerBody {
             Reply::Whole { data, trailers } => data.is_end_stream() && trailers.is_none(),
             Reply::Vouched(body) => body.is_end_stream(),
             Reply::Verified(body) => body.is_end_stream(),
+            Reply::Passed(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.reply {
             Reply::Whole { data, .. } => data.size_hint(),
+            Reply::Passed(body) => body.size_hint(),
             Reply::Vouched(_) | Reply::Verified(_) => SizeHint::default(),
         }
     }

@@ -18,9 +18,9 @@ use tokio::net::UnixStream;
 
 use crate::broker::Broker;
 use crate::callers::Connected;
-use crate::outbound;
 use crate::pidfd::{PinError, pin_peer};
 use crate::places::Places;
+use crate::relay;
 use crate::settings::{buffer_bytes, ms};
 
 /// Pause after accept fails, most likely for want of descriptors.
@@ -35,6 +35,7 @@ pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = broker.shutdown.drain.cancelled() => return,
+            () = broker.shutdown.hand_over.cancelled() => return,
         };
         let Ok((stream, _address)) = accepted else {
             broker.stats.count_refused_connection("out", "accept");
@@ -63,7 +64,8 @@ pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
     }
 }
 
-async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
+/// Serves one connection to its end.
+pub async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
     broker.stats.out_connections.add(1);
     let connected = Arc::new(connected);
     let closed = connected.caller.closed.clone();
@@ -71,7 +73,7 @@ async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
         let broker = Arc::clone(&broker);
         move |request: Request<Incoming>| {
             let (broker, connected) = (Arc::clone(&broker), Arc::clone(&connected));
-            async move { Ok::<_, Infallible>(outbound::answer(&broker, &connected, request).await) }
+            async move { Ok::<_, Infallible>(relay::answer(&broker, &connected, request).await) }
         }
     });
     let served = http1::Builder::new()

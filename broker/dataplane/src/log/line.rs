@@ -120,6 +120,7 @@ impl Entry {
                 return serde_json::to_vec(&StatementLine::new(head, about));
             }
             Self::Artifact(artifact) => return Ok(artifact.to_json(n, at_ms)),
+            Self::Relayed(relayed) => return Ok(relayed.to_json(n, at_ms)),
             Self::Certificate { x5t, der } => json!({"n": n, "at_ms": at_ms, "type": "cert", "x5t": x5t, "der": der}),
             Self::Bundle { trust_domain, sequence, x509 } => {
                 json!({"n": n, "at_ms": at_ms, "type": "bundle", "td": trust_domain, "sequence": sequence, "x509": x509})

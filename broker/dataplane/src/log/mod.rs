@@ -13,6 +13,7 @@ pub mod entry;
 mod handle;
 mod health;
 mod line;
+pub mod relayed;
 #[cfg(test)]
 mod samples;
 pub mod scan;
