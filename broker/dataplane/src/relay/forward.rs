@@ -89,7 +89,8 @@ async fn exchange(stream: UnixStream, request: Request<Incoming>) -> Result<Resp
 
 /// Serves the connections that the going broker passes, until it is gone.
 pub async fn accept_forwarded(broker: Arc<Broker>, forward: UnixDatagram, gone: CancellationToken) {
-    let Ok(forward) = tokio::net::UnixDatagram::from_std(forward) else { return };
+    let taken = forward.set_nonblocking(true).and_then(|()| tokio::net::UnixDatagram::from_std(forward));
+    let Ok(forward) = taken else { return };
     loop {
         let received = tokio::select! {
             received = forward.async_io(Interest::READABLE, || receive(&forward)) => received,
