@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -15,6 +16,7 @@ from broker._dataplane import DataPlaneError
 from dataplane_chain import three_in_a_row
 from dataplane_nodes import Answer, Component, Connection, Node, Seen, answer, call, pair, statements
 from dataplane_peer import Message, connected, context, http_request, send
+from hopseal.custody.encoding import decode_b64url
 from hopseal.log.entries import Direction, RecordEntry
 from waiting import wait_until
 
@@ -34,7 +36,7 @@ class Load:
         loops = [self._on_one_connection] * kept + [self._on_new_connections] * fresh + [self._in_a_task] * handles
         self._threads = [threading.Thread(target=loop) for loop in loops]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -213,8 +215,6 @@ def test_what_a_component_does_during_its_call_is_told_of_in_the_receipt_of_the_
 
 
 def _payload(sealed: str | None) -> bytes:
-    from hopseal.custody.encoding import decode_b64url
-
     assert sealed is not None
     return decode_b64url(sealed.split(".")[0])
 
