@@ -109,7 +109,7 @@ class DataPlane:
         """
 
     def set_policies(self, cedar_text: str, entities_json: str) -> None:
-        """Replace the Cedar policies and entities. Until the first set every call is denied.
+        """Replace the policies by one enforced set that is not validated. Until the first set every call is denied.
 
         Raises:
             DataPlaneError: ``policy_invalid``; those in force stay.
@@ -142,6 +142,37 @@ class DataPlane:
             DataPlaneError: as of :meth:`start`; ``handover_failed``.
         """
 
+    def set_policy_sets(self, sets_json: str, facts_json: str) -> None:
+        """Replace every policy set and the facts beside them, validated against the schema; judge open calls again.
+
+        Args:
+            sets_json: list of objects with ``name``, ``layer`` (documents, operator or admin), ``observe`` (bool) and
+                ``pieces`` (list of Cedar texts); a piece of unchanged text is not parsed again.
+            facts_json: object with ``entities`` (Cedar's JSON form), ``risks`` (SPIFFE ID to tool to risk),
+                ``locations`` and ``threats`` (lists of ``pattern`` and ``label``) and ``evidence`` (SPIFFE ID to
+                ``measured_at``, ``posture``, ``images``).
+
+        Raises:
+            DataPlaneError: ``policy_invalid`` with one mistake a line; those in force stay.
+        """
+
+    def set_policy_facts(self, facts_json: str) -> None:
+        """Replace the facts beside the sets in force; judge open calls again.
+
+        Raises:
+            DataPlaneError: ``policy_invalid``; those in force stay.
+        """
+
+    def explain(self, question_json: str) -> str:
+        """What the policies in force make of a question, as JSON.
+
+        Raises:
+            DataPlaneError: ``question_invalid``.
+        """
+
+    def decision(self, id: str) -> str | None:
+        """What is remembered of a decision, and what the policies in force now make of its question, as JSON."""
+
     def log_durable(self) -> int:
         """How many log entries are durable: all whose number is smaller; 0 before ``start``."""
 
@@ -165,6 +196,30 @@ class DataPlane:
 
     def stop(self) -> None:
         """Close everything at once and flush the log."""
+
+@final
+class PolicySets:
+    """Policy sets and facts that decide nothing: for checks, tests and explanations."""
+
+    def __new__(cls, sets_json: str, facts_json: str) -> PolicySets:
+        """The sets, parsed and validated; arguments as of :meth:`DataPlane.set_policy_sets`.
+
+        Raises:
+            DataPlaneError: ``policy_invalid`` with one mistake a line.
+        """
+
+    def __len__(self) -> int:
+        """How many policies there are."""
+
+    def explain(self, question_json: str) -> str:
+        """What they make of a question, as JSON.
+
+        Raises:
+            DataPlaneError: ``question_invalid``.
+        """
+
+def policy_schema() -> str:
+    """The published Cedar schema."""
 
 def custody_verify(request_json: str) -> str:
     """The Rust codec's verdict on one message, as JSON, for tests that compare both codecs."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.audit.config import AuditConfig, read_audit
+from broker.egress_config import EgressConfig, read_egress
 from broker.names import parse_component, parse_label
 from broker.user_config import Boundary, IssuerConfig, read_boundaries, read_issuers
 from hopseal.errors import InvalidError
@@ -122,6 +123,7 @@ class BrokerConfig:
     boundaries: Mapping[str, Boundary]
     audit: AuditConfig
     handover: HandoverConfig
+    egress: EgressConfig = field(default_factory=EgressConfig)
 
     @property
     def attestor_id(self) -> SpiffeId:
@@ -167,6 +169,7 @@ def load_config(path: Path) -> BrokerConfig:
         boundaries=read_boundaries(top),
         audit=_read_audit(top.section("audit")),
         handover=_read_handover(top.section("handover")),
+        egress=read_egress(top.section("egress")),
     )
     if config.trust_domain.name in config.boundaries:
         top.mistake(

@@ -188,6 +188,7 @@ def encode_settings(config: BrokerConfig) -> str:
                 "wait_when_full": config.audit.wait_when_full,
                 "strict": config.audit.strict,
             },
+            "egress": config.egress.encode(),
             "limits": {
                 "out_connections": config.limits.connections,
                 "out_connections_per_uid": config.limits.connections_per_peer,

@@ -16,7 +16,7 @@ from broker.dataplane_api import DataPlane
 from broker.identities.registry import Identities
 from broker.policy.follow import PolicyFollower
 from hopseal.documents.follow import DocumentFollower
-from hopseal.documents.model import DocumentSet
+from hopseal.documents.model import Component, Custody, DocumentSet
 from hopseal.ids import SpiffeId
 
 log = structlog.get_logger("broker.documents")
@@ -84,10 +84,22 @@ def encode_components(documents: DocumentSet, partners: Mapping[str, SpiffeId]) 
                 "listen": component.listen,
                 "listen_host": component.listen_host,
                 "may_start": component.may_start,
+                "brokered": component.is_brokered,
+                "outside": _encode_outside(component),
             }
             for component in documents.components
         ]
     )
+
+
+def _encode_outside(component: Component) -> dict[str, object]:
+    """Parties without custody that the component may call, and those that may call it."""
+    return {
+        "services": [{"host": each.host, "port": each.port, "opaque": each.opaque} for each in component.externals],
+        "peers": [{"name": each.name, "spiffe_id": str(each.spiffe_id)} for each in component.peers],
+        "plain": [each.qualified for each in component.calls if each.custody is Custody.NONE],
+        "accepts": list(component.accept_plain),
+    }
 
 
 def _encode_partner(qualified: str, spiffe_id: SpiffeId) -> dict[str, object]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from broker.config import Endpoint, parse_endpoint
 from broker.names import parse_component
 from hopseal.errors import HopsealError
+from hopseal.ids import SpiffeId
 from hopseal.settings import Section, SettingsInvalidError
 from hopseal.settings_file import parse_settings_list
 from hopseal.watch import Watch
@@ -28,7 +29,7 @@ class Routes:
     """The routes in use.
 
     Args:
-        endpoints: component to endpoints on other nodes, in the file's order.
+        endpoints: component, or SPIFFE ID of a peer without a document, to endpoints, in the file's order.
         problems: what is wrong with the newest file; empty when the routes are that file's.
     """
 
@@ -49,7 +50,7 @@ def parse_routes(file: str, data: bytes) -> tuple[tuple[str, tuple[Endpoint, ...
     settings, sections = parse_settings_list(file, data)
     found: dict[str, tuple[Endpoint, ...]] = {}
     for section in sections:
-        component = section.parsed("component", parse_component, "")
+        component = _read_callee(section)
         endpoints = tuple(_read_endpoint(section, text) for text in section.texts("endpoints"))
         if not endpoints:
             section.mistake("endpoints", "must list at least one host:port", "add one, or remove the route")
@@ -107,6 +108,15 @@ class RouteFollower:
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(MAX_SETTINGS_BYTES + 1)
+
+
+def _read_callee(section: Section) -> str:
+    """A component as ``agent/component``, or the SPIFFE ID of a peer that no document describes."""
+    if "peer" in section:
+        if "component" in section:
+            section.mistake("peer", "names another callee beside component", "write one route for each")
+        return section.parsed("peer", lambda text: str(SpiffeId.parse(text)), "")
+    return section.parsed("component", parse_component, "")
 
 
 def _read_endpoint(section: Section, text: str) -> Endpoint:

@@ -183,6 +183,16 @@ class Section:
                 found[str(node.value)] = node_line(node)
         return tuple((line, text) for text, line in found.items())
 
+    def texts_or_sections(self, key: str) -> tuple[tuple[int, str] | Section, ...]:
+        """A list of texts, each with its line, and mappings; empty if absent."""
+        found: list[tuple[int, str] | Section] = []
+        for index, node in enumerate(self._list(key)):
+            if isinstance(node, yaml.ScalarNode) and node.tag == STR_TAG and node.value:
+                found.append((node_line(node), str(node.value)))
+            else:
+                found.append(self._settings_section(node, f"{self._prefix}{key}[{index}].", node_line(node)))
+        return tuple(found)
+
     def pairs(self, key: str) -> tuple[tuple[str, str], ...]:
         """A mapping of text to text, sorted by key; empty if absent."""
         section = self.section(key)

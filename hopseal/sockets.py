@@ -90,7 +90,14 @@ class BoundSocket:
         os.close(self.lock_fd)
 
 
-def bind_unix_socket(path: Path, *, mode: int, group: int | None = None, folder_mode: int = 0o755) -> BoundSocket:
+def bind_unix_socket(
+    path: Path,
+    *,
+    mode: int,
+    group: int | None = None,
+    folder_mode: int = 0o755,
+    unsafe_shared_folder: bool = False,
+) -> BoundSocket:
     """A stream socket bound at ``path``, not yet listening.
 
     Args:
@@ -98,6 +105,7 @@ def bind_unix_socket(path: Path, *, mode: int, group: int | None = None, folder_
         mode: permission bits of the socket, in force before anybody can connect.
         group: group id that the socket (and a folder made here) is given; None keeps the process's.
         folder_mode: for folders that are made here.
+        unsafe_shared_folder: others may write the folder; for a component's listener, whose process is attested.
 
     Raises:
         SocketPathRefusedError: a symlink or something that is not a socket is there (``socket_path_occupied``), the
@@ -113,7 +121,7 @@ def bind_unix_socket(path: Path, *, mode: int, group: int | None = None, folder_
             remedy="choose a shorter absolute path",
         )
     try:
-        _make_folder(path.parent, folder_mode, group)
+        _make_folder(path.parent, folder_mode, group, unsafe_shared=unsafe_shared_folder)
         lock_fd = _lock(path)
         try:
             _clear_stale(path)
@@ -131,7 +139,7 @@ def bind_unix_socket(path: Path, *, mode: int, group: int | None = None, folder_
     return BoundSocket(sock, path, (found.st_dev, found.st_ino), lock_fd)
 
 
-def _make_folder(folder: Path, mode: int, group: int | None) -> None:
+def _make_folder(folder: Path, mode: int, group: int | None, *, unsafe_shared: bool) -> None:
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -140,7 +148,7 @@ def _make_folder(folder: Path, mode: int, group: int | None) -> None:
         folder.chmod(mode)
     found = folder.stat()
     # With the sticky bit only the owner of an entry may replace it.
-    if found.st_mode & _OTHERS_MAY_WRITE and not found.st_mode & stat.S_ISVTX:
+    if not unsafe_shared and found.st_mode & _OTHERS_MAY_WRITE and not found.st_mode & stat.S_ISVTX:
         raise SocketPathRefusedError(
             "socket_folder_unsafe",
             f"{folder} may be written by others than its owner (mode {stat.S_IMODE(found.st_mode):04o})",

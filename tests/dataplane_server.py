@@ -38,7 +38,7 @@ PLAIN = [("content-type", "text/plain")]
 class Request:
     """One request as it came over the wire."""
 
-    record: SealedRecord
+    record: SealedRecord | None
     headers: list[Header]
     body: bytes
     trailers: list[Header]
@@ -88,7 +88,7 @@ class Peer:
         self.requests: list[Request] = []
 
     def __enter__(self) -> Self:
-        self._context = _server_context(self.svid, self.alpn, self.tls)
+        self._context = self._tls()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._connections: list[socket.socket] = []
@@ -102,6 +102,12 @@ class Peer:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
+
+    def _tls(self) -> ssl.SSLContext:
+        return _server_context(self.svid, self.alpn, self.tls)
+
+    def _serve(self, connection: ssl.SSLSocket) -> None:
+        """Look at a connection before anything comes over it."""
 
     def receipt(self, record: SealedRecord, answer: Answer, svid: X509Svid | None = None, **claims: object) -> str:
         """A sealed receipt; ``claims`` replace those that are right."""
@@ -131,6 +137,7 @@ class Peer:
 
     def _run(self, serve: Callable[[ssl.SSLSocket], None], plain: socket.socket) -> None:
         with contextlib.suppress(OSError), self._context.wrap_socket(plain, server_side=True) as connection:
+            self._serve(connection)
             serve(connection)
 
     def _answer(self, headers: list[Header], body: bytes, trailers: list[Header]) -> Reply:

@@ -10,8 +10,9 @@ Rules:
    session's GET and DELETE (of a path that ends in ``/mcp``; for an endpoint elsewhere they are listed as
    ``<METHOD> <path>``); one that an A2A method can match implies reading the agent card.
 4. ``*`` at the end of a pattern stands for any text; everywhere else it is itself.
-5. ``acceptFrom`` forbids whoever it does not list, and permits whoever it lists and no document names.
-6. A documented component without ``mayStart`` may not begin a chain.
+5. ``acceptFrom`` forbids whoever it does not list, and permits whoever it lists and no document names; who need not
+   bring custody is permitted to call without.
+6. A documented component without ``mayStart`` may not begin a chain; a call without custody begins none.
 7. Components of an agent that is not active neither call nor are called.
 
 Source: docs, section The Agent document.
@@ -22,12 +23,12 @@ from __future__ import annotations
 import json
 import re
 
+from broker.policy.cedar import match, policy, uid
+from broker.policy.outside import compile_outside, external_entities, unrecorded
 from hopseal.documents.grammar import A2A_METHODS
 from hopseal.documents.model import Agent, AgentStatus, Call, Component, DocumentSet
 
 _HTTP_PATTERN = re.compile(r"[A-Z]+ /.*", re.ASCII | re.DOTALL)
-_PLAIN = re.compile(r"[ !#-)+-\[\]-~]", re.ASCII)  # printable ASCII that means itself in a Cedar string and pattern
-_ACTION = 'action == Hopseal::Action::"call"'
 _READABLE = '(context.protocol == "mcp" || context.protocol == "a2a")'
 _MCP_IMPLIED = (
     '(context.protocol == "mcp" && (context.operation == "initialize" || context.operation like "notifications/*"))',
@@ -51,7 +52,7 @@ def compile_policies(documents: DocumentSet) -> str:
 
 
 def compile_entities(documents: DocumentSet) -> str:
-    """The Cedar entities of ``documents`` as JSON text: each agent, and each component as its member."""
+    """The Cedar entities of ``documents`` as JSON text: agents, components as their members, services outside."""
     entities: list[dict[str, object]] = []
     for agent in documents.agents:
         uid = {"type": "Hopseal::Agent", "id": agent.name}
@@ -69,35 +70,25 @@ def compile_entities(documents: DocumentSet) -> str:
             }
             for component in agent.components
         ]
-    return json.dumps(entities)
-
-
-def quote(text: str) -> str:
-    """``text`` as a Cedar string literal that means exactly ``text``."""
-    return '"' + "".join("*" if each == "*" else _escape(each) for each in text) + '"'
-
-
-def quote_pattern(pattern: str) -> str:
-    """``pattern`` as a Cedar ``like`` pattern: ``*`` at its end is a wildcard, every other one is itself."""
-    body, wildcard = (pattern[:-1], "*") if pattern.endswith("*") else (pattern, "")
-    return '"' + "".join(r"\*" if each == "*" else _escape(each) for each in body) + wildcard + '"'
+    return json.dumps(entities + external_entities(documents))
 
 
 def _compile_component(component: Component, documents: DocumentSet) -> list[str]:
     policies = [_compile_call(component, call, documents) for call in component.calls]
+    policies += compile_outside(component, _compile_operations)
     if component.accept_from is not None:
         policies += _compile_accept_from(component, component.accept_from)
     if not component.may_start:
         policies.append(
-            _policy(
+            policy(
                 "forbid",
                 f"{component.qualified} may not start",
-                f"principal == {_uid(component)}",
+                f"principal == {uid(component)}",
                 "resource",
-                "when { context.hop == 0 }",
+                "when { context.hop == 0 && context.recorded }",
             )
         )
-    return [policy for policy in policies if policy]
+    return [each for each in policies if each]
 
 
 def _compile_call(caller: Component, call: Call, documents: DocumentSet) -> str:
@@ -106,11 +97,11 @@ def _compile_call(caller: Component, call: Call, documents: DocumentSet) -> str:
     if callee is None:
         return ""
     condition = "" if not call.operations else f"when {{ {_compile_operations(call.operations)} }}"
-    return _policy(
+    return policy(
         "permit",
         f"{caller.qualified} calls {call.qualified}",
-        f"principal == {_uid(caller)}",
-        f"resource == {_uid(callee)}",
+        f"principal == {uid(caller)}",
+        f"resource == {uid(callee)}",
         condition,
     )
 
@@ -118,9 +109,9 @@ def _compile_call(caller: Component, call: Call, documents: DocumentSet) -> str:
 def _compile_operations(patterns: tuple[str, ...]) -> str:
     http = [pattern for pattern in patterns if _HTTP_PATTERN.fullmatch(pattern)]
     named = [pattern for pattern in patterns if not _HTTP_PATTERN.fullmatch(pattern)]
-    terms = [_match("context.http", pattern) for pattern in http]
+    terms = [match("context.http", pattern) for pattern in http]
     if named:
-        matches = " || ".join(_match("context.operation", pattern) for pattern in named)
+        matches = " || ".join(match("context.operation", pattern) for pattern in named)
         terms.append(f"({_READABLE} && ({matches}))")
     if any(not pattern.startswith(_A2A_ONLY) for pattern in named):
         terms += _MCP_IMPLIED
@@ -138,16 +129,18 @@ def _is_of_a2a(pattern: str) -> bool:
 
 
 def _compile_accept_from(component: Component, accepted: tuple[str, ...]) -> list[str]:
-    listed = " || ".join(_match("context.caller", pattern) for pattern in accepted) or "false"
-    resource = f"resource == {_uid(component)}"
+    plain = unrecorded(component)
+    listed = " || ".join(match("context.caller", pattern) for pattern in accepted) or "false"
+    full = f"(context.recorded && ({listed}))"
+    resource = f"resource == {uid(component)}"
     return [
-        _policy("forbid", f"{component.qualified} acceptFrom", "principal", resource, f"unless {{ {listed} }}"),
-        _policy(
+        policy("forbid", f"{component.qualified} acceptFrom", "principal", resource, f"unless {{ {full} || {plain} }}"),
+        policy(
             "permit",
             f"{component.qualified} acceptFrom",
             "principal",
             resource,
-            f"when {{ !context.caller_documented && ({listed}) }}",
+            f"when {{ {plain} || (!context.caller_documented && {full}) }}",
         ),
     ]
 
@@ -155,25 +148,6 @@ def _compile_accept_from(component: Component, accepted: tuple[str, ...]) -> lis
 def _compile_inactive(agent: Agent, component: Component) -> list[str]:
     name = f"{agent.name} is {agent.status.value}"
     return [
-        _policy("forbid", name, f"principal == {_uid(component)}", "resource", ""),
-        _policy("forbid", name, "principal", f"resource == {_uid(component)}", ""),
+        policy("forbid", name, f"principal == {uid(component)}", "resource", ""),
+        policy("forbid", name, "principal", f"resource == {uid(component)}", ""),
     ]
-
-
-def _policy(effect: str, name: str, principal: str, resource: str, condition: str) -> str:
-    text = f"@id({quote(name)})\n{effect}({principal}, {_ACTION}, {resource})"
-    return f"{text}\n{condition};" if condition else f"{text};"
-
-
-def _match(attribute: str, pattern: str) -> str:
-    if pattern.endswith("*"):
-        return f"{attribute} like {quote_pattern(pattern)}"
-    return f"{attribute} == {quote(pattern)}"
-
-
-def _uid(component: Component) -> str:
-    return f"Hopseal::Component::{quote(str(component.spiffe_id))}"
-
-
-def _escape(character: str) -> str:
-    return character if _PLAIN.fullmatch(character) else f"\\u{{{ord(character):x}}}"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from hopseal.cli.unix_http import HttpAnswer, exchange
 from hopseal.errors import DeniedError, HopsealError, InvalidError, UnavailableError
+from hopseal.unix_http import HttpAnswer, exchange
 
 TIMEOUT_S = 10.0  # measuring a large executable takes a while
 

@@ -15,7 +15,7 @@ from hopseal.cli.lazy import EXIT_NO, LazyGroup
 from hopseal.cli.options import attestor_socket_option, documents_option, trust_domain_option
 from hopseal.cli.output import format_count, json_option, paint_state, print_json, print_table
 from hopseal.documents.load import load_documents
-from hopseal.documents.model import Agent, AttestBlock, Component, DocumentsInvalidError
+from hopseal.documents.model import Agent, AttestBlock, Component, Custody, DocumentsInvalidError
 from hopseal.documents.schema import agent_schema
 from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
@@ -99,8 +99,8 @@ def show(name: str, documents: Path, trust_domain: str, *, as_json: bool) -> Non
             click.echo(f"  must be{of}: {', '.join(_attest_lines(block))}")
         if component.listen:
             click.echo(f"  listens on {component.listen}")
-        for call in component.calls:
-            click.echo(f"  may call {call.qualified}: {', '.join(call.operations) or 'every operation'}")
+        for line in _call_lines(component):
+            click.echo(f"  {line}")
 
 
 @agents.command()
@@ -222,8 +222,40 @@ def _component_json(component: Component) -> dict[str, Any]:
         "listen": component.listen,
         "svid": str(component.svid),
         "attest": [_attest_json(block) for block in component.attest],
-        "calls": [{"to": call.qualified, "operations": list(call.operations)} for call in component.calls],
+        "calls": [
+            {"to": call.qualified, "operations": list(call.operations), "custody": str(call.custody)}
+            for call in component.calls
+        ],
+        "peers": [
+            {"to": str(call.spiffe_id), "name": call.name, "operations": list(call.operations), "custody": "none"}
+            for call in component.peers
+        ],
+        "externals": [
+            {
+                "external": call.authority,
+                "operations": list(call.operations),
+                "sensitivity": str(call.sensitivity) if call.sensitivity else None,
+                "opaque": call.opaque,
+                "custody": "none",
+            }
+            for call in component.externals
+        ],
+        "accepts_without_custody": list(component.accept_plain),
     }
+
+
+def _call_lines(component: Component) -> Iterator[str]:
+    every = "every operation"
+    for call in component.calls:
+        custody = " without custody" if call.custody is Custody.NONE else ""
+        yield f"may call {call.qualified}{custody}: {', '.join(call.operations) or every}"
+    for peer in component.peers:
+        yield f"may call {peer.spiffe_id} as {peer.name} without custody: {', '.join(peer.operations) or every}"
+    for external in component.externals:
+        what = "a tunnel" if external.opaque else ", ".join(external.operations) or every
+        yield f"may call {external.authority} outside, without custody: {what}"
+    for pattern in component.accept_plain:
+        yield f"may be called by {pattern} without custody"
 
 
 def _attest_lines(block: AttestBlock) -> Iterator[str]:

@@ -14,24 +14,14 @@ from hopseal.cli.document_draft import draft_caller
 from hopseal.cli.lazy import EXIT_NO, EXIT_UNAVAILABLE
 from hopseal.cli.options import out_socket_option
 from hopseal.cli.output import json_option, print_json
-from hopseal.cli.unix_http import PROBLEM_TYPE, HttpAnswer, exchange
 from hopseal.errors import DeniedError, InvalidError, UnavailableError
 from hopseal.sdk.handle import HANDLE_HEADER
+from hopseal.sdk.refusals import REMEDIES
+from hopseal.unix_http import PROBLEM_TYPE, HttpAnswer, exchange
 
 _UNAVAILABLE = 503
 _METHOD = re.compile(r"[A-Za-z]{1,32}", re.ASCII)
 _NEEDS_DOCUMENT = frozenset({"identity_none", "may_not_start", "policy_denied"})
-_REMEDIES = {
-    "identity_ambiguous": "this process matches several components: give them different uid, exe, unit or image",
-    "attestor_unavailable": "the attestor is away: hopseal status",
-    "unknown_peer": "no document names that peer: hopseal agents list",
-    "handle_unknown": "the task is gone (the broker was restarted, or it is another component's): start a new one",
-    "callee_unavailable": "the peer has no identity now: hopseal status, hopseal explain AGENT/COMPONENT",
-    "peer_unreachable": "no route answers: see routes in broker.yaml",
-    "peer_untrusted": "the peer's identity is not the one that the document names: hopseal status on its node",
-    "body_too_large": "the body is larger than the broker accepts (limits.body_bytes in broker.yaml)",
-    "log_unavailable": "the broker cannot write its custody log: is the disk full?",
-}
 
 
 @click.command()
@@ -186,7 +176,7 @@ def _explain_refusal(response: HttpAnswer, url: str, method: str) -> None:
         code = str(json.loads(response.body)["code"])
     except (ValueError, LookupError, TypeError):
         return
-    if remedy := _REMEDIES.get(code):
+    if remedy := None if code in _NEEDS_DOCUMENT else REMEDIES.get(code):
         click.secho(f"  → {remedy}", fg="cyan", err=True)
     if code in _NEEDS_DOCUMENT:
         click.secho(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,19 @@ def draft_caller(url: str, method: str) -> str:
         "mayStart": True,
         "attest": {"uid": os.geteuid(), "exe": [file_digest(_OWN_EXECUTABLE)]},
         "calls": [{"to": target, "operations": [f"{method} {parts.path or '/'}"]}],
+    }
+    return dump_yaml([draft]).rstrip()
+
+
+def draft_runner(program: str) -> str:
+    """The component that this very process would have to be to run ``program`` and call for it."""
+    name = re.sub(r"[^a-z0-9]+", "-", program.lower().partition(".")[0]).strip("-") or "program"
+    draft = {
+        "name": name,
+        "role": "environment",
+        "mayStart": True,
+        "attest": {"uid": os.geteuid(), "exe": [file_digest(_OWN_EXECUTABLE)]},
+        "calls": [{"to": "COMPONENT"}],
     }
     return dump_yaml([draft]).rstrip()
 

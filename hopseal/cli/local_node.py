@@ -21,8 +21,8 @@ from typing import Self
 
 from hopseal.cli.admin import AdminClient
 from hopseal.cli.node_plan import BrokerUser, NodePlan, lay_out_node
-from hopseal.cli.unix_http import is_listening
 from hopseal.errors import DeniedError, UnavailableError
+from hopseal.unix_http import is_listening
 
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0

@@ -18,6 +18,8 @@ _COMMANDS = {
     "entries": ("hopseal.cli.entries:entries", "Registration entries on a SPIRE Server."),
     "svid": ("hopseal.cli.svid:svid", "SVIDs and bundles from the SPIFFE Workload API."),
     "call": ("hopseal.cli.call:call", "One brokered call from a shell."),
+    "run": ("hopseal.cli.run:run", "An unmodified program, its calls brokered."),
+    "serve-stdio": ("hopseal.cli.serve_stdio:serve_stdio", "A stdio MCP server, behind a socket."),
     "chain": ("hopseal.cli.chain:chain", "Custody chains, verified offline."),
     "audit": ("hopseal.cli.audit:audit", "Evidence for auditors: export, verify, search, compare."),
     "logs": ("hopseal.cli.logs:logs", "What happened, for one component or all."),

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from hopseal.documents.model import AgentStatus, AttestBlock
+from hopseal.documents.outside import check_outside
 from hopseal.documents.read import ReadComponent, ReadDocument
 from hopseal.settings import Section
 
@@ -27,6 +28,7 @@ def check_together(documents: Sequence[ReadDocument], *, all_readable: bool) -> 
         _check_component_names(document)
     _check_unique_values(components)
     _check_calls(documents, all_readable=all_readable)
+    check_outside(components)
     live = [document for document in documents if document.agent.status is not AgentStatus.RETIRED]
     _check_told_apart([each for document in live for each in document.components])
 
@@ -71,7 +73,7 @@ def _check_calls(documents: Sequence[ReadDocument], *, all_readable: bool) -> No
     for document in documents:
         for each in document.components:
             seen: set[str] = set()
-            for call, section in zip(each.component.calls, each.calls, strict=True):
+            for call, section in each.calls.components:
                 if not call.to_component or not call.to_agent:
                     continue
                 if call.qualified in seen:

@@ -15,6 +15,9 @@ MAX_SOCKET_PATH_BYTES = 107  # sun_path, unix(7), without the terminating zero
 MAX_PATH_BYTES = 4095  # PATH_MAX, limits.h, without the terminating zero
 MAX_TEXT_CHARS = 1024
 MAX_OPERATION_CHARS = 256
+MAX_HOST_CHARS = 240  # an origin has 256 bytes at most, custody-wire §12
+MAX_PORT = 65_535
+HTTPS_PORT = 443
 
 HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 LABEL_PATTERN = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -22,6 +25,10 @@ DIGEST_PATTERN = r"sha256:[0-9a-f]{64}"
 # A cgroup path, or the name of the systemd unit that the process runs in.
 UNIT_PATTERN = r"(?:/[^\s\0]{0,1023}|[A-Za-z0-9:_.@\\-]{1,240}\.(?:service|scope|slice|socket))"
 HOST_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})(?::[0-9]{1,5})?"
+# A host outside, in lower case: exact, or everything below a name; 443 without a port.
+EXTERNAL_PATTERN = (
+    r"(?:\*\.[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})+|[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*)(?::[1-9][0-9]{0,4})?"
+)
 LISTEN_PREFIX = "unix://"
 # A2A's methods: what version 1.0 calls them, and the name of 0.3 that policy knows both by (A2A 1.0 §9, 0.3.0 §7).
 A2A_RENAMED = {
@@ -42,6 +49,7 @@ A2A_METHODS = frozenset(A2A_RENAMED.values())
 _LABEL = re.compile(LABEL_PATTERN, re.ASCII)
 _DIGEST = re.compile(DIGEST_PATTERN, re.ASCII)
 _UNIT = re.compile(UNIT_PATTERN, re.ASCII)
+_EXTERNAL = re.compile(EXTERNAL_PATTERN, re.ASCII)
 _HOST = re.compile(HOST_PATTERN, re.ASCII)
 _HTTP_OPERATION = re.compile(r"(?P<method>[A-Z]+) (?P<path>/[!-)+-~]*\*?)", re.ASCII)
 # Of MCP and A2A alike; `*` ends the method only where nothing follows.
@@ -109,6 +117,21 @@ def parse_host(text: str) -> str:
     if _HOST.fullmatch(text) is None:
         raise GrammarError(f"{text!r} is not a host", "write a name, and :port if it needs one")
     return text
+
+
+def parse_external(text: str) -> tuple[str, int]:
+    """Host and port of a service outside: ``api.example.com``, ``*.example.com``, ``api.example.com:8443``.
+
+    A host is a name: an address has no certificate that says whose it is.
+    """
+    host, _, port = text.partition(":")
+    labels = host.removeprefix("*.").split(".")
+    is_name = _EXTERNAL.fullmatch(text) is not None and all(map(_LABEL.fullmatch, labels))
+    if not is_name or len(host) > MAX_HOST_CHARS or labels[-1].isdigit() or int(port or HTTPS_PORT) > MAX_PORT:
+        raise GrammarError(
+            f"{text!r} is not a host", "write a lower-case name, or *.name, and :port unless it is 443; no address"
+        )
+    return host, int(port or HTTPS_PORT)
 
 
 def parse_unit(text: str) -> str:

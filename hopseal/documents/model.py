@@ -59,6 +59,13 @@ class Sensitivity(StrEnum):
     RESTRICTED = "restricted"
 
 
+class Custody(StrEnum):
+    """Whether calls between two parties carry custody records: only a party that is not Hopseal does without."""
+
+    FULL = "full"
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigRule:
     """Files that were approved, and what they must contain.
@@ -104,16 +111,55 @@ class Call:
 
     Args:
         operations: patterns over the operation that the receiver derives; empty means every one.
+        custody: none for a component whose server is not Hopseal.
     """
 
     to_agent: str
     to_component: str
     operations: tuple[str, ...] = ()
+    custody: Custody = Custody.FULL
 
     @property
     def qualified(self) -> str:
         """The callee as ``agent/component``."""
         return f"{self.to_agent}/{self.to_component}"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCall:
+    """Permission to call a SPIFFE peer that no document describes; without custody.
+
+    Args:
+        name: the host that the component calls it by.
+        operations: as in :class:`Call`.
+    """
+
+    spiffe_id: SpiffeId
+    name: str
+    operations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalCall:
+    """Permission to call a service outside, by TLS; without custody.
+
+    Args:
+        host: a name in lower case, or ``*.`` and the end of one.
+        operations: as in :class:`Call`; empty for an opaque one.
+        sensitivity: of the data that goes there; None if the document does not say.
+        opaque: only tunnels lead there, and nothing of what passes is read.
+    """
+
+    host: str
+    port: int
+    operations: tuple[str, ...] = ()
+    sensitivity: Sensitivity | None = None
+    opaque: bool = False
+
+    @property
+    def authority(self) -> str:
+        """``host:port``."""
+        return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +179,12 @@ class Component:
         may_start: may begin a chain of its own, without an inbound call.
         listen: absolute path of the Unix socket that it serves, None if it serves none.
         listen_host: ``Host`` that its socket is given, None for ``localhost``.
-        calls: whom it may call, deny by default.
+        calls: which components it may call, deny by default.
+        peers: which others with a SPIFFE ID.
+        externals: which services outside.
         accept_from: SPIFFE IDs (or prefixes ending in ``/*``) that may call it; None: everyone whose
             document says so.
+        accept_plain: those that may do so without custody.
         x509_svid_ttl_s, jwt_svid_ttl_s: lifetimes asked of the upstream, None for its default.
     """
 
@@ -148,7 +197,10 @@ class Component:
     listen: str | None = None
     listen_host: str | None = None
     calls: tuple[Call, ...] = ()
+    peers: tuple[PeerCall, ...] = ()
+    externals: tuple[ExternalCall, ...] = ()
     accept_from: tuple[str, ...] | None = None
+    accept_plain: tuple[str, ...] = ()
     svid: SvidMode = SvidMode.WORKLOAD_API
     hint: str = ""
     x509_svid_ttl_s: int | None = None
@@ -164,6 +216,11 @@ class Component:
     def host(self) -> str:
         """``component.agent``, the name that callers use."""
         return f"{self.name}.{self.agent}"
+
+    @property
+    def is_brokered(self) -> bool:
+        """Whether a broker holds its key: it then brings custody and is called with it."""
+        return self.svid is not SvidMode.WORKLOAD_API
 
 
 @dataclass(frozen=True, slots=True)

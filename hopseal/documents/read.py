@@ -9,19 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hopseal.documents.attest import read_attest
+from hopseal.documents.calls import ReadCalls, read_accept_from, read_calls
 from hopseal.documents.grammar import (
-    parse_caller,
     parse_host,
     parse_label,
     parse_listen,
-    parse_operation,
     parse_text,
 )
 from hopseal.documents.model import (
     Agent,
     AgentStatus,
     AttestBlock,
-    Call,
     Capability,
     Component,
     DataAccess,
@@ -48,13 +46,13 @@ class ReadComponent:
     """A component and where it stands.
 
     Args:
-        calls: the section of each of the component's calls.
+        calls: whom it calls, and where that stands.
         sound_blocks: the alternatives of ``attest`` that have no mistake, each with its section.
     """
 
     component: Component
     section: Section
-    calls: tuple[Section, ...]
+    calls: ReadCalls
     sound_blocks: tuple[tuple[AttestBlock, Section], ...]
 
 
@@ -133,7 +131,8 @@ def _read_oversight(section: Section, capabilities: tuple[Capability, ...]) -> H
 def _read_component(settings: Settings, section: Section, agent: str, trust_domain: TrustDomain) -> ReadComponent:
     name = section.parsed("name", parse_label, "")
     blocks, sound_blocks = _read_blocks(settings, section)
-    calls = section.section_list("calls")
+    calls = read_calls(section.section_list("calls"), agent)
+    accept_from, accept_plain = read_accept_from(section) if "acceptFrom" in section else (None, ())
     tools = tuple(
         Tool(each.parsed("name", parse_text, ""), read_choice(each, "risk", Risk))
         for each in section.section_list("tools")
@@ -149,8 +148,11 @@ def _read_component(settings: Settings, section: Section, agent: str, trust_doma
         may_start=section.flag("mayStart", default=False),
         listen=listen,
         listen_host=section.parsed("listenHost", parse_host, None) if "listenHost" in section else None,
-        calls=tuple(_read_call(each, agent) for each in calls),
-        accept_from=parsed_texts(section, "acceptFrom", parse_caller) if "acceptFrom" in section else None,
+        calls=tuple(call for call, _ in calls.components),
+        peers=tuple(call for call, _ in calls.peers),
+        externals=tuple(call for call, _ in calls.externals),
+        accept_from=accept_from,
+        accept_plain=accept_plain,
         svid=_read_svid(section),
         hint=section.parsed("hint", parse_text, "", default=""),
         x509_svid_ttl_s=_read_ttl(section, "x509SvidTtlSeconds"),
@@ -177,19 +179,6 @@ def _read_blocks(
     if "attest" in section and section.is_empty("attest"):
         section.mistake("attest", "has no alternative", "say what the process must be")
     return tuple(blocks), tuple(sound)
-
-
-def _read_call(section: Section, agent: str) -> Call:
-    to_agent, to_component = section.parsed("to", lambda text: _parse_callee(text, agent), ("", ""))
-    if "operations" in section and section.is_empty("operations"):
-        section.mistake("operations", "allows nothing", "list patterns, or leave it out to allow every operation")
-    return Call(to_agent, to_component, parsed_texts(section, "operations", parse_operation))
-
-
-def _parse_callee(text: str, agent: str) -> tuple[str, str]:
-    """Agent and component in ``component`` (of the same agent) or ``component.agent``: as callers name them."""
-    component, dot, other = text.partition(".")
-    return (parse_label(other) if dot else agent), parse_label(component)
 
 
 def _read_spiffe_id(section: Section, agent: str, name: str, trust_domain: TrustDomain) -> SpiffeId:

@@ -12,13 +12,14 @@ from typing import Any
 from hopseal.documents.attest import MAX_ID
 from hopseal.documents.grammar import (
     DIGEST_PATTERN,
+    EXTERNAL_PATTERN,
     HOST_PATTERN,
     LABEL_PATTERN,
     MAX_OPERATION_CHARS,
     MAX_TEXT_CHARS,
     UNIT_PATTERN,
 )
-from hopseal.documents.model import AgentStatus, Risk, Role, Sensitivity, SvidMode
+from hopseal.documents.model import AgentStatus, Custody, Risk, Role, Sensitivity, SvidMode
 from hopseal.documents.read import API_VERSION, KIND, MAX_TTL_S, MIN_TTL_S
 from hopseal.selectors import Posture
 
@@ -74,21 +75,16 @@ def _spec() -> Schema:
 
 
 def _component() -> Schema:
-    operation = {"type": "string", "minLength": 1, "maxLength": MAX_OPERATION_CHARS}
-    call = _object(
-        {"to": _TEXT, "operations": {**_list(operation), "minItems": 1, "uniqueItems": True}},
-        "to",
-    )
     return _object(
         {
             "name": _LABEL,
             "role": _choice(Role),
             "mayStart": _FLAG,
             "attest": {"oneOf": [_attest(), {**_list(_attest()), "minItems": 1}]},
-            "calls": _list(call),
+            "calls": _list({"oneOf": [_call(), _external()]}),
             "listen": {"type": "string", "pattern": "^unix:///"},
             "listenHost": {"type": "string", "pattern": f"^{HOST_PATTERN}$"},
-            "acceptFrom": _texts(),
+            "acceptFrom": {**_list({"oneOf": [_TEXT, _accepted()]}), "uniqueItems": True},
             "spiffeId": {"type": "string", "pattern": "^spiffe://"},
             "svid": _choice(SvidMode),
             "hint": _TEXT,
@@ -98,6 +94,34 @@ def _component() -> Schema:
         },
         *("name", "role", "attest"),
     )
+
+
+def _call() -> Schema:
+    return _object(
+        {"to": _TEXT, "name": _TEXT, "custody": _choice(Custody), "operations": _operations()},
+        "to",
+    )
+
+
+def _external() -> Schema:
+    return _object(
+        {
+            "external": {"type": "string", "pattern": f"^{EXTERNAL_PATTERN}$"},
+            "operations": _operations(),
+            "sensitivity": _choice(Sensitivity),
+            "opaque": _FLAG,
+        },
+        "external",
+    )
+
+
+def _accepted() -> Schema:
+    return _object({"id": _TEXT, "custody": _choice(Custody)}, "id")
+
+
+def _operations() -> Schema:
+    operation = {"type": "string", "minLength": 1, "maxLength": MAX_OPERATION_CHARS}
+    return {**_list(operation), "minItems": 1, "uniqueItems": True}
 
 
 def _attest() -> Schema:

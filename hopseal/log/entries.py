@@ -169,7 +169,56 @@ class TokenEntry:
     workload: str | None = None
 
 
-LogEntry = RecordEntry | StatementEntry | CertificateEntry | BundleEntry | StartEntry | ArtifactEntry | TokenEntry
+@dataclass(frozen=True, slots=True)
+class CallEntry:
+    """A call of which there is no statement: of a peer without custody, or what passed through a tunnel.
+
+    Args:
+        n: position in the log.
+        at_ms: when it was written, milliseconds since 1970.
+        code: reason code of the refusal; None if accepted.
+        detail: for the operator.
+        custody: ``none``.
+        kind: ``caller`` or ``tunnel``.
+        phase: ``begin`` or ``end``.
+        id: the same at begin and end.
+        iss, aud: SPIFFE ID of the caller, and that of the callee or an origin.
+        op: the operation.
+        dec: the decision that allowed it.
+        x5t: thumbprint of the caller's leaf.
+        cid: the chain that it belongs to, or that the callee may begin because of it.
+        rec: statement hash of the record that opened the tunnel.
+        st, fin, why, received, sent, address: how it ended; None at the beginning.
+    """
+
+    n: int
+    at_ms: int
+    direction: Direction
+    accepted: bool
+    code: str | None
+    detail: str | None
+    custody: str
+    kind: str
+    phase: str
+    id: str
+    iss: str
+    aud: str
+    op: str | None
+    dec: str | None
+    x5t: str | None
+    cid: str | None
+    rec: str | None
+    st: int | None = None
+    fin: str | None = None
+    why: str | None = None
+    received: int | None = None
+    sent: int | None = None
+    address: str | None = None
+
+
+LogEntry = (
+    RecordEntry | CallEntry | StatementEntry | CertificateEntry | BundleEntry | StartEntry | ArtifactEntry | TokenEntry
+)
 
 
 def parse_line(line: bytes) -> LogEntry:
@@ -275,6 +324,36 @@ def _token(members: Members, n: int, at_ms: int) -> TokenEntry:
     return TokenEntry(n, at_ms, members.required("th", read_hash), dict(claims), _nullable_text(members, "workload"))
 
 
+def _call(members: Members, n: int, at_ms: int) -> CallEntry:
+    phase = members.required("phase", one_of("begin", "end"))
+    ended = None if members.values.get("ended") is None else Members.read(members.values["ended"], "entry.ended")
+    return CallEntry(
+        n=n,
+        at_ms=at_ms,
+        direction=Direction(members.required("dir", one_of(*Direction))),
+        accepted=members.required("verdict", one_of("accepted", "refused")) == "accepted",
+        code=_nullable_text(members, "code"),
+        detail=_nullable_text(members, "detail"),
+        custody=members.required("custody", one_of("none")),
+        kind=members.required("kind", one_of("caller", "tunnel")),
+        phase=phase,
+        id=members.required("id", read_text),
+        iss=members.required("iss", read_text),
+        aud=members.required("aud", read_text),
+        op=_nullable_text(members, "op"),
+        dec=_nullable_text(members, "dec"),
+        x5t=_nullable_text(members, "x5t"),
+        cid=_nullable_text(members, "cid"),
+        rec=_nullable_text(members, "rec"),
+        st=_nullable_integer(ended, "st") if ended else None,
+        fin=_nullable_text(ended, "fin") if ended else None,
+        why=_nullable_text(ended, "why") if ended else None,
+        received=_nullable_integer(ended, "received") if ended else None,
+        sent=_nullable_integer(ended, "sent") if ended else None,
+        address=_nullable_text(ended, "address") if ended else None,
+    )
+
+
 def _artifact(members: Members, n: int, at_ms: int) -> ArtifactEntry:
     return ArtifactEntry(n, at_ms, members.required("type", read_text))
 
@@ -289,6 +368,7 @@ def _nullable_integer(members: Members, name: str) -> int | None:
 
 _PARSERS: dict[str, Callable[[Members, int, int], LogEntry]] = {
     "rec": _record,
+    "call": _call,
     **dict.fromkeys(StatementKind, _statement),
     "cert": _certificate,
     "bundle": _bundle,

@@ -1,7 +1,7 @@
-"""Joining outbound calls to the current task, for any client of the httpx family.
+"""Joining outbound calls to the current task, for any client that has request hooks or lets headers be set.
 
-Use: ``httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=out_socket()), event_hooks={"request": [join_task]})``
-with URLs ``http://<component>.<agent>/…``; the same with ``httpx2``, which the OpenAI and MCP SDKs use.
+``hopseal.sdk.httpx``, ``httpx2`` and ``aiohttp`` have it built in. Elsewhere: plain HTTP to :func:`out_socket`, URLs
+``http://<component>.<agent>/…``, and :func:`handle_headers` with each request.
 """
 
 from __future__ import annotations
@@ -25,11 +25,22 @@ class HasHeaders(Protocol):
 
 def out_socket() -> str:
     """Path of the broker's call socket: ``HOPSEAL_OUT_SOCKET`` or the default."""
-    return os.environ.get("HOPSEAL_OUT_SOCKET", DEFAULT_OUT_SOCKET)
+    return os.environ.get("HOPSEAL_OUT_SOCKET") or DEFAULT_OUT_SOCKET
 
 
-async def join_task(request: HasHeaders) -> None:
-    """Give ``request`` the current handle unless it has one; an event hook for requests."""
+def handle_headers() -> dict[str, str]:
+    """The header that joins a request to the current task; empty if there is none."""
+    handle = current_handle()
+    return {} if handle is None else {HANDLE_HEADER: handle}
+
+
+def join(request: HasHeaders) -> None:
+    """Give ``request`` the current handle unless it has one; an event hook of ``httpx.Client``."""
     handle = current_handle()
     if handle is not None and HANDLE_HEADER not in request.headers:
         request.headers[HANDLE_HEADER] = handle
+
+
+async def join_task(request: HasHeaders) -> None:
+    """The same as an event hook of ``httpx.AsyncClient``."""
+    join(request)

@@ -222,7 +222,7 @@ def test_a_header_bomb_is_refused_before_anybody_reads_it(guarded: Guarded, svid
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
-        ({"Host": "tool.crm.evil.example"}, "unknown_peer"),
+        ({"Host": "tool.crm.evil.example"}, "egress_denied"),
         ({"Custody-Handle": "A" * 22}, "handle_unknown"),
     ],
     ids=["another host", "handle of nobody"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
+import json
 import os
 import threading
 import time
@@ -84,7 +85,9 @@ def test_both_logs_hold_the_same_receipt_of_a_call(nodes: tuple[Node, Node, Comp
     outcome = parse_sealed_receipt(got.sealed or "").claims.outcome
     assert (outcome.rec, outcome.cid, outcome.st) == (record.hash, record.record.cid, 200)
     assert BodySum(outcome.length, outcome.cd) == BodySum.of(b"ping")
-    assert (outcome.fin, outcome.kids, outcome.dec) == (Fin.EOF, (), "everything")
+    assert (outcome.fin, outcome.kids) == (Fin.EOF, ())
+    decision = b.wait_for_call(direction="in", code="ok")["decision"]
+    assert outcome.dec == f"{decision} everything"
     for node in (a, b):
         assert not node.log().damage
         assert verify_chain_offline(node.log().entries, record.record.cid).verified
@@ -179,7 +182,9 @@ def test_a_refusal_after_the_record_was_proven_has_a_receipt_that_says_so(
     wait_until(lambda: statements(a, Direction.RECEIVED))
     (got,) = statements(a, Direction.RECEIVED)
     assert (made.st, made.fin, got.accepted) == (403, Fin.DENY, True)
-    assert made.dec == "no"
+    decision = b.wait_for_call(direction="in", code="custody_forbidden")["decision"]
+    assert made.dec == f"{decision} no"
+    assert (refused.headers["hopseal-decision"], json.loads(refused.body)["decision"]) == (decision, decision)
     assert not tool.seen
 
 

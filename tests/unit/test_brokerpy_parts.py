@@ -24,6 +24,7 @@ from broker_parts import component, documents
 from fake_dataplane import FakeDataPlane
 from hopseal.backoff import Backoff
 from hopseal.documents.follow import DocumentFollower
+from hopseal.documents.model import Call, Custody, ExternalCall, PeerCall, SvidMode
 from hopseal.errors import InvalidError, UnavailableError
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.settings import SettingsInvalidError
@@ -353,8 +354,17 @@ async def test_components_are_known_before_they_are_permitted_and_permitted_befo
 
 
 def test_the_data_plane_is_told_every_component():
-    given = documents(component("front", may_start=True), component("store", may_start=False, listen="/run/s"))
-    assert json.loads(encode_components(given, {}))[1] == {
+    store = component(
+        "store",
+        may_start=False,
+        listen="/run/s",
+        svid=SvidMode.BROKER,
+        calls=(Call("crm", "front"), Call("crm", "envoy", custody=Custody.NONE)),
+        peers=(PeerCall(SpiffeId.parse("spiffe://example.org/ledger"), "ledger"),),
+        externals=(ExternalCall("api.example.com", 443), ExternalCall("db.example.com", 5432, opaque=True)),
+        accept_plain=("spiffe://example.org/edge/*",),
+    )
+    assert json.loads(encode_components(documents(component("front", may_start=True), store), {}))[1] == {
         "component": "crm/store",
         "agent": "crm",
         "name": "store",
@@ -362,6 +372,16 @@ def test_the_data_plane_is_told_every_component():
         "listen": "/run/s",
         "listen_host": None,
         "may_start": False,
+        "brokered": True,
+        "outside": {
+            "services": [
+                {"host": "api.example.com", "port": 443, "opaque": False},
+                {"host": "db.example.com", "port": 5432, "opaque": True},
+            ],
+            "peers": [{"name": "ledger", "spiffe_id": "spiffe://example.org/ledger"}],
+            "plain": ["crm/envoy"],
+            "accepts": ["spiffe://example.org/edge/*"],
+        },
     }
 
 

@@ -8,7 +8,8 @@ import json
 import cedarpy
 import pytest
 
-from broker.policy.compile import compile_entities, compile_policies, quote, quote_pattern
+from broker.policy.cedar import quote, quote_pattern
+from broker.policy.compile import compile_entities, compile_policies
 from broker.policy.follow import PolicyFollower
 from broker.policy.schema import SCHEMA, check_policies
 from broker_parts import calls, component, documents

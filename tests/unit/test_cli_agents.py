@@ -67,7 +67,7 @@ def test_agents_are_listed_for_people_and_as_json(documents: Path) -> None:
     lines = run("agents", "list", "--documents", documents).output.splitlines()
     assert lines[1].split() == ["crm", "active", "1.0", "someone@example.org", "front", "back", "crm.yaml"]
     (shown,) = json.loads(run("agents", "list", "--documents", documents, "--json").stdout)
-    assert shown["components"][0]["calls"] == [{"to": "crm/back", "operations": ["POST /x"]}]
+    assert shown["components"][0]["calls"] == [{"to": "crm/back", "operations": ["POST /x"], "custody": "full"}]
     assert shown["components"][1]["attest"] == [{"exe": [A], "uid": 8}]
 
 

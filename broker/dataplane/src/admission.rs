@@ -89,7 +89,7 @@ pub async fn accept(
     record.hop = Some(verified.chain().hop());
     verify_root(broker, &verified)?;
     let decided = decide(broker, received, &verified, record);
-    voucher.iter_mut().for_each(|voucher| voucher.decided_by(&record.policy));
+    voucher.iter_mut().for_each(|voucher| voucher.decided_by(record.decision.as_deref(), &record.policy));
     decided?;
     verify_age(broker, &verified)?;
     if !connection.leaf.may_sign(clock::now_s()) {
@@ -210,7 +210,11 @@ pub async fn log_refused(broker: &Broker, refusal: &Refusal, claimed: Option<Hea
     let _counted_by_the_writer = append(broker, entry, Vec::new()).await;
 }
 
-async fn append(broker: &Broker, entry: Entry, certificates: Vec<(String, String)>) -> Result<(), LogError> {
+/// Appends an entry and waits, for as long as a call may, until it is durable.
+///
+/// # Errors
+/// It is not in the log.
+pub async fn append(broker: &Broker, entry: Entry, certificates: Vec<(String, String)>) -> Result<(), LogError> {
     let unavailable = |why: &str| LogError::Unavailable(why.to_owned());
     let started = broker.started.get().ok_or_else(|| unavailable("not started"))?;
     let deadline = ms(broker.settings.timeouts_ms.log_write);

@@ -16,12 +16,13 @@ use crate::broker::Broker;
 use crate::instance::{InstanceKey, log_certificate};
 use crate::listeners::socket_at;
 use crate::log::{Artifact, Entry};
+use crate::policy_binding;
 use crate::server::{Inherited, Server};
 use crate::settings::Settings;
 
 create_exception!(_dataplane, DataPlaneError, PyException, "A stable code and a message.");
 
-fn error(code: &str, message: impl Into<String>) -> PyErr {
+pub fn error(code: &str, message: impl Into<String>) -> PyErr {
     DataPlaneError::new_err((code.to_owned(), message.into()))
 }
 
@@ -166,7 +167,9 @@ impl DataPlane {
     }
 
     fn set_components(&self, components_json: &str) -> PyResult<()> {
-        self.broker.directory.set_components(components_json).map_err(|why| error("components_invalid", why))
+        self.broker.directory.set_components(components_json).map_err(|why| error("components_invalid", why))?;
+        self.broker.note_change();
+        Ok(())
     }
 
     fn set_routes(&self, routes_json: &str) -> PyResult<()> {
@@ -179,6 +182,23 @@ impl DataPlane {
 
     fn set_policies(&self, py: Python<'_>, cedar_text: &str, entities_json: &str) -> PyResult<()> {
         py.detach(|| self.broker.set_policies(cedar_text, entities_json)).map_err(|why| error("policy_invalid", why))
+    }
+
+    fn set_policy_sets(&self, py: Python<'_>, sets_json: &str, facts_json: &str) -> PyResult<()> {
+        let set = py.detach(|| self.broker.set_policy_sets(sets_json, facts_json));
+        set.map_err(|mistakes| error("policy_invalid", mistakes.join("\n")))
+    }
+
+    fn set_policy_facts(&self, py: Python<'_>, facts_json: &str) -> PyResult<()> {
+        py.detach(|| self.broker.set_policy_facts(facts_json)).map_err(|why| error("policy_invalid", why))
+    }
+
+    fn explain(&self, py: Python<'_>, question_json: &str) -> PyResult<String> {
+        py.detach(|| policy_binding::explain(&self.broker, question_json)).map_err(|why| error("question_invalid", why))
+    }
+
+    fn decision(&self, py: Python<'_>, id: &str) -> Option<String> {
+        py.detach(|| policy_binding::decision(&self.broker, id))
     }
 
     fn log_durable(&self) -> u64 {
@@ -256,6 +276,8 @@ fn _dataplane(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DataPlaneError", module.py().get_type::<DataPlaneError>())?;
     module.add_class::<DataPlane>()?;
+    module.add_class::<policy_binding::PolicySets>()?;
+    module.add_function(wrap_pyfunction!(policy_binding::policy_schema, module)?)?;
     module.add_function(wrap_pyfunction!(custody_verify, module)?)?;
     module.add_function(wrap_pyfunction!(custody_sign, module)?)
 }

@@ -20,23 +20,27 @@ use hopseal_custody::replay::ReplayStore;
 use hopseal_custody::trust::Bundles;
 use hopseal_custody::usertoken::Issuers;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::body::BodyMemory;
 use crate::callers::Callers;
 use crate::clock;
 use crate::component::ComponentSockets;
+use crate::decisions::Decisions;
 use crate::directory::Directory;
 use crate::events::{Events, Weight};
 use crate::gathered::Gathered;
 use crate::handles::Handles;
 use crate::instance::{IdentityError, InstanceKey, Instances};
+use crate::judge::judge_again;
 use crate::lifetime::Shutdown;
 use crate::listeners::Listeners;
 use crate::log::Log;
 use crate::logged_bundles::LoggedBundles;
+use crate::open_calls::OpenCalls;
+use crate::outside::{Roots, WebConnections};
 use crate::places::{Parts, Places};
-use crate::policy::Policy;
+use crate::policy::{Facts, Policy};
 use crate::pool::{Pool, PoolSettings};
 use crate::relay::Successor;
 use crate::settings::{Settings, ms};
@@ -55,6 +59,7 @@ const UNPROVEN_BURST: f64 = 200.0;
 const FEWEST_PEER_CALLS: usize = 2;
 
 /// What a handle continues.
+#[derive(Clone)]
 pub enum Continues {
     /// An inbound call: the next record is its child.
     Call(Chain),
@@ -95,6 +100,8 @@ pub struct Broker {
     pub acknowledged: Acknowledged,
     pub handles: Handles<Context>,
     pub pool: Pool,
+    /// Connections to external services.
+    pub web: WebConnections,
     pub sockets: ComponentSockets,
     pub memory: BodyMemory,
     /// The part of it that the bodies of one peer may take.
@@ -110,6 +117,10 @@ pub struct Broker {
     pub logged_tokens: LoggedTokens,
     /// The process that has taken over from this one.
     pub successor: OnceLock<Arc<Successor>>,
+    /// Counts changes of documents and policies: what is open is judged again.
+    pub changes: watch::Sender<u64>,
+    pub open_calls: Arc<OpenCalls>,
+    pub decisions: Decisions,
     policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
     bundles: Mutex<LoggedBundles>,
@@ -133,6 +144,13 @@ impl Broker {
             shutdown.clone(),
             Arc::clone(&stats),
         );
+        let web = WebConnections::new(
+            pool_settings(&settings),
+            Roots::new(settings.egress.ca_file.clone()),
+            settings.egress.allow_private,
+            shutdown.clone(),
+            Arc::clone(&stats),
+        );
         let listeners = Listeners::new(Arc::clone(&events), limits.processes);
         let sockets = ComponentSockets::new(Arc::clone(&listeners), &settings, shutdown.clone());
         let replay = ReplayStore::new(limits.replay_entries, limits.replay_entries / PEER_SHARE);
@@ -151,6 +169,9 @@ impl Broker {
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),
             successor: OnceLock::new(),
+            changes: watch::Sender::new(0),
+            open_calls: Arc::default(),
+            decisions: Decisions::default(),
             policy: RwLock::default(),
             acknowledged: Acknowledged::default(),
             receive_policy: RwLock::new(Arc::new(settings.receive_policy())),
@@ -158,6 +179,7 @@ impl Broker {
             listeners,
             sockets,
             pool,
+            web,
             shutdown,
             trust,
             stats,
@@ -243,9 +265,48 @@ impl Broker {
     /// # Errors
     /// It does not parse; the set in force stays.
     pub fn set_policies(&self, cedar_text: &str, entities_json: &str) -> Result<(), String> {
-        let policy = Policy::parse(cedar_text, entities_json)?;
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(policy));
+        self.use_policy(Policy::parse(cedar_text, entities_json)?);
         Ok(())
+    }
+
+    /// Lets what is open look at the documents again.
+    pub fn note_change(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Takes all policy sets and the facts beside them, as one; what `sets` has unchanged is not parsed again.
+    ///
+    /// # Errors
+    /// Every mistake in them; those in force stay.
+    pub fn set_policy_sets(&self, sets_json: &str, facts_json: &str) -> Result<(), Vec<String>> {
+        let before = self.policy();
+        let policy = Policy::build(sets_json, facts_json, before.as_deref().map(|policy| &*policy.rules))?;
+        self.use_policy(policy);
+        Ok(())
+    }
+
+    /// Takes other facts for the policies in force.
+    ///
+    /// # Errors
+    /// What is wrong with them, or that there are no policies yet; those in force stay.
+    pub fn set_policy_facts(&self, facts_json: &str) -> Result<(), String> {
+        let before = self.policy().ok_or("no policies are in force")?;
+        self.use_policy(before.with_facts(Facts::parse(facts_json)?));
+        Ok(())
+    }
+
+    /// Puts `policy` in force for calls to come and for those that are open.
+    fn use_policy(&self, policy: Policy) {
+        let policy = Arc::new(policy);
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&policy));
+        judge_again(self, &policy, false);
+    }
+
+    /// Ends open calls that time alone made forbidden.
+    pub fn judge_changing(&self) {
+        if let Some(policy) = self.policy() {
+            judge_again(self, &policy, true);
+        }
     }
 
     /// The policies in force; None means that every call is denied.
@@ -267,6 +328,11 @@ impl Broker {
             ("identities", "Component instances with an SVID.", self.instances.len()),
             ("callers", "Processes known as callers.", self.callers.len()),
             ("listeners", "Processes known as listeners.", self.listeners.len()),
+            (
+                "open_calls",
+                "Calls that a change of policy would end if they were no longer allowed.",
+                self.open_calls.len(),
+            ),
             ("handles", "Custody handles in use.", self.handles.len()),
             ("replay_entries", "Accepted records that are remembered.", used),
             ("certificate_cache_entries", "Certificates remembered.", certificates),
@@ -275,8 +341,10 @@ impl Broker {
         ];
         let gauges: Vec<(&str, &str, f64)> =
             gauges.iter().map(|(name, help, count)| (*name, *help, *count as f64)).collect();
+        let mut metrics = self.stats.metrics(&counters, &gauges);
+        metrics.extend(self.decisions.metrics());
         json!({
-            "metrics": self.stats.metrics(&counters, &gauges),
+            "metrics": metrics,
             "log": {
                 "healthy": started.is_some_and(|started| started.log.is_healthy()),
                 "detail": self.stats.log_detail(),
@@ -290,6 +358,7 @@ impl Broker {
     /// Housekeeping that no call waits for.
     pub fn sweep(&self) {
         self.pool.sweep();
+        self.web.sweep();
         self.sockets.sweep();
         self.handles.purge(clock::now_s());
         self.log_bundles();

@@ -13,11 +13,38 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::activity::Busy;
 use crate::events::{Events, Weight};
+use crate::judge::revoked;
+use crate::open_calls::{Entered, Open};
 use crate::operation::Operation;
 use crate::places::{Place, Places};
 use crate::problem::Refusal;
 use crate::reply::BodyFailed;
 use crate::stats::Stats;
+
+/// Whether the other end of a call knows custody, and if not, what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Custody {
+    Full,
+    /// A SPIFFE peer that is called.
+    Peer,
+    External,
+    Tunnel,
+    /// A SPIFFE peer that calls.
+    Caller,
+}
+
+impl Custody {
+    /// The kind of a call without custody.
+    fn kind(self) -> Option<&'static str> {
+        match self {
+            Self::Full => None,
+            Self::Peer => Some("peer"),
+            Self::External => Some("external"),
+            Self::Tunnel => Some("tunnel"),
+            Self::Caller => Some("caller"),
+        }
+    }
+}
 
 /// Facts about one call, filled in as they become known; told when dropped.
 pub struct CallRecord {
@@ -31,6 +58,15 @@ pub struct CallRecord {
     pub hop: Option<i64>,
     /// Cedar policies that decided.
     pub policy: Vec<String>,
+    pub custody: Custody,
+    /// Id of the decision.
+    pub decision: Option<String>,
+    /// Sets that only observe and would have denied the call, each with why.
+    pub would_deny: Vec<(String, String)>,
+    /// What was asked, if it was denied.
+    pub question: Option<Arc<Open>>,
+    /// The call's place among those that are judged again.
+    watched: Option<Entered>,
     direction: &'static str,
     started: Instant,
     status: Option<u16>,
@@ -67,6 +103,11 @@ impl CallRecord {
             cid: None,
             hop: None,
             policy: Vec::new(),
+            custody: Custody::Full,
+            decision: None,
+            would_deny: Vec::new(),
+            question: None,
+            watched: None,
             direction,
             started: Instant::now(),
             status: None,
@@ -122,6 +163,21 @@ impl CallRecord {
         self.is_told = false;
     }
 
+    /// The call is judged again from now on, until it is over.
+    pub fn watch(&mut self, entered: Entered) {
+        self.watched = Some(entered);
+    }
+
+    /// Resolves when the call is no longer allowed; never for one that nobody decided.
+    pub fn until_revoked(&self) -> impl Future<Output = Refusal> + Send + use<> {
+        let open = self.watched.as_ref().map(|entered| Arc::clone(&entered.open));
+        async move {
+            let Some(open) = open else { return std::future::pending().await };
+            open.revoked.cancelled().await;
+            revoked(&open)
+        }
+    }
+
     /// The head of the answer is known; the body may still stream.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status.as_u16());
@@ -133,6 +189,9 @@ impl CallRecord {
         self.status = Some(refusal.status.as_u16());
         self.code = refusal.code.clone().into_owned();
         self.detail = Some(refusal.detail.clone());
+        if refusal.decision.is_some() {
+            self.decision.clone_from(&refusal.decision);
+        }
     }
 
     /// The answer broke off after its head.
@@ -158,6 +217,14 @@ impl Drop for CallRecord {
             return;
         }
         self.stats.count_call(self.direction, &self.code, took);
+        let without = self.custody.kind();
+        if let Some(kind) = without {
+            self.stats.count_without_custody(kind, &self.code);
+        }
+        let asked = self.question.as_ref().or(self.watched.as_ref().map(|entered| &entered.open));
+        let is_told = self.code != "ok" || !self.would_deny.is_empty();
+        let question = asked.filter(|_| is_told).map(|open| &open.question);
+        let would_deny: Vec<String> = self.would_deny.iter().map(|(set, why)| format!("{set}: {why}")).collect();
         let event = json!({
             "event": "call",
             "direction": self.direction,
@@ -172,6 +239,11 @@ impl Drop for CallRecord {
             "code": self.code,
             "detail": self.detail,
             "policy": self.policy,
+            "custody": if without.is_some() { "none" } else { "full" },
+            "kind": without,
+            "decision": self.decision,
+            "would_deny": would_deny,
+            "question": question,
             "complete": self.complete,
             "duration_us": u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         });

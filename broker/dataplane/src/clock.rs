@@ -11,3 +11,8 @@ pub fn now_ms() -> u64 {
 pub fn now_s() -> i64 {
     i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX)
 }
+
+/// Milliseconds since 1970, signed.
+pub fn signed_ms() -> i64 {
+    i64::try_from(now_ms()).unwrap_or(i64::MAX)
+}

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use hopseal_custody::chain::Chain;
 use hopseal_custody::fields::HANDLE;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
@@ -20,7 +19,7 @@ use crate::directory::Component;
 use crate::gathered::Gathered;
 use crate::headers;
 use crate::opened::OpenedBody;
-use crate::problem::Refusal;
+use crate::problem::{DECISION, Refusal};
 use crate::relay;
 use crate::settings::ms;
 use crate::terms::{Terms, expires_at};
@@ -29,7 +28,8 @@ use crate::upload::RequestBody;
 /// An accepted request, but for its body.
 pub struct Delivery<'a> {
     pub callee: &'a Component,
-    pub chain: Chain,
+    /// What the component's own calls continue; None if it gets no handle.
+    pub continues: Option<Continues>,
     pub method: Method,
     pub target: PathAndQuery,
     pub headers: HeaderMap,
@@ -104,6 +104,8 @@ async fn attempt(
     })?;
     broker.sockets.keep(&delivery.callee.qualified, reached);
     headers::strip(response.headers_mut());
+    // Only brokers decide.
+    response.headers_mut().remove(DECISION);
     Ok(response)
 }
 
@@ -120,15 +122,21 @@ fn build(
     }
     let host = HeaderValue::from_str(&delivery.callee.listen_host);
     list.insert(header::HOST, host.map_err(|error| Refusal::new("callee_unavailable", error.to_string()))?);
-    let (continues, terms) = (Continues::Call(delivery.chain.clone()), Terms::default());
-    let until = expires_at(&continues, &terms);
-    let context = Context { continues, receipts: Arc::clone(&delivery.receipts), terms };
-    let handle = broker.handles.issue(&reached.instance, Arc::new(context), until);
-    let handle = handle.ok_or_else(|| Refusal::new("overloaded", "too many handles"))?;
-    list.extend(headers::custody_value(&handle).map(|value| (HeaderName::from_static(HANDLE), value)));
+    if let Some(continues) = delivery.continues.clone() {
+        let handle = issue(broker, delivery, reached, continues)?;
+        list.extend(headers::custody_value(&handle).map(|value| (HeaderName::from_static(HANDLE), value)));
+    }
     let mut request = Request::new(body);
     *request.method_mut() = delivery.method.clone();
     *request.uri_mut() = Uri::from(delivery.target.clone());
     *request.headers_mut() = list;
     Ok(request)
+}
+
+fn issue(broker: &Broker, delivery: &Delivery<'_>, reached: &Reached, continues: Continues) -> Result<String, Refusal> {
+    let terms = Terms::default();
+    let until = expires_at(&continues, &terms);
+    let context = Context { continues, receipts: Arc::clone(&delivery.receipts), terms };
+    let handle = broker.handles.issue(&reached.instance, Arc::new(context), until);
+    handle.ok_or_else(|| Refusal::new("overloaded", "too many handles"))
 }

@@ -12,6 +12,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use hopseal_custody::ids::SpiffeId;
 use serde::Deserialize;
 
+use crate::outside::{self, Outside};
+
 /// One component of the documents.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Component {
@@ -24,6 +26,27 @@ pub struct Component {
     pub listen: Option<PathBuf>,
     pub listen_host: String,
     pub may_start: bool,
+    /// Whether a broker of ours holds its key: such a component brings custody, and is called with it.
+    pub brokered: bool,
+    /// Parties without custody.
+    pub outside: Outside,
+}
+
+impl Component {
+    /// A peer that no document describes, under the name that its caller gives it.
+    pub fn undocumented(name: String, id: SpiffeId) -> Self {
+        Self {
+            qualified: id.as_str().to_owned(),
+            agent: String::new(),
+            host: name,
+            id,
+            listen: None,
+            listen_host: String::new(),
+            may_start: false,
+            brokered: false,
+            outside: Outside::default(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -39,6 +62,14 @@ struct Described {
     /// Of another trust domain: it can be called, and no document of ours says anything about it.
     #[serde(default)]
     partner: bool,
+    #[serde(default = "is_brokered")]
+    brokered: bool,
+    #[serde(default)]
+    outside: outside::Described,
+}
+
+fn is_brokered() -> bool {
+    true
 }
 
 #[derive(Default)]
@@ -72,6 +103,7 @@ impl Directory {
         for one in described {
             let id =
                 SpiffeId::parse(&one.spiffe_id).ok_or_else(|| format!("{}: malformed SPIFFE ID", one.component))?;
+            let outside = Outside::read(one.outside).map_err(|why| format!("{}: {why}", one.component))?;
             let component = Arc::new(Component {
                 host: format!("{}.{}", one.name, one.agent),
                 qualified: one.component,
@@ -80,6 +112,8 @@ impl Directory {
                 listen: one.listen,
                 listen_host: one.listen_host.unwrap_or_else(|| "localhost".to_owned()),
                 may_start: one.may_start,
+                brokered: one.brokered,
+                outside,
             });
             components.by_host.insert(component.host.clone(), Arc::clone(&component));
             if !one.partner {
@@ -91,7 +125,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Takes the routes, as JSON `{"agent/component": ["host:port", …]}`.
+    /// Takes the routes, as JSON `{"agent/component" or SPIFFE ID: ["host:port", …]}`.
     ///
     /// # Errors
     /// What is wrong with them; the snapshot in force stays.
@@ -110,6 +144,11 @@ impl Directory {
             return components.by_host.get(host).cloned();
         }
         components.by_host.get(&format!("{host}.{agent}")).cloned()
+    }
+
+    /// Whether documents name an agent so: a host below it is a component or nobody.
+    pub fn has_agent(&self, agent: &str) -> bool {
+        self.components().by_qualified.values().any(|component| component.agent == agent)
     }
 
     pub fn by_qualified(&self, qualified: &str) -> Option<Arc<Component>> {

@@ -26,6 +26,7 @@ use crate::instance::{InstanceKey, Leaf};
 use crate::judge::{Requested, judge_outgoing};
 use crate::operation::Operation;
 use crate::outgoing::{Content, Outgoing};
+use crate::outside::{self, Destination, Named};
 use crate::path::verify_target;
 use crate::policy::Resource;
 use crate::problem::Refusal;
@@ -72,7 +73,14 @@ pub struct Caller {
 }
 
 /// Answers one request on `out.sock`; never fails, refusals are answers.
-pub async fn answer(broker: &Arc<Broker>, connected: &Connected, request: Request<Incoming>) -> Response<AnswerBody> {
+pub async fn answer(
+    broker: &Arc<Broker>,
+    connected: &Arc<Connected>,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    if request.method() == Method::CONNECT {
+        return outside::open_tunnel(broker, connected, request).await;
+    }
     let mut record = CallRecord::begin("out", &broker.events, &broker.stats);
     let (parts, body) = request.into_parts();
     let mut body = Some(body);
@@ -100,7 +108,7 @@ async fn call(
 ) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
     headers::verify_form(&request)?;
-    let host = host_of(&request)?;
+    let named = host_of(&request)?;
     let timeout = crate::settings::ms(broker.settings.timeouts_ms.caller_verdict);
     let instance = connected.instance(&broker.events, timeout).await?;
     let caller = identify(broker, instance)?;
@@ -108,16 +116,19 @@ async fn call(
     let (mut parts, ()) = request.into_parts();
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
-    let body = take_in(broker, &parts.headers, body, host == BROKER_HOST).await?;
-    if host == BROKER_HOST {
+    let is_for_broker = named.host == BROKER_HOST && named.port.is_none();
+    let body = take_in(broker, &parts.headers, body, is_for_broker).await?;
+    if is_for_broker {
         let Content::Whole(body) = body else { return Err(Refusal::new("body_too_large", "a request to the broker")) };
         return requests::answer(broker, &caller, (&parts.method, &target), &parts.headers, &body)
             .map(|made| made.map(Reply::whole));
     }
-    let callee = broker
-        .directory
-        .resolve(&host, &caller.component.agent)
-        .ok_or_else(|| Refusal::new("unknown_peer", host.clone()))?;
+    let callee = match outside::destination(broker, &caller.component, &named)? {
+        Destination::Component(callee) => callee,
+        Destination::Outside(remote) => {
+            return outside::call(broker, caller, remote, (parts, target, body), record).await;
+        }
+    };
     record.callee = Some(callee.id.to_string());
     let (mut parent, context) = parent_of(broker, &caller, &parts.headers)?;
     let (receipts, terms) =
@@ -147,14 +158,19 @@ async fn call(
         operation,
     };
     decide(broker, &outgoing, record)?;
-    send(broker, outgoing, record).await
+    let watch = record.until_revoked();
+    tokio::select! {
+        sent = send(broker, outgoing, record) => sent,
+        refusal = watch => Err(refusal),
+    }
 }
 
-/// The one host that the request names; absolute form and `Host` must agree.
-fn host_of(request: &Request<()>) -> Result<String, Refusal> {
+/// The one host that the request names; absolute form and `Host` must agree. `http` names the local leg only: no
+/// request leaves this node but over TLS.
+fn host_of(request: &Request<()>) -> Result<Named, Refusal> {
     let invalid = |why: &str| Refusal::new("host_invalid", why);
     let host = request.headers().get(header::HOST).ok_or_else(|| invalid("no Host"))?;
-    let host = plain_host(host.to_str().map_err(|_| invalid("Host is not ASCII"))?).ok_or_else(|| invalid("Host"))?;
+    let host = Named::parse(host.to_str().map_err(|_| invalid("Host is not ASCII"))?).ok_or_else(|| invalid("Host"))?;
     if request.method() == Method::OPTIONS && request.uri().path() == "*" {
         return Err(invalid("asterisk form"));
     }
@@ -162,21 +178,18 @@ fn host_of(request: &Request<()>) -> Result<String, Refusal> {
         if !matches!(request.uri().scheme_str(), Some("http" | "https")) {
             return Err(invalid("scheme"));
         }
-        if plain_host(authority.as_str()).as_deref() != Some(host.as_str()) {
+        if Named::parse(authority.as_str()).as_ref() != Some(&host) {
             return Err(invalid("Host and request target disagree"));
         }
     }
     Ok(host)
 }
 
-/// Lower-case name without the default port; None for user info, other ports or odd characters.
-fn plain_host(authority: &str) -> Option<String> {
-    let name = authority.strip_suffix(":80").or_else(|| authority.strip_suffix(":443")).unwrap_or(authority);
-    let is_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
-    (!name.is_empty() && name.bytes().all(is_label)).then(|| name.to_ascii_lowercase())
-}
-
-fn identify(broker: &Broker, instance: InstanceKey) -> Result<Caller, Refusal> {
+/// The component that a process is, with the leaf that it calls with.
+///
+/// # Errors
+/// `identity_none`, `svid_expired`.
+pub fn identify(broker: &Broker, instance: InstanceKey) -> Result<Caller, Refusal> {
     let leaf = broker.instances.current(&instance).ok_or_else(|| Refusal::new("identity_none", "no identity"))?;
     if !leaf.may_sign(clock::now_s()) {
         return Err(Refusal::new("svid_expired", "the SVID is about to end"));
@@ -187,7 +200,14 @@ fn identify(broker: &Broker, instance: InstanceKey) -> Result<Caller, Refusal> {
 }
 
 /// No handle: a new root, if the component may start one. A handle: what it continues, never else.
-fn parent_of(broker: &Broker, caller: &Caller, list: &HeaderMap) -> Result<(Parent, Option<Arc<Context>>), Refusal> {
+///
+/// # Errors
+/// `handle_unknown`, `may_not_start`, `overloaded`, or what is wrong with the token of a new root's user.
+pub fn parent_of(
+    broker: &Broker,
+    caller: &Caller,
+    list: &HeaderMap,
+) -> Result<(Parent, Option<Arc<Context>>), Refusal> {
     if !list.contains_key(HANDLE) {
         let user = users::opening(broker, caller, list)?;
         let root = task::new_root(caller, clock::now_s(), user)?;
@@ -252,22 +272,6 @@ fn prepare(list: &mut HeaderMap, body: &Content) {
 fn decide(broker: &Broker, outgoing: &Outgoing, record: &mut CallRecord) -> Result<(), Refusal> {
     let requested =
         Requested { operation: &outgoing.operation, method: outgoing.method.as_str(), path: outgoing.target.path() };
-    let resource = Resource::Component(outgoing.callee.id.as_str());
+    let resource = Resource::Component(outgoing.callee.id.to_string());
     judge_outgoing(broker, (&outgoing.caller, resource), (&outgoing.parent, &outgoing.terms), requested, record)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_are_plain_names_with_at_most_a_default_port() {
-        for (text, expected) in [("a.b", "a.b"), ("A.b:80", "a.b"), ("a:443", "a"), ("hopseal.local", "hopseal.local")]
-        {
-            assert_eq!(plain_host(text).as_deref(), Some(expected));
-        }
-        for text in ["", ":80", "a:81", "u@a", "a b", "a/b", "[::1]", "a_b", "a:80:80", "é"] {
-            assert_eq!(plain_host(text), None, "{text}");
-        }
-    }
 }

@@ -217,7 +217,11 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
     Ok(Composed { payload: payload.map_err(refusal_of)?, claims, cid, iat: now })
 }
 
-async fn seal(broker: &Broker, request: SealRequest) -> Result<String, Refusal> {
+/// The sealed text of a statement that is about to count, once it is durable.
+///
+/// # Errors
+/// The log cannot be written, or the key may not sign.
+pub async fn seal(broker: &Broker, request: SealRequest) -> Result<String, Refusal> {
     let started = broker.started.get().ok_or_else(|| Refusal::new("log_unavailable", "not started"))?;
     match timeout(ms(broker.settings.timeouts_ms.log_write), started.log.seal(request)).await {
         Ok(Ok(sealed)) => Ok(sealed),

@@ -32,13 +32,13 @@ use crate::trust::{PeerChain, Trust};
 use crate::upload::RequestBody;
 
 /// Response body bytes that a peer may send ahead, per call and per connection.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+pub const STREAM_WINDOW: u32 = 1 << 20;
+pub const CONNECTION_WINDOW: u32 = 4 << 20;
 /// A peer that answers no ping for this long is gone.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Header list of a response.
-const RESPONSE_HEADER_BYTES: u32 = 32 << 10;
+pub const RESPONSE_HEADER_BYTES: u32 = 32 << 10;
 
 /// Something a request can be sent on.
 pub enum Sender {
@@ -178,8 +178,8 @@ impl Pool {
             .map_err(|error| unreachable(error.to_string()))?;
         tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
         let config = self.tls.client(leaf, &component.id).map_err(|error| unreachable(error.to_string()))?;
-        let name = ServerName::try_from(format!("{}{SNI_SUFFIX}", component.host))
-            .map_err(|_| unreachable("the component's name is no server name".into()))?;
+        let name = server_name(component, endpoint)
+            .ok_or_else(|| unreachable("the component's name is no server name".into()))?;
         let stream = timeout(self.settings.handshake, TlsConnector::from(Arc::new(config)).connect(name, tcp))
             .await
             .map_err(|_| unreachable("handshake timed out".into()))?
@@ -279,6 +279,16 @@ impl Slot {
         }
         None
     }
+}
+
+/// The name that is asked for: a broker's peer port tells components apart by it, any other server knows its own.
+fn server_name(component: &Component, endpoint: &str) -> Option<ServerName<'static>> {
+    if component.brokered {
+        return ServerName::try_from(format!("{}{SNI_SUFFIX}", component.host)).ok();
+    }
+    let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    ServerName::try_from(bare.to_owned()).ok()
 }
 
 /// A peer that shows the wrong certificate is untrusted; one that hangs up is unreachable.

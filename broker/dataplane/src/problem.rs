@@ -8,11 +8,13 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use hopseal_custody::error::Rejection;
 use hopseal_custody::hash::ClaimHash;
-use http::{HeaderValue, Response, StatusCode, header, response};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header, response};
 
 /// Prefix of the `type` member.
 const TYPE_PREFIX: &str = "https://hopseal.dev/errors/";
 const PROBLEM_TYPE: &str = "application/problem+json";
+/// The field with the id of the policy decision behind a refusal.
+pub const DECISION: &str = "hopseal-decision";
 /// Longest code of a peer that is passed on.
 const MAX_CODE_BYTES: usize = 64;
 /// Most items that a peer may ask for: those of a longest chain, each once.
@@ -26,6 +28,8 @@ pub struct Refusal {
     pub detail: String,
     /// Items that would let the message pass (`custody_unresolved` only).
     pub missing: Vec<String>,
+    /// Id of the policy decision that it stands for.
+    pub decision: Option<String>,
 }
 
 impl Refusal {
@@ -36,7 +40,12 @@ impl Refusal {
 
     /// A refusal whose code was decided elsewhere: by the codec, the control process or the peer.
     pub fn with_status(code: impl Into<Cow<'static, str>>, status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { code: code.into(), status, detail: detail.into(), missing: Vec::new() }
+        Self { code: code.into(), status, detail: detail.into(), missing: Vec::new(), decision: None }
+    }
+
+    /// The refusal with the id of the policy decision that made it.
+    pub fn decided(self, id: String) -> Self {
+        Self { decision: Some(id), ..self }
     }
 
     /// The answer that the caller gets; says the code and nothing about the inside.
@@ -50,9 +59,14 @@ impl Refusal {
         if !self.missing.is_empty() {
             problem["missing"] = self.missing.clone().into();
         }
+        if let Some(decision) = &self.decision {
+            problem["decision"] = decision.clone().into();
+        }
         let mut response = Response::new(Bytes::from(problem.to_string()));
         *response.status_mut() = self.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE));
+        let decision = self.decision.as_ref().and_then(|id| HeaderValue::from_str(id).ok());
+        response.headers_mut().extend(decision.map(|id| (HeaderName::from_static(DECISION), id)));
         response
     }
 }
@@ -101,14 +115,26 @@ fn status_of(code: &str) -> StatusCode {
         | "caller_gone"
         | "policy_denied"
         | "may_not_start"
+        | "egress_denied"
+        | "egress_address"
+        | "egress_user_token"
         | "user_token_invalid"
         | "user_token_mismatch" => StatusCode::FORBIDDEN,
         "unknown_peer" | "not_found" => StatusCode::NOT_FOUND,
         "handle_unknown" | "nothing_to_continue" => StatusCode::CONFLICT,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "upgrade_unsupported" => StatusCode::NOT_IMPLEMENTED,
-        "peer_unreachable" | "peer_untrusted" | "receipt_missing" | "receipt_invalid" | "answer_aborted"
-        | "answer_too_long" | "handover_failed" => StatusCode::BAD_GATEWAY,
+        "egress_unresolvable"
+        | "egress_unreachable"
+        | "egress_tls"
+        | "egress_answer"
+        | "peer_unreachable"
+        | "peer_untrusted"
+        | "receipt_missing"
+        | "receipt_invalid"
+        | "answer_aborted"
+        | "answer_too_long"
+        | "handover_failed" => StatusCode::BAD_GATEWAY,
         "callee_timeout" | "peer_timeout" => StatusCode::GATEWAY_TIMEOUT,
         "attestor_unavailable"
         | "issuer_unavailable"

@@ -14,13 +14,14 @@ use hyper::body::Incoming;
 
 use crate::admission::{Received, accept, log_refused, says_stream};
 use crate::body::{Buffered, drain};
-use crate::broker::Broker;
-use crate::call::CallRecord;
+use crate::broker::{Broker, Continues};
+use crate::call::{CallRecord, Custody};
 use crate::deliver::{Content, Delivery, deliver};
 use crate::headers;
 use crate::inbound::PeerConnection;
 use crate::opened::OpenedBody;
 use crate::operation::Operation;
+use crate::outside;
 use crate::path::verify_target;
 use crate::problem::Refusal;
 use crate::reply::{AnswerBody, Reply};
@@ -54,7 +55,14 @@ pub async fn answer(
                 drain(body).await;
             }
             // The chain has a name once it was proven; anybody with a certificate can make up the rest.
-            let logged = log_refused(broker, &refusal, claimed, record.cid.is_some());
+            let is_unrecorded = record.custody != Custody::Full;
+            let logged = async {
+                if is_unrecorded {
+                    outside::log_refused(broker, connection, &refusal, &record).await;
+                } else {
+                    log_refused(broker, &refusal, claimed, record.cid.is_some()).await;
+                }
+            };
             let response = match voucher.filter(Voucher::may_vouch_refusal) {
                 Some(voucher) => tokio::join!(logged, vouch_refusal(voucher, &peer, &refusal)).1,
                 None => {
@@ -93,6 +101,12 @@ async fn call(
         None => Operation::of_stream(&parts.method, target.path()),
     };
     record.asks(&operation);
+    let whole = match whole {
+        Some(body) if outside::is_unrecorded(broker, connection, &callee, &parts.headers) => {
+            return outside::accept(broker, connection, &callee, (parts, target, body), &operation, record).await;
+        }
+        other => other,
+    };
     let received = Received {
         callee: &callee,
         method: parts.method.as_str(),
@@ -109,9 +123,18 @@ async fn call(
         Some(body) => Content::Whole(body),
         None => Content::Stream(open_stream(connection, &chain, &parts.headers, body, vouch_for, record)?),
     };
-    let delivery = Delivery { callee: &callee, chain, method: parts.method, target, headers: parts.headers, receipts };
-    let response = deliver(broker, &delivery, content).await?;
-    vouch(voucher, peer, response).await
+    let continues = Some(Continues::Call(chain));
+    let (method, headers) = (parts.method, parts.headers);
+    let delivery = Delivery { callee: &callee, continues, method, target, headers, receipts };
+    let watch = record.until_revoked();
+    let answered = async {
+        let response = deliver(broker, &delivery, content).await?;
+        vouch(voucher, peer, response).await
+    };
+    tokio::select! {
+        answered = answered => answered,
+        refusal = watch => Err(refusal),
+    }
 }
 
 /// The request's body; None if it streams, and then nothing of it was read.

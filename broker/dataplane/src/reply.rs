@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 
 use crate::body::announced_length;
 use crate::call::CallRecord;
+use crate::outside::{ObservedBody, PlainBody};
 use crate::problem::Refusal;
 use crate::verified::VerifiedBody;
 use crate::vouched::VouchedBody;
@@ -67,6 +68,10 @@ pub enum Reply {
     Verified(Box<VerifiedBody>),
     /// What the broker that has taken over answers.
     Passed(Incoming),
+    /// The same of a party without custody.
+    Observed(Box<ObservedBody>),
+    /// A component's answer on its way to a peer without custody.
+    Plain(Box<PlainBody>),
 }
 
 impl Reply {
@@ -82,19 +87,33 @@ impl Reply {
 /// What a caller gets back, and the record of its call, which ends with the last byte.
 pub struct AnswerBody {
     reply: Reply,
-    record: CallRecord,
+    /// None if the call goes on beyond its answer.
+    record: Option<CallRecord>,
+    /// Ends a stream that is no longer allowed.
+    revoked: Option<Revoked>,
 }
+
+type Revoked = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 
 impl AnswerBody {
     pub fn new(reply: Reply, record: CallRecord) -> Self {
-        let mut answer = Self { reply, record };
+        let streams = !matches!(reply, Reply::Whole { .. });
+        let revoked = streams.then(|| Box::pin(record.until_revoked()) as Revoked);
+        let mut answer = Self { reply, record: Some(record), revoked };
         answer.finish_if_ended();
         answer
     }
 
+    /// An answer without a body that opens a tunnel: its call ends with that.
+    pub fn opening() -> Self {
+        Self { reply: Reply::whole(Bytes::new()), record: None, revoked: None }
+    }
+
     fn finish_if_ended(&mut self) {
-        if self.is_end_stream() {
-            self.record.complete();
+        if self.is_end_stream()
+            && let Some(record) = &mut self.record
+        {
+            record.complete();
         }
     }
 }
@@ -105,6 +124,16 @@ impl Body for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
+        if let Some(Poll::Ready(refusal)) = this.revoked.as_mut().map(|revoked| revoked.as_mut().poll(context)) {
+            this.revoked = None;
+            this.reply = Reply::whole(Bytes::new());
+            let failed = BodyFailed { code: "policy_revoked".into(), detail: refusal.detail.clone() };
+            if let Some(record) = &mut this.record {
+                record.refused(&refusal);
+                record.broke_off(&failed);
+            }
+            return Poll::Ready(Some(Err(failed)));
+        }
         let frame = match &mut this.reply {
             Reply::Whole { data, trailers } => match ready!(Pin::new(data).poll_frame(context)) {
                 Some(frame) => Some(frame.map_err(|never| match never {})),
@@ -114,11 +143,14 @@ impl Body for AnswerBody {
             Reply::Verified(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
             Reply::Passed(body) => ready!(Pin::new(body).poll_frame(context))
                 .map(|frame| frame.map_err(|error| BodyFailed::new("handover_failed", error.to_string()))),
+            Reply::Observed(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
+            Reply::Plain(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
         };
-        match &frame {
-            Some(Ok(_)) => this.finish_if_ended(),
-            Some(Err(failed)) => this.record.broke_off(failed),
-            None => this.record.complete(),
+        match (&frame, &mut this.record) {
+            (Some(Ok(_)), _) => this.finish_if_ended(),
+            (Some(Err(failed)), Some(record)) => record.broke_off(failed),
+            (None, Some(record)) => record.complete(),
+            (_, None) => {}
         }
         Poll::Ready(frame)
     }
@@ -129,6 +161,8 @@ impl Body for AnswerBody {
             Reply::Vouched(body) => body.is_end_stream(),
             Reply::Verified(body) => body.is_end_stream(),
             Reply::Passed(body) => body.is_end_stream(),
+            Reply::Observed(body) => body.is_end_stream(),
+            Reply::Plain(body) => body.is_end_stream(),
         }
     }
 
@@ -136,7 +170,7 @@ impl Body for AnswerBody {
         match &self.reply {
             Reply::Whole { data, .. } => data.size_hint(),
             Reply::Passed(body) => body.size_hint(),
-            Reply::Vouched(_) | Reply::Verified(_) => SizeHint::default(),
+            Reply::Vouched(_) | Reply::Verified(_) | Reply::Observed(_) | Reply::Plain(_) => SizeHint::default(),
         }
     }
 }

@@ -32,10 +32,10 @@ use crate::upload::RequestBody;
 use crate::verified::{Taken, take};
 
 /// A request that was not processed is sent this often in all.
-const ATTEMPTS: usize = 3;
+pub const ATTEMPTS: usize = 3;
 
 /// Why an attempt ended without a response.
-enum Failed {
+pub enum Failed {
     /// The peer cannot have processed it.
     Unprocessed(String),
     Lost(String),
@@ -144,13 +144,13 @@ async fn transmit(broker: &Broker, lease: Lease, request: Request<RequestBody>) 
     }
 }
 
-fn lost_in_time(deadline: Duration) -> Failed {
+pub fn lost_in_time(deadline: Duration) -> Failed {
     Failed::Lost(format!("no answer within {} s", deadline.as_secs()))
 }
 
 /// A request that never left us, or that the peer's HTTP/2 layer says it did not look at, may be
 /// sent again; anything else may have been acted on.
-fn failed(unsent: bool, error: &hyper::Error) -> Failed {
+pub fn failed(unsent: bool, error: &hyper::Error) -> Failed {
     let mut why = error.to_string();
     let mut unprocessed = unsent;
     let mut source = std::error::Error::source(error);

@@ -39,6 +39,7 @@ use crate::stats::{Gauge, Stats};
 use crate::unix_server;
 
 /// How often what is unused is dropped.
+const JUDGE_INTERVAL: Duration = Duration::from_millis(500);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3);
 /// Pause after accept fails, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -113,6 +114,7 @@ impl Server {
         runtime.handle.spawn(unix_server::accept(Arc::clone(broker), out));
         runtime.handle.spawn(accept_peers(Arc::clone(broker), accepted));
         runtime.handle.spawn(sweep(Arc::clone(broker)));
+        runtime.handle.spawn(judge_by_the_clock(Arc::clone(broker)));
         Ok(Self {
             peer_port: bound.port(),
             broker: Arc::clone(broker),
@@ -293,6 +295,16 @@ async fn sweep(broker: Arc<Broker>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(SWEEP_INTERVAL) => broker.sweep(),
+            () = broker.shutdown.stop.cancelled() => return,
+        }
+    }
+}
+
+/// Policies that read the time are asked again about open calls, twice within the second that a change may take.
+async fn judge_by_the_clock(broker: Arc<Broker>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(JUDGE_INTERVAL) => broker.judge_changing(),
             () = broker.shutdown.stop.cancelled() => return,
         }
     }

@@ -54,6 +54,8 @@ pub struct Settings {
     pub timeouts_ms: Timeouts,
     #[serde(default)]
     pub log: LogSettings,
+    #[serde(default)]
+    pub egress: Egress,
 }
 
 /// What happens to request bodies that are not buffered (custody-wire §7.3).
@@ -63,6 +65,20 @@ pub enum Streams {
     Accept,
     #[default]
     Reject,
+}
+
+/// How external services are reached.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    /// PEM file of the authorities that count instead of the host's own.
+    pub ca_file: Option<PathBuf>,
+    /// Names may lead to addresses that are not public.
+    pub allow_private: bool,
+    /// A tunnel through which nothing passes is closed after this.
+    pub tunnel_idle_ms: Option<u64>,
+    /// A tunnel is closed after this in any case.
+    pub tunnel_life_ms: Option<u64>,
 }
 
 /// How the custody log is kept and what calls wait for.

@@ -63,6 +63,7 @@ impl Gauge {
 #[derive(Default)]
 pub struct Stats {
     calls: Mutex<BTreeMap<(&'static str, String), u64>>,
+    calls_without_custody: Mutex<BTreeMap<(&'static str, String), u64>>,
     connections_refused: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     log_detail: Mutex<String>,
     pub call_out: Histogram,
@@ -78,6 +79,9 @@ pub struct Stats {
     pub out_connections: Gauge,
     pub peer_connections: Gauge,
     pub pool_connections: Gauge,
+    /// To external services.
+    pub web_connections: Gauge,
+    pub tunnels: Gauge,
 }
 
 impl Stats {
@@ -87,6 +91,12 @@ impl Stats {
         *calls.entry((direction, code.to_owned())).or_default() += 1;
         drop(calls);
         if direction == "out" { self.call_out.observe(took) } else { self.call_in.observe(took) }
+    }
+
+    /// Counts one call without custody that ended, by who was at the other end.
+    pub fn count_without_custody(&self, kind: &'static str, code: &str) {
+        let mut calls = self.calls_without_custody.lock().unwrap_or_else(PoisonError::into_inner);
+        *calls.entry((kind, code.to_owned())).or_default() += 1;
     }
 
     /// Counts one connection that was closed before it carried a request.
@@ -108,6 +118,12 @@ impl Stats {
     pub fn metrics(&self, counters: &[(&str, &str, u64)], gauges: &[(&str, &str, f64)]) -> Vec<Value> {
         let mut metrics = vec![
             metric("calls", "counter", "Brokered calls by direction and outcome.", self.call_samples()),
+            metric(
+                "calls_without_custody",
+                "counter",
+                "Those of the calls whose other end knows nothing of custody, by kind and outcome.",
+                self.without_custody_samples(),
+            ),
             metric("connections_refused", "counter", "Connections closed before a request.", self.refused_samples()),
             metric(
                 "call_seconds",
@@ -136,6 +152,8 @@ impl Stats {
             ("out_connections", "Connections of local components.", &self.out_connections),
             ("peer_connections", "Inbound mTLS connections.", &self.peer_connections),
             ("pool_connections", "Outbound mTLS connections.", &self.pool_connections),
+            ("web_connections", "TLS connections to external services.", &self.web_connections),
+            ("tunnels", "Tunnels that are open.", &self.tunnels),
         ] {
             metrics.push(metric(name, "gauge", help, vec![plain(gauge.get() as f64)]));
         }
@@ -146,6 +164,12 @@ impl Stats {
     fn call_samples(&self) -> Vec<Value> {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let sample = |((direction, code), count): (&(&str, String), &u64)| json!({"labels": {"direction": direction, "code": code}, "value": *count as f64});
+        calls.iter().map(sample).collect()
+    }
+
+    fn without_custody_samples(&self) -> Vec<Value> {
+        let calls = self.calls_without_custody.lock().unwrap_or_else(PoisonError::into_inner);
+        let sample = |((kind, code), count): (&(&str, String), &u64)| json!({"labels": {"kind": kind, "code": code}, "value": *count as f64});
         calls.iter().map(sample).collect()
     }
 

@@ -81,7 +81,8 @@ pub async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected
         .header_read_timeout(ms(broker.settings.timeouts_ms.header_read))
         .max_header_size(broker.settings.limits.component_header_bytes)
         .max_buf_size(buffer_bytes(broker.settings.limits.component_header_bytes))
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     tokio::pin!(served);
     let shutdown = broker.shutdown.clone();
     tokio::select! {

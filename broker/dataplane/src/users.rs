@@ -64,6 +64,22 @@ pub fn exchanged(
     found.map(|(typ, text)| verify(broker, caller, typ, &text)).transpose()
 }
 
+/// Keeps the chain's user token here: a request to a party without custody that holds it is refused, and transaction
+/// tokens, which are of this trust domain only, are taken out.
+///
+/// # Errors
+/// `egress_user_token`.
+pub fn keep(parent: &Parent, list: &mut HeaderMap, query: Option<&str>) -> Result<(), Refusal> {
+    if let Some((_, text)) = own_token(parent) {
+        let is_in = |value: &[u8]| contains(value, text.as_bytes());
+        if list.values().any(|value| is_in(value.as_bytes())) || query.is_some_and(|query| is_in(query.as_bytes())) {
+            return Err(Refusal::new("egress_user_token", "the request holds the token of the chain's user"));
+        }
+    }
+    list.remove(TXN_TOKEN);
+    Ok(())
+}
+
 fn contains(value: &[u8], part: &[u8]) -> bool {
     value.windows(part.len().max(1)).any(|window| window == part)
 }
@@ -121,20 +137,20 @@ pub fn carry(broker: &Broker, parent: &Parent, list: &mut HeaderMap) -> Result<(
 }
 
 /// The user of a call that is about to be made, for policies.
-pub fn user_of(parent: &Parent) -> Option<OnBehalf<'_>> {
+pub fn user_of(parent: &Parent) -> Option<OnBehalf> {
     match parent {
         Parent::Call(chain) => chain.behalf().map(on_behalf),
         Parent::Root { root, .. } | Parent::Sealed { root, .. } => root.user.as_deref().map(|token| {
             let user = token.user();
-            OnBehalf { issuer: &user.iss, subject: &user.sub, verified: true }
+            OnBehalf { issuer: user.iss.clone(), subject: user.sub.clone(), verified: true }
         }),
     }
 }
 
 /// The user of an accepted chain, for policies.
-pub fn on_behalf(behalf: &Behalf) -> OnBehalf<'_> {
+pub fn on_behalf(behalf: &Behalf) -> OnBehalf {
     let user = behalf.user();
-    OnBehalf { issuer: &user.iss, subject: &user.sub, verified: behalf.token().is_some() }
+    OnBehalf { issuer: user.iss.clone(), subject: user.sub.clone(), verified: behalf.token().is_some() }
 }
 
 /// Puts a verified token's claims into the log, once; before the record that names it, by the order of the queue.

@@ -97,17 +97,9 @@ impl Voucher {
         if self.ending.as_ref().is_some_and(|ending| ending.is_broken()) { Fin::Abort } else { Fin::Deny }
     }
 
-    /// The ids of the policies that decided, as far as they fit into a receipt.
-    pub fn decided_by(&mut self, policies: &[String]) {
-        self.decision.clear();
-        for id in policies {
-            let separator = if self.decision.is_empty() { "" } else { "," };
-            if self.decision.len() + separator.len() + id.len() > MAX_DECISION_BYTES {
-                break;
-            }
-            self.decision.push_str(separator);
-            self.decision.push_str(id);
-        }
+    /// The decision's id and the names of the policies that made it, as far as they fit into a receipt.
+    pub fn decided_by(&mut self, decision: Option<&str>, policies: &[String]) {
+        self.decision = join_decision(decision, policies);
     }
 }
 
@@ -217,4 +209,18 @@ impl HeadVoucher {
 /// The caller wants a receipt and there will be none.
 pub fn receipt_unavailable(why: &str) -> Refusal {
     refusal_of(Rejection::new(Code::ReceiptUnavailable, why))
+}
+
+/// A decision's id and the names of the policies that made it, as far as they fit into a statement.
+pub fn join_decision(decision: Option<&str>, policies: &[String]) -> String {
+    let mut joined = decision.unwrap_or_default().to_owned();
+    for (index, id) in policies.iter().enumerate() {
+        let separator = if index == 0 { " " } else { "," };
+        if joined.len() + separator.len() + id.len() > MAX_DECISION_BYTES {
+            break;
+        }
+        joined.push_str(separator);
+        joined.push_str(id);
+    }
+    joined
 }

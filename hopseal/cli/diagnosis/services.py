@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from hopseal.cli.diagnosis.finding import Finding, failed, ok, reason_of, skipped
 from hopseal.cli.diagnosis.settings import DaemonSettings
-from hopseal.cli.unix_http import exchange
+from hopseal.unix_http import exchange
 
 TIMEOUT_S: Final = 2.0
 _HELLO: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"  # RFC 9113 §3.4, with empty settings

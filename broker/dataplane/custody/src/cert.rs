@@ -12,7 +12,7 @@ use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::hash::Thumbprint;
+use crate::hash::{ClaimHash, Thumbprint, sha256};
 use crate::ids::SpiffeId;
 
 /// One parsed DER certificate, leaf or authority.
@@ -127,6 +127,13 @@ impl fmt::Debug for Certificate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "Certificate({}, {:?})", self.thumbprint, self.identity)
     }
+}
+
+/// SHA-256 of the public key (`SubjectPublicKeyInfo`) in one DER certificate, or None if `der` is none.
+#[must_use]
+pub fn hash_public_key(der: &[u8]) -> Option<ClaimHash> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
+    Some(ClaimHash(sha256(parsed.public_key().raw)))
 }
 
 fn may_sign_certificates(parsed: &X509Certificate<'_>) -> bool {

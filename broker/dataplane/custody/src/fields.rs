@@ -222,6 +222,12 @@ pub fn is_reserved(name: &str) -> bool {
     [PREFIX, "x-forwarded-client-cert", "client-cert"].iter().any(|prefix| folded.starts_with(prefix))
 }
 
+/// True for a Custody field under any spelling, known or not.
+#[must_use]
+pub fn is_custody(name: &str) -> bool {
+    name.to_ascii_lowercase().replace('_', "-").starts_with(PREFIX)
+}
+
 fn has_prefix(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }

@@ -45,6 +45,8 @@ pub struct About {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Receipt,
+    /// Of the answer of a party without custody.
+    Observation,
     Closing,
 }
 
@@ -53,6 +55,7 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Receipt => "rcp",
+            Self::Observation => "obs",
             Self::Closing => "cls",
         }
     }
@@ -114,9 +117,64 @@ pub enum Entry {
     Artifact(Artifact),
     /// A line of the broker that this one took over from.
     Relayed(Relayed),
+    /// A call of which there is no statement.
+    Call(Box<Unrecorded>),
+}
+
+/// A call that no record tells of: that of a peer without custody, or what passed through a tunnel.
+#[derive(Debug, Clone, Serialize)]
+pub struct Unrecorded {
+    pub dir: Direction,
+    pub verdict: &'static str,
+    pub code: Option<String>,
+    /// For the operator; never secret.
+    pub detail: Option<String>,
+    /// Always `none`.
+    pub custody: &'static str,
+    /// `caller` or `tunnel`.
+    pub kind: &'static str,
+    /// `begin` or `end`.
+    pub phase: &'static str,
+    /// The same at begin and end.
+    pub id: String,
+    pub iss: String,
+    pub aud: String,
+    pub op: Option<String>,
+    /// The policies that decided.
+    pub dec: Option<String>,
+    /// Thumbprint of the caller's leaf.
+    pub x5t: Option<String>,
+    /// The chain that the call is made in, or that the callee may begin because of it.
+    pub cid: Option<String>,
+    /// Statement hash of the record that opened the tunnel.
+    pub rec: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+}
+
+/// How such a call ended.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ended {
+    pub st: u16,
+    /// `eof` or `abort`.
+    pub fin: &'static str,
+    pub why: String,
+    /// Body bytes of the answer; in a tunnel, those that came back.
+    pub received: u64,
+    /// Bytes that went into a tunnel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent: Option<u64>,
+    /// Where the tunnel led.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 impl Entry {
+    /// Whether a call waits until witnesses have confirmed it, where calls do.
+    pub fn awaits_witnesses(&self) -> bool {
+        self.replayable_until().is_some() || matches!(self, Self::Call(call) if call.phase == "begin")
+    }
+
     /// Whether this is a receipt that came in. In one write those stand after the receipts made here: one that came
     /// later must not look as if its receiver had left it out of its own (`kids`).
     pub fn is_receipt_of_peer(&self) -> bool {

@@ -122,7 +122,7 @@ impl Log {
     /// # Errors
     /// It is not in the log, or nobody else knows of it.
     pub async fn append(&self, entry: Entry, certificates: Vec<(String, String)>) -> Result<(), LogError> {
-        let must_be_witnessed = entry.replayable_until().is_some();
+        let must_be_witnessed = entry.awaits_witnesses();
         let (done, outcome) = oneshot::channel();
         self.enqueue_patiently(Job::Append { entry, certificates, done: Some(done) }).await?;
         let count = outcome.await.unwrap_or_else(|_| Err(ended()))?;

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::entry::{About, Claims, Direction, Entry};
+use super::entry::{About, Claims, Direction, Entry, Unrecorded};
 
 /// The members that lines of records and of statements about them begin with.
 #[derive(Serialize)]
@@ -61,6 +61,15 @@ struct StatementLine<'a> {
     rec: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     st: Option<u16>,
+}
+
+#[derive(Serialize)]
+struct CallLine<'a> {
+    n: u64,
+    at_ms: u64,
+    r#type: &'static str,
+    #[serde(flatten)]
+    call: &'a Unrecorded,
 }
 
 impl<'a> RecordLine<'a> {
@@ -119,6 +128,7 @@ impl Entry {
                 );
                 return serde_json::to_vec(&StatementLine::new(head, about));
             }
+            Self::Call(call) => return serde_json::to_vec(&CallLine { n, at_ms, r#type: "call", call }),
             Self::Artifact(artifact) => return Ok(artifact.to_json(n, at_ms)),
             Self::Relayed(relayed) => return Ok(relayed.to_json(n, at_ms)),
             Self::Certificate { x5t, der } => json!({"n": n, "at_ms": at_ms, "type": "cert", "x5t": x5t, "der": der}),

@@ -24,8 +24,8 @@ mod witnessed;
 pub mod writer;
 
 pub use artifact::Artifact;
-pub use entry::{About, Claims, Direction, Entry, Kind};
-pub use handle::{Log, LogError, Patience};
+pub use entry::{About, Claims, Direction, Ended, Entry, Kind, Unrecorded};
+pub use handle::{Log, LogError, Patience, QueuedSeal};
 pub use health::LogObserver;
 pub use sealing::{SealRequest, Sealed, Sealer};
 pub use writer::Beginning;

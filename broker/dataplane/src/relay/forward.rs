@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -44,9 +44,15 @@ pub struct Forwarded {
 }
 
 /// Answers one request on `out.sock`: here, or through the broker that has taken over.
-pub async fn answer(broker: &Arc<Broker>, connected: &Connected, request: Request<Incoming>) -> Response<AnswerBody> {
+pub async fn answer(
+    broker: &Arc<Broker>,
+    connected: &Arc<Connected>,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
     let version = request.version();
-    let successor = broker.successor.get().filter(|_| version != Version::HTTP_2 && connected.caller.pid > 0);
+    let is_plain = request.method() != Method::CONNECT && !request.headers().contains_key(header::UPGRADE);
+    let can_pass = is_plain && version != Version::HTTP_2 && connected.caller.pid > 0;
+    let successor = broker.successor.get().filter(|_| can_pass);
     let mut response = match successor.map(|successor| open(successor, connected)) {
         Some(Ok(stream)) => pass_on(broker, stream, request).await,
         Some(Err(_)) | None => outbound::answer(broker, connected, request).await,

@@ -1,0 +1,90 @@
+"""The broker's refusals as exceptions, told apart from the answers of components.
+
+Owns: reading the problem document and which family a code belongs to. Does not own: the codes, which are the
+broker's; one that is not known here still is a refusal, of the family that its status says.
+Source: RFC 9457; custody-wire §13.
+"""
+
+from __future__ import annotations
+
+import json
+from types import MappingProxyType
+
+from hopseal.custody.errors import PROBLEM_TYPE_BASE
+from hopseal.errors import DeniedError, HopsealError, InvalidError, UnavailableError
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+MAX_PROBLEM_BYTES = 1 << 16
+_CLIENT_ERRORS = range(400, 500)
+_AGAIN = frozenset({425, 502, 503, 504})
+_NO = frozenset({403, 407})
+
+REMEDIES = MappingProxyType(
+    {
+        "identity_none": "no Agent document describes this process: hopseal status",
+        "identity_ambiguous": "this process matches several components: give them different uid, exe, unit or image",
+        "policy_denied": "the document's calls do not allow this: hopseal agents list",
+        "may_not_start": "calls without a task need mayStart in the document, or the handle of the inbound request",
+        "attestor_unavailable": "the attestor is away: hopseal status",
+        "unknown_peer": "no document names that peer: hopseal agents list",
+        "handle_unknown": "the task is gone (the broker was restarted, or it is another component's): start a new one",
+        "callee_unavailable": "the peer has no identity now: hopseal status, hopseal explain AGENT/COMPONENT",
+        "peer_unreachable": "no route answers: see routes in broker.yaml",
+        "peer_untrusted": "the peer's identity is not the one that the document names: hopseal status on its node",
+        "body_too_large": "the body is larger than the broker accepts (limits.body_bytes in broker.yaml)",
+        "log_unavailable": "the broker cannot write its custody log: is the disk full?",
+        "host_invalid": "write http://COMPONENT.AGENT/path, without a port: the broker adds mutual TLS itself",
+    }
+)
+
+
+class CallRefusedError(HopsealError):
+    """A call that the broker, or that of the peer, refused; also belongs to one of the four families.
+
+    Args:
+        code: stable reason code.
+        status: of the answer.
+        missing: what would let the message pass, as the problem document says.
+    """
+
+    def __init__(self, code: str, status: int, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(code, f"the call was refused with {status}", remedy=REMEDIES.get(code, ""))
+        self.status = status
+        self.missing = missing
+
+
+class CallDeniedError(CallRefusedError, DeniedError):
+    """The answer is no: identity, policy, authority or user."""
+
+
+class CallInvalidError(CallRefusedError, InvalidError):
+    """The request, its task or its record is wrong; sending it again changes nothing."""
+
+
+class CallUnavailableError(CallRefusedError, UnavailableError):
+    """The peer, or something that the broker needs, is not there now; asking again may help."""
+
+
+def read_refusal(status: int, media_type: str | None, body: bytes) -> CallRefusedError | None:
+    """The refusal in an answer; None if the answer is the component's own, whatever its status.
+
+    Security: a component can imitate the document. That makes its own call look refused and grants nothing.
+    """
+    if media_type is None or media_type.partition(";")[0].strip() != PROBLEM_MEDIA_TYPE:
+        return None
+    try:
+        problem = json.loads(body) if len(body) <= MAX_PROBLEM_BYTES else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(problem, dict):
+        return None
+    code, missing = problem.get("code"), problem.get("missing", [])
+    if not isinstance(code, str) or problem.get("type") != PROBLEM_TYPE_BASE + code or not isinstance(missing, list):
+        return None
+    return _family(status)(code, status, tuple(map(str, missing)))
+
+
+def _family(status: int) -> type[CallRefusedError]:
+    if status in _NO:
+        return CallDeniedError
+    return CallInvalidError if status in _CLIENT_ERRORS and status not in _AGAIN else CallUnavailableError
