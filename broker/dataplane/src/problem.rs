@@ -114,6 +114,7 @@ fn status_of(code: &str) -> StatusCode {
         | "identity_ambiguous"
         | "caller_gone"
         | "policy_denied"
+        | "operation_unreadable"
         | "may_not_start"
         | "egress_denied"
         | "egress_address"
