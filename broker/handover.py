@@ -148,7 +148,7 @@ class HandoverServer:
             try:
                 socket.send_fds(connection, [_encode({"switched": True})], list(fds))
             except OSError as error:
-                # It died between asking and this: nobody accepts calls now, so this process ends, too, and is restarted.
+                # It died meanwhile: nobody accepts calls now, so this process ends, too, and is restarted.
                 log.critical("handover_lost", reason=str(error))
             finally:
                 _close_all(fds)

@@ -242,6 +242,7 @@ class Broker:
         log.info(
             "broker_started",
             version=hopseal.__version__,
+            pid=os.getpid(),
             node=self._config.node,
             out=str(self._config.out_socket),
             peer_port=port,

@@ -107,6 +107,15 @@ class ComponentProcess:
         self._process.stdout.close()
 
 
+def _documents(line: str) -> list[dict]:
+    """The JSON objects in one line: two processes that share a file may write their ends of lines late."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while line.startswith("{", at):
+        document, at = decoder.raw_decode(line, at)
+        found.append(document)
+    return found
+
+
 class BrokerProcess:
     """``hopseal broker run`` as a process of its own, configured inside ``folder``."""
 
@@ -144,8 +153,7 @@ class BrokerProcess:
         """The log lines of one event."""
         if not self.log_path.exists():
             return []
-        lines = self.log_path.read_text().splitlines()
-        found = [json.loads(line) for line in lines if line.startswith("{")]
+        found = [each for line in self.log_path.read_text().splitlines() for each in _documents(line)]
         return [each for each in found if each.get("event") == name]
 
     def get(self, path: str) -> tuple[int, bytes]:

@@ -151,6 +151,10 @@ impl Server {
         socket.leave();
         let _first = self.broker.successor.set(Arc::clone(&successor));
         self.store.exchange(Box::new(RemoteLog(Arc::clone(&successor))));
+        if let Some(started) = self.broker.started.get() {
+            // The successor answers only when what it appended is witnessed.
+            started.log.set_witnessed(u64::MAX);
+        }
         let broker = Arc::clone(&self.broker);
         // Those that are made from now on are handed on by whoever makes them.
         std::thread::Builder::new().name("handles".into()).spawn(move || {

@@ -116,7 +116,10 @@ impl Predecessor {
             started.log.append_nowait(Entry::Relayed(each), Vec::new()).map_err(|_| unavailable())?;
         }
         started.log.append(Entry::Relayed(last), Vec::new()).await.map_err(|_| unavailable())?;
-        Ok(Done { count: started.log.durable(), receipts: Vec::new() })
+        // The going process has no witnesses any more: what waits there waits here.
+        let count = started.log.durable();
+        started.log.wait_witnessed(count).await.map_err(|_| unavailable())?;
+        Ok(Done { count, receipts: Vec::new() })
     }
 
     /// A record that the going broker accepted without asking was on its way to the log when it handed over.
