@@ -40,11 +40,9 @@ def broker_group() -> None:
 @broker_group.command()
 @_config_option
 @click.option("--check", is_flag=True, help="Check the configuration, name every mistake, and exit.")
-@click.option("--take-over", is_flag=True, help="Refuse to start where no broker runs that hands over.")
+@click.option("--take-over", is_flag=True, help="Take over from the running broker; no call is lost.")
 def run(config_path: Path, *, check: bool, take_over: bool) -> None:
     """Run the broker in the foreground.
-
-    Where one runs on the same state folder, this one takes over from it: no call is refused or lost meanwhile.
 
     Example: hopseal broker run --config /etc/hopseal/broker.yaml --check
     """

@@ -88,11 +88,12 @@ class Predecessor:
         self.descriptors = {}
 
 
-async def find_predecessor(config: BrokerConfig) -> Predecessor | None:
-    """The broker that runs on this state folder and can hand over; None if there is none.
+async def find_predecessor(config: BrokerConfig) -> Predecessor:
+    """The broker that runs on this state folder and can hand over.
 
     Raises:
-        UnavailableError: it refuses, or does not answer (``handover_failed``).
+        UnavailableError: there is none (``handover_unavailable``); it refuses, or does not answer
+            (``handover_failed``).
     """
     return await asyncio.to_thread(_find, config)
 
@@ -166,20 +167,19 @@ class HandoverServer:
         log.info("handover_begun")
 
 
-def _find(config: BrokerConfig) -> Predecessor | None:
+def _find(config: BrokerConfig) -> Predecessor:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         connection.settimeout(_ANSWER_S)
         connection.connect(str(config.state_dir / SOCKET_NAME))
-    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        connection.close()
-        return None
     except OSError as error:
         connection.close()
-        # A path that is too long was not bound either.
-        if "too long" in str(error):
-            return None
-        raise _failed(str(error)) from error
+        raise UnavailableError(
+            "handover_unavailable",
+            "no broker runs on this state folder that could hand over",
+            detail=str(error),
+            remedy="start without --take-over",
+        ) from error
     try:
         return Predecessor(connection, _greet(connection, config))
     except BaseException:

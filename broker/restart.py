@@ -14,6 +14,8 @@ import structlog
 
 from broker.config import BrokerConfig
 
+_TAKE_OVER = "--take-over"
+
 log = structlog.get_logger("broker.restart")
 
 
@@ -27,7 +29,8 @@ class Restart:
 
     def __init__(self, config: BrokerConfig, command: tuple[str, ...] | None = None) -> None:
         self._state_dir = config.state_dir
-        self._command = (sys.executable, *sys.orig_argv[1:]) if command is None else command
+        given = (sys.executable, *sys.orig_argv[1:]) if command is None else command
+        self._command = given if _TAKE_OVER in given else (*given, _TAKE_OVER)
         self._running: asyncio.Task[None] | None = None
 
     def begin(self) -> None:

@@ -64,11 +64,9 @@ async def serve(
 ) -> None:
     """Run the broker until a signal ends it, or another one takes over.
 
-    A broker that runs on the same state folder and can hand over is taken over from.
-
     Args:
         config: the whole configuration.
-        take_over: refuse to start where no broker runs.
+        take_over: take over from the broker that runs on the same state folder.
         load: gives the data plane, constructed and not started.
 
     Raises:
@@ -80,11 +78,7 @@ async def serve(
     if same_user:
         log.warning("hardening_reduced", reason="the attestor runs as this user, so this process stays readable for it")
     async with contextlib.AsyncExitStack() as stack:
-        predecessor = await find_predecessor(config)
-        if predecessor is None and take_over:
-            raise UnavailableError(
-                "handover_unavailable", "no broker runs here that could hand over", remedy="start without --take-over"
-            )
+        predecessor = await find_predecessor(config) if take_over else None
         if predecessor is not None:
             stack.callback(predecessor.close)
         places = Places.inherit(config, predecessor) if predecessor else Places.bind(config)

@@ -133,12 +133,11 @@ class BrokerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def start(self, *, wait: bool = True) -> BrokerProcess:
+    def start(self, *, wait: bool = True, take_over: bool = False) -> BrokerProcess:
         """Start it; with ``wait`` return once it serves."""
+        arguments = ["run", "--config", str(self.config), *(["--take-over"] if take_over else [])]
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _RUN, "run", "--config", str(self.config)], cwd=ROOT, stderr=log, stdout=log
-            )
+            self._process = subprocess.Popen([sys.executable, "-c", _RUN, *arguments], cwd=ROOT, stderr=log, stdout=log)
         seen = len(self.events("broker_started"))
         if wait:
             wait_until(

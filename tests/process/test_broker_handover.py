@@ -116,7 +116,7 @@ async def test_no_call_and_no_entry_is_lost_over_three_processes(short):
             await n.calls(30)
             for _ in range(3):
                 old, n.broker = n.broker, n.successor()
-                await asyncio.to_thread(n.broker.start)
+                await asyncio.to_thread(lambda: n.broker.start(take_over=True))
                 await n.calls(30)
                 assert await asyncio.to_thread(old.wait, 30) == 0
         assert set(n.outcomes) == {"200"}, (n.outcomes, n.broker.log_path.read_text()[-3000:])
@@ -139,10 +139,12 @@ async def test_strict_calls_go_on_and_an_auditor_verifies_what_both_processes_lo
         async with n.load():
             await n.calls(10)
             old, n.broker = n.broker, n.successor()
-            await asyncio.to_thread(n.broker.start)
+            await asyncio.to_thread(lambda: n.broker.start(take_over=True))
             await n.calls(10)
             assert await asyncio.to_thread(old.wait, 30) == 0
         assert set(n.outcomes) == {"200"}, (n.outcomes, n.broker.log_path.read_text()[-3000:])
+        published = lambda: n.broker.status()["audit"]["lag"] == 0  # noqa: E731
+        await async_wait_until(lambda: asyncio.to_thread(published), timeout_s=20, what="the last checkpoint")
         assert n.broker.stop() == 0
         policy = short / "witnesses.policy"
         policy.write_bytes(policy_of([n.key], [n.witness.keys], 1).encode())
@@ -185,7 +187,7 @@ async def test_a_process_that_cannot_serve_ends_and_the_running_one_goes_on(shor
         # Its own attestor is not there.
         text = successor.config.read_text()
         successor.config.write_text(text.replace("api.sock", "nowhere.sock"))
-        await asyncio.to_thread(lambda: successor.start(wait=False))
+        await asyncio.to_thread(lambda: successor.start(wait=False, take_over=True))
         assert await asyncio.to_thread(successor.wait, 30) != 0
         assert "handover_not_ready" in n.broker.log_path.read_text()
         assert (await n.call())["status"] == 200
