@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
 use crate::body::BodyMemory;
+use crate::breaker::Breakers;
 use crate::callers::Callers;
 use crate::clock;
 use crate::component::ComponentSockets;
@@ -32,7 +33,6 @@ use crate::events::{Events, Weight};
 use crate::gathered::Gathered;
 use crate::handles::Handles;
 use crate::instance::{IdentityError, InstanceKey, Instances};
-use crate::judge::judge_again;
 use crate::lifetime::Shutdown;
 use crate::listeners::Listeners;
 use crate::log::Log;
@@ -40,9 +40,10 @@ use crate::logged_bundles::LoggedBundles;
 use crate::open_calls::OpenCalls;
 use crate::outside::{Roots, WebConnections};
 use crate::places::{Parts, Places};
-use crate::policy::{Facts, Policy};
+use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
 use crate::relay::Successor;
+use crate::retries::Retries;
 use crate::settings::{Settings, ms};
 use crate::stats::Stats;
 use crate::terms::Terms;
@@ -100,6 +101,9 @@ pub struct Broker {
     pub acknowledged: Acknowledged,
     pub handles: Handles<Context>,
     pub pool: Pool,
+    /// Which of the endpoints are left alone, and how often a request may be sent again.
+    pub breakers: Arc<Breakers>,
+    pub retries: Retries,
     /// Connections to external services.
     pub web: WebConnections,
     pub sockets: ComponentSockets,
@@ -121,7 +125,8 @@ pub struct Broker {
     pub changes: watch::Sender<u64>,
     pub open_calls: Arc<OpenCalls>,
     pub decisions: Decisions,
-    policy: RwLock<Option<Arc<Policy>>>,
+    /// See `in_force`.
+    pub policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
     bundles: Mutex<LoggedBundles>,
 }
@@ -165,6 +170,8 @@ impl Broker {
             memory: BodyMemory::new(limits.buffered_bytes, settings.body_limit_bytes, ms(timeouts.body_read)),
             calls: Arc::new(Semaphore::new(limits.calls)),
             peer_calls: Places::new(limits.calls, (limits.calls / 2).max(FEWEST_PEER_CALLS)),
+            breakers: Breakers::new(limits.endpoint_failures.max(1), ms(timeouts.endpoint_open)),
+            retries: Retries::new(limits.retry_percent),
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),
@@ -260,58 +267,9 @@ impl Broker {
         self.bundles.lock().unwrap_or_else(PoisonError::into_inner).log_news(&started.log);
     }
 
-    /// Takes a new policy set.
-    ///
-    /// # Errors
-    /// It does not parse; the set in force stays.
-    pub fn set_policies(&self, cedar_text: &str, entities_json: &str) -> Result<(), String> {
-        self.use_policy(Policy::parse(cedar_text, entities_json)?);
-        Ok(())
-    }
-
     /// Lets what is open look at the documents again.
     pub fn note_change(&self) {
         self.changes.send_modify(|changes| *changes += 1);
-    }
-
-    /// Takes all policy sets and the facts beside them, as one; what `sets` has unchanged is not parsed again.
-    ///
-    /// # Errors
-    /// Every mistake in them; those in force stay.
-    pub fn set_policy_sets(&self, sets_json: &str, facts_json: &str) -> Result<(), Vec<String>> {
-        let before = self.policy();
-        let policy = Policy::build(sets_json, facts_json, before.as_deref().map(|policy| &*policy.rules))?;
-        self.use_policy(policy);
-        Ok(())
-    }
-
-    /// Takes other facts for the policies in force.
-    ///
-    /// # Errors
-    /// What is wrong with them, or that there are no policies yet; those in force stay.
-    pub fn set_policy_facts(&self, facts_json: &str) -> Result<(), String> {
-        let before = self.policy().ok_or("no policies are in force")?;
-        self.use_policy(before.with_facts(Facts::parse(facts_json)?));
-        Ok(())
-    }
-
-    /// Puts `policy` in force for calls to come and for those that are open.
-    fn use_policy(&self, policy: Policy) {
-        let policy = Arc::new(policy);
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&policy));
-        judge_again(self, &policy, false);
-    }
-
-    /// Ends open calls that time alone made forbidden.
-    pub fn judge_changing(&self) {
-        if let Some(policy) = self.policy() {
-            judge_again(self, &policy, true);
-        }
-    }
-
-    /// The policies in force; None means that every call is denied.
-    pub fn policy(&self) -> Option<Arc<Policy>> {
-        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn receive_policy(&self) -> Arc<ReceivePolicy> {
@@ -334,6 +292,7 @@ impl Broker {
                 self.open_calls.len(),
             ),
             ("handles", "Custody handles in use.", self.handles.len()),
+            ("endpoints_open", "Endpoints that are left alone because they failed.", self.breakers.open_count()),
             ("replay_entries", "Accepted records that are remembered.", used),
             ("certificate_cache_entries", "Certificates remembered.", certificates),
             ("seal_cache_entries", "Verified seals remembered.", seals),
@@ -358,6 +317,7 @@ impl Broker {
     /// Housekeeping that no call waits for.
     pub fn sweep(&self) {
         self.pool.sweep();
+        self.breakers.sweep(std::time::Instant::now());
         self.web.sweep();
         self.sockets.sweep();
         self.handles.purge(clock::now_s());

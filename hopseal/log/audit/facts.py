@@ -5,7 +5,7 @@ Owns: one entry for each statement, whatever number of sealed texts (twins) it h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hopseal.custody.outcome import Outcome
@@ -15,6 +15,7 @@ from hopseal.log.audit.statements import ReadStatement
 from hopseal.log.audit.steps import Entry, StatementReport
 from hopseal.log.entries import Direction
 from hopseal.log.judge import Finding
+from hopseal.log.without_custody import may_lack_custody
 
 CROSS_STEP = 7
 
@@ -83,11 +84,13 @@ class FactTable:
         by_hash: by statement hash.
         children: records by the hash of the record that they continue.
         about: receipts, observations and closing statements by the hash of their record.
+        records: every record.
     """
 
     by_hash: dict[str, Facts] = field(default_factory=dict)
     children: dict[str, list[Facts]] = field(default_factory=dict)
     about: dict[str, list[Facts]] = field(default_factory=dict)
+    records: list[tuple[Facts, Record]] = field(default_factory=list)
 
     def add(self, statement: ReadStatement, report: StatementReport) -> None:
         """Take in one sealed text and its report."""
@@ -97,21 +100,28 @@ class FactTable:
             return
         facts = Facts(statement, report.finding, list(report.missing), list(report.entries), report.at)
         self.by_hash[statement.hash] = facts
-        if statement.record is not None and statement.record.prev is not None:
-            self.children.setdefault(statement.record.prev, []).append(facts)
+        if (record := statement.record) is not None:
+            self.records.append((facts, record))
+            if record.prev is not None:
+                self.children.setdefault(record.prev, []).append(facts)
         if statement.subject is not None:
             self.about.setdefault(statement.subject, []).append(facts)
-
-    def records(self) -> Iterator[tuple[Facts, Record]]:
-        """Every record."""
-        for facts in self.by_hash.values():
-            if facts.statement.record is not None:
-                yield facts, facts.statement.record
 
     def record(self, statement_hash: str) -> Record | None:
         """The record with this hash, if it is here."""
         facts = self.by_hash.get(statement_hash)
         return facts.statement.record if facts else None
+
+    def observations(self, statement_hash: str, iss: str) -> list[Facts]:
+        """What ``iss`` says that it saw of the answer to this record."""
+        about = self.about.get(statement_hash, ())
+        return [each for each in about if each.statement.kind == "obs" and str(each.statement.iss) == iss]
+
+    def is_without_custody(self, facts: Facts, record: Record) -> bool:
+        """Whether the callee knows nothing of custody: its caller asked for no receipt, and nothing here is by it."""
+        if not may_lack_custody(record) or self.receipts(facts.hash) or facts.places(Direction.RECEIVED):
+            return False
+        return not record.aud.startswith("spiffe://") or bool(self.observations(facts.hash, str(record.iss)))
 
     def receipts(self, statement_hash: str) -> list[tuple[Facts, Outcome]]:
         """The receipts that name this record, observations not among them."""
