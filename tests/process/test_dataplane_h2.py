@@ -12,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import h2.config
 import h2.connection
@@ -179,13 +180,13 @@ def test_a_caller_of_http_1_1_reaches_a_component_of_http_2_and_gets_no_trailers
 
 
 class _H2Component:
-    """A server of HTTP/2 that answers with the request's body and a trailer, and one that tries to speak for brokers."""
+    """A server of HTTP/2 that answers with the request's body and trailers, of which some try to speak for brokers."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seen: list[dict[str, str]] = []
 
-    def __enter__(self) -> _H2Component:
+    def __enter__(self) -> Self:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.path))
         self._listener.listen()
