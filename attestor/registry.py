@@ -59,6 +59,7 @@ class Record:
         engine: empty outside containers.
         first_seen_at: epoch seconds.
         measured_at: epoch seconds; None while nothing was measured.
+        posture: the highest level that held then; empty while it could not be read.
         svid_expires_at: by qualified name, epoch seconds; None: the upstream issues none.
     """
 
@@ -71,6 +72,7 @@ class Record:
     engine: str = ""
     container_id: str = ""
     measured_at: float | None = None
+    posture: str = ""
     standings: Standings = field(default_factory=dict)
     svid_expires_at: Mapping[str, int | None] = field(default_factory=dict)
     history: tuple[Change, ...] = ()
@@ -133,7 +135,8 @@ class Registry:
 
     def measured(self, key: ProcessKey, evidence: Evidence, instance: str) -> None:
         """Note what was measured about a process."""
-        record = replace(self._live[key], measured_at=evidence.measured_at, instance=instance)
+        posture = "" if isinstance(evidence.posture, Unreadable) else evidence.posture.level.value
+        record = replace(self._live[key], measured_at=evidence.measured_at, instance=instance, posture=posture)
         if isinstance(evidence.process, ProcessFacts):
             record = replace(record, uid=evidence.process.uid, exe_path=evidence.process.exe_path)
         if isinstance(evidence.container, ContainerFacts):

@@ -15,6 +15,7 @@ from attestor.registry import Record, Refusal, Registry
 from attestor.standing import Standing, message_of
 from attestor.states import State
 from hopseal.documents.model import AgentStatus
+from hopseal.selectors import Posture
 
 MAX_UNKNOWN = 256
 
@@ -98,8 +99,16 @@ def _instance(name: str, records: list[Record]) -> dict[str, Any]:
         "engine": first.engine or None,
         "container_id": first.container_id or None,
         "measured_at": min(measured, default=None),
+        "posture": _least_posture(records),
         "svid_expires_at": min(expiries, default=None),
     }
+
+
+def _least_posture(records: list[Record]) -> str | None:
+    """The level that holds for all of them; None if that of one is not known."""
+    if not all(record.posture for record in records):
+        return None
+    return min((Posture(record.posture) for record in records), key=lambda level: level.rank).value
 
 
 def _by_component(registry: Registry) -> Mapping[str, list[Record]]:

@@ -123,7 +123,7 @@ class DataPlane:
                 ``pieces`` (list of Cedar texts); a piece of unchanged text is not parsed again.
             facts_json: object with ``entities`` (Cedar's JSON form), ``risks`` (SPIFFE ID to tool to risk),
                 ``locations`` and ``threats`` (lists of ``pattern`` and ``label``) and ``evidence`` (SPIFFE ID to
-                ``measured_at``, ``posture``, ``images``).
+                ``measured_at`` and ``posture``).
 
         Raises:
             DataPlaneError: ``policy_invalid`` with one mistake a line; those in force stay.
@@ -143,7 +143,7 @@ class DataPlane:
             DataPlaneError: ``question_invalid``.
         """
 
-    def decision(self, id: str) -> str | None:
+    def decision(self, decision_id: str) -> str | None:
         """What is remembered of a decision, and what the policies in force now make of its question, as JSON."""
 
     def log_durable(self) -> int:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from broker.attestor_admin import AttestorAdmin
 from broker.metrics import BrokerCollector, render_metrics
+from broker.policy.queries import PolicyQueries
 from broker.serving import serve_routes
 from broker.status import StatusReader
 from hopseal.errors import UnavailableError
@@ -29,10 +30,18 @@ class AdminHttp:
         status: the broker's state.
         collector: the broker's metrics.
         attestor: the attestor's admin socket, None if it is not configured.
+        policies: explains decisions.
     """
 
-    def __init__(self, status: StatusReader, collector: BrokerCollector, attestor: AttestorAdmin | None) -> None:
+    def __init__(
+        self,
+        status: StatusReader,
+        collector: BrokerCollector,
+        attestor: AttestorAdmin | None,
+        policies: PolicyQueries,
+    ) -> None:
         self._status = status
+        self._policies = policies
         self._collector = collector
         self._attestor = attestor
 
@@ -45,7 +54,7 @@ class AdminHttp:
             web.get("/readyz", self._readyz),
         ]
         async with (
-            serve_routes(admin.sock, [web.get("/v1/status", self._get_status), *common]),
+            serve_routes(admin.sock, [web.get("/v1/status", self._get_status), *self._policies.routes, *common]),
             serve_routes(metrics, common),
         ):
             yield

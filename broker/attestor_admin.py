@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 from hopseal.errors import UnavailableError
+from hopseal.selectors import Posture
+from hopseal.watch import Watch
 
 POLL_S = 2.0
 DIFFERENT_S = 5.0  # docs/architecture.md: documents that differ for longer make the node unhealthy
@@ -35,6 +39,7 @@ class AttestorAdmin:
         self._different_since: float | None = None
         self._problem = ""
         self._theirs: tuple[str, ...] = ()
+        self.evidence: Watch[Mapping[str, Mapping[str, Any]]] = Watch({})
 
     async def run(self) -> None:
         """Ask for ever."""
@@ -47,6 +52,7 @@ class AttestorAdmin:
         try:
             answer = json.loads(await self._get("/v1/status"))
             digest, theirs = answer["documents"]["sha256"], tuple(map(str, answer["problems"][:_MAX_PROBLEMS]))
+            evidence = read_evidence(answer.get("components", []))
         except UnavailableError as error:
             self._documents, self._problem, self._theirs = None, error.detail, ()
         except (ValueError, TypeError, KeyError):
@@ -54,6 +60,8 @@ class AttestorAdmin:
         else:
             self._documents, self._problem = (digest if isinstance(digest, str) else None), ""
             self._theirs = theirs
+            if evidence != self.evidence.value:
+                self.evidence.publish(evidence)
 
     def problems(self, own_sha256: str) -> list[str]:
         """What is wrong at the attestor and between the two; ``own_sha256`` is of the documents the broker follows."""
@@ -92,6 +100,25 @@ class AttestorAdmin:
                 return await _read_bounded(answer.content)
         except (OSError, TimeoutError, aiohttp.ClientError) as error:
             raise _unavailable(str(error) or type(error).__name__) from error
+
+
+def read_evidence(components: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What was measured of each attested component: SPIFFE ID to the oldest ``measured_at`` and the least ``posture``.
+
+    Raises:
+        ValueError, TypeError, KeyError: the attestor's status has another shape.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for component in components:
+        attested = [each for each in component["instances"] if each["state"] == "attested"]
+        if not attested or any(each["measured_at"] is None for each in attested):
+            continue
+        measured: dict[str, Any] = {"measured_at": int(min(each["measured_at"] for each in attested))}
+        levels = [each.get("posture") for each in attested]
+        if all(levels):
+            measured["posture"] = min((Posture(level) for level in levels), key=lambda level: level.rank).value
+        found[component["spiffe_id"]] = measured
+    return found
 
 
 async def _read_bounded(content: aiohttp.StreamReader) -> bytes:

@@ -15,6 +15,7 @@ from pathlib import Path
 from broker.audit.config import AuditConfig, read_audit
 from broker.egress_config import EgressConfig, read_egress
 from broker.names import parse_component, parse_label
+from broker.policy.config import PolicyConfig, read_policies
 from broker.user_config import Boundary, IssuerConfig, read_boundaries, read_issuers
 from hopseal.errors import InvalidError
 from hopseal.ids import SpiffeId, TrustDomain
@@ -102,7 +103,7 @@ class BrokerConfig:
     peer_listen: Endpoint
     metrics_listen: Endpoint
     routes: Path | None
-    policies: Path | None
+    policies: PolicyConfig
     default_component: str | None
     limits: Limits
     log: LogConfig
@@ -147,7 +148,7 @@ def load_config(path: Path) -> BrokerConfig:
         peer_listen=_read_listen(top, "peer_listen", "0.0.0.0:8443"),
         metrics_listen=_read_listen(top, "metrics_listen", "127.0.0.1:9464"),
         routes=_read_optional_path(top, "routes"),
-        policies=_read_optional_path(top, "policies"),
+        policies=read_policies(top),
         default_component=_read_component(top, "default_component"),
         limits=_read_limits(top.section("limits")),
         log=_read_log(top.section("log")),

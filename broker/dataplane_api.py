@@ -27,7 +27,7 @@ OUT_SOCKET_MODE = "0777"  # docs/architecture.md: every process may ask; its ide
 
 
 class DataPlane(Protocol):
-    """The binding's methods; they never block except ``start``, ``drain``, ``stop`` and ``set_policies``.
+    """The binding's methods; they never block except ``start``, ``drain``, ``stop`` and those that set policies.
 
     A refusal by the data plane is an exception with two arguments, a stable code and a message.
     """
@@ -79,8 +79,17 @@ class DataPlane(Protocol):
     def set_issuers(self, issuers_json: str) -> None:
         """Issuers of user tokens with their keys; malformed ones raise and change nothing."""
 
-    def set_policies(self, cedar_text: str, entities_json: str) -> None:
-        """Replace the policies; invalid ones raise and change nothing."""
+    def set_policy_sets(self, sets_json: str, facts_json: str) -> None:
+        """Replace the policies and the facts beside them, and judge open calls; invalid ones raise, nothing changes."""
+
+    def set_policy_facts(self, facts_json: str) -> None:
+        """Replace the facts alone, and judge open calls; invalid ones raise and change nothing."""
+
+    def explain(self, question_json: str) -> str:
+        """JSON text: what the policies in force make of a question; a malformed one raises."""
+
+    def decision(self, decision_id: str) -> str | None:
+        """JSON text: what is remembered of a decision."""
 
     def log_durable(self) -> int:
         """How many log entries are durable: all whose number is smaller."""

@@ -85,7 +85,20 @@ def _own_families(status: Status) -> Iterator[Metric]:
     for state in states:
         callees.add_metric([state], sum(1 for each in status.callees if each["state"] == state))
     yield callees
+    yield from _policy_families(status.policies)
     yield from _audit_families(status.audit)
+
+
+def _policy_families(policies: dict[str, Any]) -> Iterator[Metric]:
+    now = time.time()
+    age = max(0.0, now - policies["loaded_at"]) if policies["loaded_at"] else 0.0
+    yield _gauge("hopseal_broker_policy_age_seconds", "Time since policies were last put in force.", age)
+    yield _gauge(
+        "hopseal_broker_policy_problems", "What keeps newer policies from being in force.", len(policies["problems"])
+    )
+    refused = CounterMetricFamily("hopseal_broker_policy_refused", "Newer policies that were not put in force.")
+    refused.add_metric([], policies["refused"])
+    yield refused
 
 
 def _audit_families(audit: dict[str, Any]) -> Iterator[Metric]:

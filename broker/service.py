@@ -36,6 +36,7 @@ from broker.logs import call_writer
 from broker.metrics import BrokerCollector
 from broker.own_identity import OwnIdentityClient
 from broker.policy.follow import PolicyFollower
+from broker.policy.queries import PolicyQueries
 from broker.process import check_pidfd_support, harden, is_attestor_same_user, read_boot_id
 from broker.routes import RouteFollower
 from broker.serving import bind_tcp
@@ -46,6 +47,7 @@ from hopseal.errors import UnavailableError
 from hopseal.sockets import BoundSocket, bind_unix_socket
 
 DRAIN_S = 10.0
+DOCUMENTS_S = 0.5  # an open call ends within a second of the document that forbids it
 SETTLE_S = 3.0
 _ADMIN_MODE = 0o660
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -121,7 +123,7 @@ class Broker:
         self.callees = Callees(self.identities)
         self.policies = PolicyFollower(config.policies, data_plane)
         self.routes = RouteFollower(config.routes)
-        self.documents = DocumentFollower(config.documents, config.trust_domain)
+        self.documents = DocumentFollower(config.documents, config.trust_domain, interval_s=DOCUMENTS_S)
         partners = {name: each for boundary in config.boundaries.values() for name, each in boundary.components.items()}
         self._keeper = DocumentKeeper(
             self.documents, data_plane, self.policies, self.identities, self.callees, partners
@@ -131,7 +133,8 @@ class Broker:
         self.local_log = LocalLog(config, log_signer, data_plane, self.own.current, source)
         self._attestor_admin = AttestorAdmin(config.attestor.admin_socket) if config.attestor.admin_socket else None
         self.status = self._build_status(config, admin)
-        self.http = AdminHttp(self.status, BrokerCollector(data_plane, self.status.read), self._attestor_admin)
+        collector = BrokerCollector(data_plane, self.status.read)
+        self.http = AdminHttp(self.status, collector, self._attestor_admin, PolicyQueries(data_plane, self.documents))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run every part until ``stop`` is set, then drain; a part that fails ends the broker."""
@@ -152,7 +155,7 @@ class Broker:
             *self.local_log.parts,
         ]
         if self._attestor_admin is not None:
-            parts.append(self._attestor_admin.run())
+            parts += [self._attestor_admin.run(), self._follow_evidence(self._attestor_admin)]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(part) for part in parts]
             await stop.wait()
@@ -199,6 +202,12 @@ class Broker:
             self._data_plane.set_issuers(encode_issuers(watch.value))
             for problem in self.issuers.problems():
                 log.warning("issuer_keys_refused", problem=problem)
+
+    async def _follow_evidence(self, attestor: AttestorAdmin) -> None:
+        seen = 0
+        while True:
+            seen = await attestor.evidence.wait_change(seen)
+            await self.policies.set_evidence(attestor.evidence.value)
 
     async def _follow_bundles(self) -> None:
         watch = self.own.current

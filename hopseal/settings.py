@@ -231,6 +231,10 @@ class Section:
         self._known.add(key)
         return key in self._values
 
+    def is_scalar(self, key: str) -> bool:
+        """Whether ``key`` has a single value, not a list or mapping; for keys that have a short form."""
+        return isinstance(self._take(key, required=False), yaml.ScalarNode)
+
     def report_unknown(self) -> None:
         """Record a mistake for each key that nobody asked for."""
         for key in self._values.keys() - self._known:

@@ -136,7 +136,7 @@ def wheel_command(out: Path) -> list[str | Path]:
 
 
 def _crate_sources() -> Iterable[Path]:
-    names = ("*.rs", "Cargo.toml", "Cargo.lock")
+    names = ("*.rs", "*.cedarschema", "Cargo.toml", "Cargo.lock")
     return sorted(path for name in names for path in CRATE.rglob(name) if "target" not in path.parts)
 
 

@@ -7,6 +7,18 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from broker._dataplane import DataPlaneError, PolicySets
+
+
+def mistakes_in(text: str) -> list[str]:
+    """What the real data plane finds wrong with a policy set of this text."""
+    sets = [{"name": "s", "layer": "operator", "observe": False, "pieces": [text]}]
+    try:
+        PolicySets(json.dumps(sets), "{}")
+    except DataPlaneError as error:
+        return [line.removeprefix("s: ") for line in error.args[1].splitlines()]
+    return []
+
 
 class FakeDataPlaneError(Exception):
     """Like the binding's: code, then message."""
@@ -33,8 +45,8 @@ class FakeDataPlane:
     components: list = field(default_factory=list)
     routes: dict = field(default_factory=dict)
     issuers: list = field(default_factory=list)
-    policies: str = ""
-    entities: list = field(default_factory=list)
+    sets: list = field(default_factory=list)
+    facts: dict = field(default_factory=dict)
     started: bool = False
     drained: bool = False
     stopped: bool = False
@@ -122,11 +134,33 @@ class FakeDataPlane:
         self.issuers = json.loads(issuers_json)
         self.calls.append(("set_issuers",))
 
-    def set_policies(self, cedar_text: str, entities_json: str) -> None:
+    def set_policy_sets(self, sets_json: str, facts_json: str) -> None:
         if self.refuse_policies:
             raise FakeDataPlaneError("policy_invalid", "unexpected token")
-        self.calls.append(("set_policies",))
-        self.policies, self.entities = cedar_text, json.loads(entities_json)
+        sets = json.loads(sets_json)
+        mistakes = [f"{each['name']}: {why}" for each in sets for text in each["pieces"] for why in mistakes_in(text)]
+        if mistakes:
+            raise FakeDataPlaneError("policy_invalid", "\n".join(mistakes))
+        self.calls.append(("set_policy_sets",))
+        self.sets, self.facts = sets, json.loads(facts_json)
+
+    def set_policy_facts(self, facts_json: str) -> None:
+        self.calls.append(("set_policy_facts",))
+        self.facts = json.loads(facts_json)
+
+    def explain(self, question_json: str) -> str:
+        question = json.loads(question_json)
+        if "caller" not in question:
+            raise FakeDataPlaneError("question_invalid", "missing field `caller`")
+        return json.dumps({"allowed": True, "question": question})
+
+    def decision(self, decision_id: str) -> str | None:
+        return json.dumps({"decision": decision_id, "allowed": False}) if decision_id == "known.1" else None
+
+    @property
+    def policies(self) -> str:
+        """The text of every set."""
+        return "\n".join(text for each in self.sets for text in each["pieces"])
 
     def log_durable(self) -> int:
         return self.durable

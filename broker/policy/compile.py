@@ -20,11 +20,10 @@ Source: docs, section The Agent document.
 
 from __future__ import annotations
 
-import json
 import re
 
 from broker.policy.cedar import match, policy, uid
-from broker.policy.outside import compile_outside, external_entities, unrecorded
+from broker.policy.outside import compile_outside, unrecorded
 from hopseal.documents.grammar import A2A_METHODS
 from hopseal.documents.model import Agent, AgentStatus, Call, Component, DocumentSet
 
@@ -41,36 +40,26 @@ _A2A_ONLY = ("message/", "agent/", "tasks/pushNotificationConfig/", "tasks/resub
 
 def compile_policies(documents: DocumentSet) -> str:
     """The Cedar text of everything that ``documents`` permit and forbid."""
-    policies: list[str] = []
-    for agent in documents.agents:
-        for component in agent.components:
-            if agent.status is AgentStatus.ACTIVE:
-                policies += _compile_component(component, documents)
-            else:
-                policies += _compile_inactive(agent, component)
+    pieces = [each for agent in documents.agents for each in (compile_agent(agent, documents), compile_status(agent))]
+    return "\n".join(filter(None, pieces))
+
+
+def compile_agent(agent: Agent, documents: DocumentSet) -> str:
+    """What the document of an active agent permits and forbids; empty for any other."""
+    if agent.status is not AgentStatus.ACTIVE:
+        return ""
+    return _join([rule for each in agent.components for rule in _compile_component(each, documents)])
+
+
+def compile_status(agent: Agent) -> str:
+    """What forbids everything to an agent that is not active; empty for an active one."""
+    if agent.status is AgentStatus.ACTIVE:
+        return ""
+    return _join([rule for each in agent.components for rule in _compile_inactive(agent, each)])
+
+
+def _join(policies: list[str]) -> str:
     return "\n\n".join(policies) + "\n" if policies else ""
-
-
-def compile_entities(documents: DocumentSet) -> str:
-    """The Cedar entities of ``documents`` as JSON text: agents, components as their members, services outside."""
-    entities: list[dict[str, object]] = []
-    for agent in documents.agents:
-        uid = {"type": "Hopseal::Agent", "id": agent.name}
-        entities.append({"uid": uid, "attrs": {}, "parents": []})
-        entities += [
-            {
-                "uid": {"type": "Hopseal::Component", "id": str(component.spiffe_id)},
-                "attrs": {
-                    "agent": agent.name,
-                    "name": component.name,
-                    "role": component.role.value,
-                    "team": agent.team,
-                },
-                "parents": [uid],
-            }
-            for component in agent.components
-        ]
-    return json.dumps(entities + external_entities(documents))
 
 
 def _compile_component(component: Component, documents: DocumentSet) -> list[str]:
@@ -118,6 +107,11 @@ def _compile_operations(patterns: tuple[str, ...]) -> str:
     if any(_is_of_a2a(pattern) for pattern in named):
         terms.append(_A2A_IMPLIED)
     return " || ".join(terms)
+
+
+def operation_protocol(operation: str) -> str:
+    """``a2a`` for what only A2A's methods begin with, else ``mcp``."""
+    return "a2a" if operation.startswith(_A2A_ONLY) else "mcp"
 
 
 def _is_of_a2a(pattern: str) -> bool:

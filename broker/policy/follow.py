@@ -1,35 +1,36 @@
-"""The policies in force: compiled from the documents, and from a folder of Cedar files.
+"""The policies in force: compiled from the documents, and from the operators' and administrators' files.
 
-Owns: reading the folder, checking each file, handing one whole set to the data plane.
-Does not own: compiling (``compile``) or the documents' reload.
+Owns: following documents, files and evidence, and handing one whole value of them to the data plane.
+Does not own: compiling (``compile``), reading files (``files``), judging them (the data plane).
 
-Security: a bad file never takes effect and never removes what was in force; the documents' part goes
-on being renewed beside the last good files. As long as the files were never good, nothing is set and
-the data plane denies every call: a file that forbids may be among them.
+Security: what is bad never takes effect and never removes what was in force; the documents' part goes on being renewed
+beside the last good files. As long as the files were never good, nothing is set and the data plane denies every call:
+one that forbids may be among them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
 from broker.dataplane_api import DataPlane
-from broker.policy.compile import compile_entities, compile_policies
-from broker.policy.schema import check_policies
+from broker.policy.config import PolicyConfig
+from broker.policy.facts import encode_facts
+from broker.policy.files import PolicyFiles, read_files, signature
+from broker.policy.sets import DOCUMENTS, PolicySet, document_sets, encode_sets
 from hopseal.documents.model import DocumentSet
 from hopseal.errors import InvalidError
 
-RELOAD_S = 1.0
-MAX_FILES = 256
-MAX_FILE_BYTES = 1_048_576
+# An open call ends within a second of the change that forbids it; most of that is for noticing.
+RELOAD_S = 0.25
 
 log = structlog.get_logger("broker.policy")
-
-Files = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +39,44 @@ class PolicyState:
 
     Args:
         sha256: over their text; empty as long as none are, and every call is denied.
-        files: names of the operator's files among them.
+        files: names of the sets that come from files.
+        observe: sets whose denials are only told.
         problems: why newer ones are not in force.
+        loaded_at: epoch seconds; None as long as none are.
+        refused: how often newer ones were refused since the start.
     """
 
     sha256: str = ""
     files: tuple[str, ...] = ()
+    observe: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    loaded_at: float | None = None
+    refused: int = 0
 
 
 class PolicyFollower:
-    """Keeps the data plane's policies in step with documents and folder.
+    """Keeps the data plane's policies in step with documents, files and evidence.
 
     Args:
-        folder: holds ``*.cedar``; None for the documents' policies alone.
-        data_plane: evaluates them.
+        config: where policies come from.
+        data_plane: validates and evaluates them.
     """
 
-    def __init__(self, folder: Path | None, data_plane: DataPlane) -> None:
-        self._folder = folder
+    def __init__(self, config: PolicyConfig, data_plane: DataPlane) -> None:
+        self._config = config
         self._data_plane = data_plane
         self._documents: DocumentSet | None = None
-        self._good: Files | None = () if folder is None else None
-        self._seen: Files | None = None
+        self._has_files = any((config.folder, config.admin_folder, config.location, config.threat))
+        self._good: PolicyFiles | None = None if self._has_files else PolicyFiles()
+        self._seen: tuple[object, ...] | None = None
         self._file_problems: tuple[str, ...] = ()
+        self._evidence: Mapping[str, Mapping[str, Any]] = {}
         self._lock = asyncio.Lock()
-        self.state = PolicyState()
+        self.state = PolicyState(observe=config.observe)
 
     async def run(self) -> None:
-        """Follow the folder for ever."""
-        while self._folder is not None:
+        """Follow the files for ever."""
+        while self._has_files:
             await self.reload()
             await asyncio.sleep(RELOAD_S)
 
@@ -75,87 +84,78 @@ class PolicyFollower:
         """Compile ``documents`` and put the set in force."""
         async with self._lock:
             self._documents = documents
-            await self._apply()
+            if self._good is not None:
+                await self._apply(self._good)
+            elif self._seen is not None:
+                await self._load()
+
+    async def set_evidence(self, evidence: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take what the attestor measured: SPIFFE ID to ``measured_at`` and ``posture``."""
+        async with self._lock:
+            if evidence == self._evidence:
+                return
+            self._evidence = evidence
+            if self.state.sha256 and self._documents is not None and self._good is not None:
+                await asyncio.to_thread(
+                    self._data_plane.set_policy_facts, self._encode_facts(self._documents, self._good)
+                )
 
     async def reload(self) -> None:
-        """Read the folder now; a changed and good one is put in force."""
-        if self._folder is None:
-            return
+        """Read the files now if any of them changed; good ones are put in force."""
         async with self._lock:
-            try:
-                files = await asyncio.to_thread(_read_folder, self._folder)
-                problems = () if files == self._seen else await asyncio.to_thread(_check_files, files)
-            except InvalidError as error:
-                self._note((error.message,))
-                self._seen = None
+            seen = await asyncio.to_thread(signature, self._config)
+            if seen == self._seen:
                 return
-            if files == self._seen:
-                return
-            self._seen = files
-            self._note(problems)
-            if not problems:
-                self._good = files
-                await self._apply()
+            self._seen = seen
+            await self._load()
 
-    async def _apply(self) -> None:
-        if self._documents is None or self._good is None:
-            return
-        compiled = compile_policies(self._documents)
-        text = "\n".join([compiled, *(data.decode("utf-8") for _, data in self._good)])
-        digest = hashlib.sha256(text.encode()).hexdigest()
+    async def _load(self) -> None:
         try:
-            await asyncio.to_thread(self._put, text, compiled, compile_entities(self._documents))
+            files = await asyncio.to_thread(read_files, self._config)
         except InvalidError as error:
-            log.warning("policies_refused", problem=error.message)
-            self.state = PolicyState(self.state.sha256, self.state.files, (*self._file_problems, error.message))
+            self._refuse(tuple(error.detail.splitlines()))
             return
-        if digest != self.state.sha256:
-            log.info("policies_loaded", sha256=digest, files=[name for name, _ in self._good])
-        self.state = PolicyState(digest, tuple(name for name, _ in self._good), self._file_problems)
+        if self._documents is not None:
+            await self._apply(files)
 
-    def _put(self, text: str, compiled: str, entities: str) -> None:
-        check_policies(compiled, name="the documents' policies")
+    async def _apply(self, files: PolicyFiles) -> None:
+        documents = self._documents
+        if documents is None:
+            return
+        sets = (*document_sets(documents), *files.sets)
+        text = encode_sets(sets, self._config.observe)
+        facts = self._encode_facts(documents, files)
         try:
-            self._data_plane.set_policies(text, entities)
-        except Exception as error:  # the binding's own exception type exists only where it is installed
-            raise InvalidError("policy_invalid", f"the data plane refused the policies: {error}") from error
+            await asyncio.to_thread(self._put, text, facts)
+        except InvalidError as error:
+            self._refuse(tuple(error.detail.splitlines()))
+            return
+        if files is not self._good:
+            self._good, self._file_problems = files, ()
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if digest != self.state.sha256:
+            log.info("policies_loaded", sha256=digest, files=list(files.names), observe=list(self._config.observe))
+        problems = (*self._file_problems, *_unknown_sets(sets, self._config.observe))
+        self.state = replace(self.state, sha256=digest, files=files.names, problems=problems, loaded_at=time.time())
 
-    def _note(self, problems: tuple[str, ...]) -> None:
+    def _put(self, sets: str, facts: str) -> None:
+        try:
+            self._data_plane.set_policy_sets(sets, facts)
+        except Exception as error:  # the binding's own exception type exists only where it is installed
+            detail = str(error.args[1]) if len(error.args) == 2 else repr(error)
+            raise InvalidError("policy_invalid", "the data plane refused the policies", detail=detail) from error
+
+    def _encode_facts(self, documents: DocumentSet, files: PolicyFiles) -> str:
+        return encode_facts(documents, locations=files.locations, threats=files.threats, evidence=self._evidence)
+
+    def _refuse(self, problems: tuple[str, ...]) -> None:
         if problems != self._file_problems:
             self._file_problems = problems
             for problem in problems:
-                log.warning("policy_file_refused", problem=problem)
-        self.state = PolicyState(self.state.sha256, self.state.files, problems)
+                log.warning("policies_refused", problem=problem)
+        self.state = replace(self.state, problems=problems, refused=self.state.refused + 1)
 
 
-def _read_folder(folder: Path) -> Files:
-    try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix == ".cedar" and not path.name.startswith("."))
-        if len(paths) > MAX_FILES:
-            raise InvalidError("policy_invalid", f"{folder}: more than {MAX_FILES} policy files")
-        return tuple((path.name, _read_file(path)) for path in paths)
-    except OSError as error:
-        raise InvalidError(
-            "policy_invalid",
-            f"{error.filename or folder}: {error.strerror} (make it readable, or leave out `policies`)",
-        ) from error
-
-
-def _read_file(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise InvalidError("policy_invalid", f"{path}: larger than {MAX_FILE_BYTES} bytes")
-    return data
-
-
-def _check_files(files: Files) -> tuple[str, ...]:
-    problems = []
-    for name, data in files:
-        try:
-            check_policies(data.decode("utf-8"), name=name)
-        except UnicodeDecodeError:
-            problems.append(f"{name}: not UTF-8")
-        except InvalidError as error:
-            problems.append(error.message)
-    return tuple(problems)
+def _unknown_sets(sets: tuple[PolicySet, ...], observe: tuple[str, ...]) -> tuple[str, ...]:
+    known = {each.name for each in sets} | {DOCUMENTS}
+    return tuple(f"observe: there is no policy set {name}" for name in observe if name not in known)

@@ -8,10 +8,9 @@ from pathlib import Path
 import click
 
 from hopseal.cli.audit_text import moment
-from hopseal.cli.chain import short_id
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.log_folders import open_log_folders
-from hopseal.cli.output import escape_unprintable, format_count, json_option, print_json, print_table
+from hopseal.cli.output import escape_unprintable, format_count, json_option, print_json, print_table, short_id
 from hopseal.log.compare import Difference, Disagreement, compare_logs
 
 _TEXTS = {

@@ -11,11 +11,10 @@ import click
 
 from hopseal.cli.audit_search import records_in, row_of
 from hopseal.cli.audit_text import moment
-from hopseal.cli.chain import short_id
 from hopseal.cli.followed_log import FollowedLog
 from hopseal.cli.log_folders import open_log_folders
 from hopseal.cli.options import log_option
-from hopseal.cli.output import escape_unprintable, format_json_line, json_option, paint_state
+from hopseal.cli.output import escape_unprintable, format_json_line, json_option, paint_state, short_id
 from hopseal.cli.selecting import selecting_options, selection_of
 from hopseal.custody.encoding import encode_json
 from hopseal.log.selection import ChainNotes

@@ -56,7 +56,16 @@ def read_evidence(path: Path) -> EvidenceBundle:
         UnavailableError: it cannot be read (``evidence_unreadable``).
         EvidenceError: it is none.
     """
-    return parse_evidence(_read(path, MAX_FILE_BYTES, "evidence"))
+    return parse_evidence(read_evidence_file(path))
+
+
+def read_evidence_file(path: Path) -> bytes:
+    """The bytes of the file at ``path``.
+
+    Raises:
+        UnavailableError: it cannot be read (``evidence_unreadable``).
+    """
+    return _read(path, MAX_FILE_BYTES, "evidence")
 
 
 def load_policy(path: Path | None, witness_keys: Sequence[str], bundle: EvidenceBundle) -> Policy:

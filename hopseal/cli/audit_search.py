@@ -9,11 +9,10 @@ from typing import Any
 import click
 
 from hopseal.cli.audit_text import moment
-from hopseal.cli.chain import short_id
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.log_folders import LogFolder, open_log_folders
 from hopseal.cli.options import log_option
-from hopseal.cli.output import escape_unprintable, format_count, json_option, print_json, print_table
+from hopseal.cli.output import escape_unprintable, format_count, json_option, print_json, print_table, short_id
 from hopseal.cli.selecting import selecting_options, selection_of
 from hopseal.custody.record import Record
 from hopseal.errors import HopsealError

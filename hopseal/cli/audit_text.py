@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 
 import click
 
-from hopseal.cli.chain import short_id
-from hopseal.cli.output import escape_unprintable, format_count
+from hopseal.cli.output import escape_unprintable, format_count, short_id
 from hopseal.custody.authority import Authority
 from hopseal.custody.closing import Closing
 from hopseal.custody.outcome import Outcome

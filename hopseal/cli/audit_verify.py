@@ -8,13 +8,15 @@ from pathlib import Path
 
 import click
 
-from hopseal.cli.audit_inputs import bundle_argument, judging_options, load_policy, load_trust, read_evidence
+from hopseal.cli.audit_inputs import bundle_argument, judging_options, load_policy, load_trust, read_evidence_file
 from hopseal.cli.audit_json import chain_json, joined_json
 from hopseal.cli.audit_text import format_chain, print_report
 from hopseal.cli.audit_workers import AuditInputs, run_audit, without_collector
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.output import json_option, print_json
 from hopseal.log.audit.report import Verdict
+from hopseal.log.bundle import parse_evidence
+from hopseal.log.bundle_lines import DepartsError, read_lines
 
 
 @click.command()
@@ -74,6 +76,10 @@ def read_inputs(
     path: Path, policy_file: Path | None, witness_keys: tuple[str, ...], trust_file: Path | None, now: int | None
 ) -> AuditInputs:
     """What an audit of the bundle at ``path`` is made from."""
-    evidence = read_evidence(path)
+    data = read_evidence_file(path)
+    try:
+        evidence = read_lines(data)
+    except DepartsError:
+        evidence = parse_evidence(data)
     policy = load_policy(policy_file, witness_keys, evidence)
-    return AuditInputs(evidence, policy, load_trust(trust_file), int(time.time()) if now is None else now)
+    return AuditInputs(data, evidence, policy, load_trust(trust_file), int(time.time()) if now is None else now)

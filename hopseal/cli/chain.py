@@ -12,7 +12,7 @@ import click
 from hopseal.cli.chain_sources import read_bundle, read_headers, read_logs
 from hopseal.cli.lazy import EXIT_NO, LazyGroup
 from hopseal.cli.options import log_option, trust_domain_option
-from hopseal.cli.output import escape_unprintable, json_option, paint_state, print_json
+from hopseal.cli.output import escape_unprintable, json_option, paint_state, print_json, short_id
 from hopseal.errors import InvalidError
 from hopseal.ids import TrustDomain
 from hopseal.log.answers import AnswerReport
@@ -20,8 +20,6 @@ from hopseal.log.chain_evidence import Rejected
 from hopseal.log.entries import BundleEntry, Direction, LogEntry, RecordEntry
 from hopseal.log.offline import ChainReport, HopReport, verify_chain_offline
 from hopseal.log.reader import find_chains
-
-_AGENTS = "/agents/"
 
 
 @click.group(cls=LazyGroup)
@@ -266,9 +264,3 @@ def _where(hop: HopReport) -> str:
 
 def _verdict(*, verified: bool) -> str:
     return "verified" if verified else "not verified"
-
-
-def short_id(spiffe_id: str | None) -> str:
-    """``agent/component`` of a SPIFFE ID of the usual form, else the text itself."""
-    text = spiffe_id or "?"
-    return text.partition(_AGENTS)[2] or text

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,7 +107,9 @@ def print_error(error: HopsealError) -> None:
 
 def node_commands(name: str) -> click.Command | None:
     """The command that an installed package brings under ``name``, or None."""
-    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=name):
+    from importlib.metadata import entry_points  # noqa: PLC0415 - takes longer than most commands do
+
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         try:
             found: click.Command = entry_point.load()
         except ImportError as error:

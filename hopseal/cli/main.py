@@ -30,6 +30,7 @@ _COMMANDS = {
 _NODE_COMMANDS = {
     "attestor": "The daemon that decides who a process is.",
     "broker": "The daemon that carries calls between components.",
+    "policy": "Who may call whom: check, explain and test policies.",
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_AGENTS = "/agents/"
 
 STATE_COLOURS = {
     "attested": "green", "yes": "green", "healthy": "green", "accepted": "green", "verified": "green",
@@ -115,3 +116,9 @@ def is_terminal() -> bool:
 
 def _text(cell: object) -> str:
     return "-" if cell is None or not str(cell) else str(cell)
+
+
+def short_id(spiffe_id: str | None) -> str:
+    """``agent/component`` of a SPIFFE ID of the usual form, else the text itself."""
+    text = spiffe_id or "?"
+    return text.partition(_AGENTS)[2] or text

@@ -49,9 +49,11 @@ class Members:
 
     def required(self, name: str, reader: Reader[T]) -> T:
         """The member ``name``, which must be there."""
-        if name not in self.values:
-            raise malformed(f"{self.where}.{name} is absent")
-        return reader(self.values[name], f"{self.where}.{name}")
+        try:
+            value = self.values[name]
+        except KeyError as error:
+            raise malformed(f"{self.where}.{name} is absent") from error
+        return reader(value, f"{self.where}.{name}")
 
     def optional(self, name: str, reader: Reader[T]) -> T | None:
         """The member ``name``, or None if it is absent; a null is not absent."""

@@ -9,8 +9,8 @@ Source: RFC 6962 §2.1, RFC 9162 §2.1.3.2, custody-wire §4.2.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from hashlib import sha256
 
 from hopseal.custody.errors import malformed
 
@@ -20,12 +20,12 @@ _NODE = b"\x01"
 
 def hash_leaf(data: bytes) -> bytes:
     """The leaf hash of ``data``, 32 bytes."""
-    return hashlib.sha256(_LEAF + data).digest()
+    return sha256(_LEAF + data).digest()
 
 
 def hash_node(left: bytes, right: bytes) -> bytes:
     """The hash of an inner node, 32 bytes."""
-    return hashlib.sha256(_NODE + left + right).digest()
+    return sha256(_NODE + left + right).digest()
 
 
 def build_tree(leaves: Sequence[bytes]) -> tuple[bytes, tuple[tuple[bytes, ...], ...]]:
@@ -82,11 +82,11 @@ def climb(position: int, last: int, node: bytes, sibling: bytes) -> tuple[int, i
     Source: RFC 9162 §2.1.3.2.
     """
     if position & 1 or position == last:
-        node = hash_node(sibling, node)
+        node = sha256(_NODE + sibling + node).digest()
         while not position & 1 and position:
             position, last = position >> 1, last >> 1
     else:
-        node = hash_node(node, sibling)
+        node = sha256(_NODE + node + sibling).digest()
     return position >> 1, last >> 1, node
 
 

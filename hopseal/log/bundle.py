@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -101,7 +101,7 @@ class EvidenceBundle:
         logs: keys of the logs.
     """
 
-    statements: tuple[LoggedStatement, ...] = ()
+    statements: Sequence[LoggedStatement] = ()
     certificates: tuple[bytes, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     proofs: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
@@ -115,6 +115,19 @@ def parse_evidence(data: bytes) -> EvidenceBundle:
     Raises:
         EvidenceError: it is too large, its digest does not fit, or any part departs from the form.
     """
+    check_digest(data)
+    try:
+        return read_parts(parse_json_object(data, max_depth=None))
+    except CustodyError as error:
+        raise _malformed(error.detail) from error
+
+
+def check_digest(data: bytes) -> None:
+    """Return if ``data`` ends with the digest of the rest.
+
+    Raises:
+        EvidenceError: it is too large, or its digest does not fit.
+    """
     if len(data) > MAX_FILE_BYTES:
         raise _malformed("the file is larger than 1 GiB")
     tail = _DIGEST.fullmatch(data[-_DIGEST_BYTES:])
@@ -124,10 +137,6 @@ def parse_evidence(data: bytes) -> EvidenceBundle:
         raise EvidenceError(
             "evidence_damaged", "the file is not as it was written", remedy="export or transfer the bundle again"
         )
-    try:
-        return _read(Members(parse_json_object(data, max_depth=None), "bundle").only(_MEMBERS))
-    except CustodyError as error:
-        raise _malformed(error.detail) from error
 
 
 def format_evidence(bundle: EvidenceBundle) -> bytes:
@@ -177,21 +186,32 @@ def _statement_json(statement: LoggedStatement) -> dict[str, object]:
     return {"sealed": statement.sealed, "seen": seen}
 
 
-def _read(members: Members) -> EvidenceBundle:
+def read_parts(value: Mapping[str, object]) -> EvidenceBundle:
+    """The bundle in a file's JSON object.
+
+    Raises:
+        CustodyError: [malformed].
+    """
+    members = Members(value, "bundle").only(_MEMBERS)
     if members.required("v", read_integer) != VERSION:
         raise malformed("bundle.v is not 1")
     members.required("type", one_of(TYPE))
     return EvidenceBundle(
-        statements=members.required("statements", list_of(_read_statement, MAX_STATEMENTS)),
+        statements=members.required("statements", list_of(read_logged_statement, MAX_STATEMENTS)),
         certificates=members.required("certs", list_of(_read_der, MAX_CERTIFICATES)),
         artifacts=members.required("artifacts", list_of(_read_artifact, MAX_ARTIFACTS)),
-        proofs=members.required("proofs", _read_proof_map),
+        proofs=members.required("proofs", read_proof_map),
         policy=members.required("policy", _read_json),
         logs=members.required("logs", list_of(_read_log, MAX_LOGS)),
     )
 
 
-def _read_statement(value: object, where: str) -> LoggedStatement:
+def read_logged_statement(value: object, where: str) -> LoggedStatement:
+    """One of ``statements``.
+
+    Raises:
+        CustodyError: [malformed].
+    """
     members = Members.read(value, where).only(_STATEMENT_MEMBERS)
     return LoggedStatement(
         sealed=members.required("sealed", _read_sealed),
@@ -229,7 +249,12 @@ def _read_der(value: object, where: str) -> bytes:
     return decode_base64(_read_base64(value, where))
 
 
-def _read_proof_map(value: object, where: str) -> Mapping[str, tuple[str, ...]]:
+def read_proof_map(value: object, where: str) -> Mapping[str, tuple[str, ...]]:
+    """The proofs by key.
+
+    Raises:
+        CustodyError: [malformed].
+    """
     members = Members.read(value, where)
     if len(members.values) > MAX_STATEMENTS + MAX_ARTIFACTS or not all(map(_PROOF_KEY.fullmatch, members.values)):
         raise malformed(f"{where} has a key that names no entry")

@@ -98,6 +98,8 @@ class _Walk:
         own = JudgedHop(sealed, before, after, finding, ())
         # Deeper than any receiver accepts is not looked at: whatever the records say, the one there has no right place.
         below = by_time(self.children.get(sealed.hash, ())) if depth < MAX_RECORDS else ()
+        if not below:
+            return own
         return JudgedHop(sealed, before, after, finding, tuple(self.hop(each, own, depth + 1) for each in below))
 
     def _granted(self, sealed: SealedRecord, above: JudgedHop | None) -> Authority:

@@ -14,7 +14,9 @@ from broker.config import load_config
 from broker.dataplane_api import DataPlane, load_data_plane, start_data_plane
 from broker.documents import encode_components
 from broker.metrics import translate_family
-from broker.policy.compile import compile_entities, compile_policies
+from broker.policy.facts import encode_facts
+from broker.policy.labels import Label
+from broker.policy.sets import Layer, PolicySet, document_sets, encode_sets
 from broker_parts import calls, component, documents, write_config
 from fake_dataplane import FakeDataPlane
 from hopseal.errors import HopsealError
@@ -79,11 +81,28 @@ def test_the_events_descriptor_is_readable_only_while_something_waits(plane):
 
 def test_documents_policies_routes_and_bundles_are_accepted(plane):
     plane.set_components(encode_components(DOCUMENTS, {}))
-    plane.set_policies(compile_policies(DOCUMENTS), compile_entities(DOCUMENTS))
-    plane.set_policies("", "[]")
+    plane.set_policy_sets(encode_sets(document_sets(DOCUMENTS), ()), encode_facts(DOCUMENTS))
+    plane.set_policy_facts(encode_facts(DOCUMENTS, locations=[Label("*", "eu")]))
+    plane.set_policy_sets("[]", "{}")
     plane.set_routes('{"crm/store": ["10.0.0.1:8443", "[::1]:8443", "node-2.example.org:8443"]}')
     plane.set_routes("{}")
     plane.set_bundles([("example.org", [AUTHORITY.der], 0), ("partner.org", [Authority("partner.org").der], 0)])
+
+
+def test_policies_that_do_not_fit_the_schema_are_refused(plane):
+    bad = PolicySet("a.cedar", Layer.OPERATOR, ("permit(principal, action, resource) when { context.nope };",))
+    with pytest.raises(Exception, match="policy_invalid"):
+        plane.set_policy_sets(encode_sets([bad], ()), "{}")
+
+
+def test_a_decision_that_was_never_made_is_unknown(plane):
+    assert plane.decision("nothing.1") is None
+
+
+def test_a_malformed_question_is_refused(plane):
+    plane.set_policy_sets("[]", "{}")
+    with pytest.raises(Exception, match="question_invalid"):
+        plane.explain("{}")
 
 
 def test_figures_are_translatable(plane):

@@ -10,6 +10,7 @@ import signal
 import socket
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -281,9 +282,58 @@ async def test_an_operators_policy_takes_effect_without_a_restart(tmp_path):
 
         await async_wait_until(denied)
         (folder / "stop.cedar").write_text("forbid(")
-        await async_wait_until(lambda: n.broker.events("policy_file_refused"))
+        await async_wait_until(lambda: n.broker.events("policies_refused"))
         assert await n.code() == (403, "policy_denied")
         assert (await n.status())["healthy"] is False
+
+
+async def test_administrators_labels_and_observation_take_effect_and_decisions_are_explained(tmp_path):
+    folder, admin, threat = tmp_path / "policies", tmp_path / "admin-policies", tmp_path / "threat.yaml"
+    folder.mkdir()
+    admin.mkdir()
+    threat.write_text(f"{STORE}: low\n")
+    calm = '@id("calm") @guardrail("threat") permit(principal, action, resource) when {'
+    (admin / "a.cedar").write_text(f'{calm} context has callee_threat && context.callee_threat == "low" }};')
+    (folder / "new.cedar").write_text('@id("no one") forbid(principal, action, resource);')
+    settings = f"{{folder: {folder}, admin_folder: {admin}, observe: [new.cedar], labels: {{threat: {threat}}}}}"
+    async with node(tmp_path, policies=settings) as n:
+        n.attest_both()
+        await n.ready()
+        assert (await n.call())["status"] == 200
+        found = (await n.status())["policies"]
+        assert (found["files"], found["observe"]) == (["new.cedar", "admin/a.cedar"], ["new.cedar"])
+        await async_wait_until(lambda: n.broker.events("call"))
+        told = n.broker.events("call")[0]
+        assert told["would_deny"] == ['new.cedar: forbidden by "no one" of new.cedar']
+        threat.write_text(f"{STORE}: high\n")
+
+        async def denied() -> bool:
+            return await n.code() == (403, "policy_denied")
+
+        await async_wait_until(denied)
+        await async_wait_until(lambda: [each for each in n.broker.events("call") if each["code"] == "policy_denied"])
+        decision = next(each for each in n.broker.events("call") if each["code"] == "policy_denied")["decision"]
+        status, body = await asyncio.to_thread(n.broker.get, f"/v1/decisions/{decision}")
+        assert status == 200
+        past = json.loads(body)
+        assert (past["allowed"], past["now"]["reason"], past["now"]["rules"][0]["rule"]) == (
+            False,
+            "guard_rail",
+            "calm",
+        )
+        assert (await asyncio.to_thread(n.broker.get, "/v1/decisions/none.1"))[0] == 404
+        asked = quote(json.dumps({"caller": "crm/front", "callee": "crm/store", "operation": "POST /items"}))
+        status, body = await asyncio.to_thread(n.broker.get, f"/v1/policies/explain?asked={asked}")
+        assert (status, json.loads(body)["allowed"]) == (200, False)
+        for bad in ("", "{}", quote(json.dumps({"caller": "x", "callee": "y", "operation": "z"}))):
+            assert (await asyncio.to_thread(n.broker.get, f"/v1/policies/explain?asked={bad}"))[0] == 400
+        metrics = (await asyncio.to_thread(n.broker.get, "/metrics"))[1].decode()
+        assert 'hopseal_broker_policy_would_deny_total{set="new.cedar"}' in metrics
+        assert 'hopseal_broker_policy_decisions_total{outcome="deny"}' in metrics
+        threat.write_text("- nothing\n")
+        await async_wait_until(lambda: n.broker.events("policies_refused"))
+        assert (await n.status())["healthy"] is False
+        assert "hopseal_broker_policy_problems 1.0" in (await asyncio.to_thread(n.broker.get, "/metrics"))[1].decode()
 
 
 async def test_routes_are_reloaded(tmp_path):

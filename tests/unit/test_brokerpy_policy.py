@@ -9,9 +9,12 @@ import cedarpy
 import pytest
 
 from broker.policy.cedar import quote, quote_pattern
-from broker.policy.compile import compile_entities, compile_policies
+from broker.policy.compile import compile_policies
+from broker.policy.config import PolicyConfig
+from broker.policy.engine import PolicyEngine
+from broker.policy.facts import encode_facts
 from broker.policy.follow import PolicyFollower
-from broker.policy.schema import SCHEMA, check_policies
+from broker.policy.sets import Layer, PolicySet, document_sets, encode_sets
 from broker_parts import calls, component, documents
 from fake_dataplane import FakeDataPlane
 from hopseal.documents.model import AgentStatus, DocumentSet
@@ -40,39 +43,26 @@ def mcp(operation: str, path: str = "/mcp") -> dict:
     return http(f"POST {path}") | {"protocol": "mcp", "operation": operation}
 
 
-def allowed(
-    given: DocumentSet, caller: str, callee: str, request: dict, *, hop: int = 1, extra: str = "", **context: object
-) -> bool:
+def allowed(given: DocumentSet, caller: str, callee: str, request: dict, *, hop: int = 1, extra: str = "") -> bool:
     caller_id, callee_id = (each if "://" in each else ID.format(each) for each in (caller, callee))
     known = {str(each.spiffe_id) for each in given.components}
-    result = cedarpy.is_authorized(
-        {
-            "principal": {"type": "Hopseal::Component", "id": caller_id},
-            "action": 'Hopseal::Action::"call"',
-            "resource": {"type": "Hopseal::Component", "id": callee_id},
-            "context": {
-                "caller": caller_id,
-                "callee": callee_id,
-                "caller_documented": caller_id in known,
-                "side": "caller",
-                "hop": hop,
-                "user": "",
-                "user_issuer": "",
-                "user_verified": False,
-                "chain": [caller_id],
-                "recorded": True,
-                "approvals": [],
-                "approved_by": [],
-                **request,
-                **context,
-            },
-        },
-        compile_policies(given) + extra,
-        compile_entities(given),
-        SCHEMA,
-    )
-    assert result.diagnostics.errors == []
-    return result.allowed
+    sets = [*document_sets(given), PolicySet("extra.cedar", Layer.OPERATOR, (extra,))]
+    question = {
+        "caller": caller_id,
+        "resource": {"component": callee_id},
+        "caller_documented": caller_id in known,
+        "side": "caller",
+        "hop": hop,
+        "chain": [caller_id],
+        **request,
+    }
+    found = PolicyEngine(encode_sets(sets, ()), encode_facts(given)).explain(question)
+    assert found["reason"] != "failed"
+    return bool(found["allowed"])
+
+
+def check_policies(text: str) -> None:
+    PolicyEngine(encode_sets([PolicySet("given", Layer.OPERATOR, (text,))], ()), "{}")
 
 
 def single(*operations: str, **fields) -> DocumentSet:
@@ -243,7 +233,7 @@ HOSTILE = [
 @pytest.mark.parametrize("pattern", HOSTILE)
 def test_a_hostile_pattern_permits_exactly_itself(pattern):
     given = single(pattern)
-    check_policies(compile_policies(given), name="compiled")
+    check_policies(compile_policies(given))
     literal = pattern.removesuffix("*")
     request = http(literal) if pattern.startswith("GET") else mcp(literal)
     assert allowed(given, "front", "store", request)
@@ -337,7 +327,7 @@ def test_compiled_text_fits_the_schema():
         component("front", calls=(calls("store", "GET /a", "tools/call x.*"),), may_start=False),
         component("store", accept_from=("spiffe://partner.org/*",)),
     )
-    check_policies(compile_policies(given), name="compiled")
+    check_policies(compile_policies(given))
 
 
 def test_every_policy_names_its_rule():
@@ -359,7 +349,7 @@ FORBID = 'forbid(principal, action, resource) when { context.path == "/secret" }
 
 async def follower(tmp_path, plane=None) -> tuple[PolicyFollower, FakeDataPlane]:
     plane = plane or FakeDataPlane()
-    return PolicyFollower(tmp_path, plane), plane
+    return PolicyFollower(PolicyConfig(folder=tmp_path), plane), plane
 
 
 async def test_documents_and_files_make_one_set(tmp_path):
@@ -444,7 +434,7 @@ async def test_a_folder_that_disappears_keeps_the_set_and_says_so(tmp_path):
 
 async def test_a_refusal_by_the_data_plane_keeps_the_old_state_and_says_so():
     plane = FakeDataPlane()
-    made = PolicyFollower(None, plane)
+    made = PolicyFollower(PolicyConfig(), plane)
     await made.set_documents(single())
     before = made.state
     plane.refuse_policies = True
@@ -454,7 +444,7 @@ async def test_a_refusal_by_the_data_plane_keeps_the_old_state_and_says_so():
 
 
 async def test_a_huge_policy_file_is_refused(tmp_path):
-    (tmp_path / "a.cedar").write_bytes(b"/" * 1_048_577)
+    (tmp_path / "a.cedar").write_bytes(b"/" * 4_194_305)
     made, _ = await follower(tmp_path)
     await made.reload()
     assert "larger than" in made.state.problems[0]
@@ -462,7 +452,5 @@ async def test_a_huge_policy_file_is_refused(tmp_path):
 
 def test_a_policy_that_reads_an_optional_attribute_unasked_is_refused():
     with pytest.raises(InvalidError, match="policy_invalid"):
-        check_policies('permit(principal, action, resource) when { principal.team == "a" };', name="x")
-    check_policies(
-        'permit(principal, action, resource) when { principal has team && principal.team == "a" };', name="x"
-    )
+        check_policies('permit(principal, action, resource) when { principal.team == "a" };')
+    check_policies('permit(principal, action, resource) when { principal has team && principal.team == "a" };')

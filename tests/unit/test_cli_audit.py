@@ -27,12 +27,13 @@ from audit_scene import (
     trust_file,
     witnessed,
 )
-from hopseal.cli import audit_inputs, audit_workers
+from hopseal.cli import audit_inputs, audit_verify, audit_workers
 from hopseal.cli.log_folders import open_log_folders
 from hopseal.cli.main import cli
 from hopseal.custody.authority import Narrowing
 from hopseal.custody.delegation import Approval, Continuation
-from hopseal.log.bundle import format_evidence
+from hopseal.custody.encoding import encode_b64url, sha256
+from hopseal.log.bundle import format_evidence, parse_evidence
 from hopseal.log.entries import format_line
 from vectors import pki
 from vectors.pki import NOW, spiffe
@@ -401,6 +402,65 @@ def save_scene(scene: Scene, folder: Path) -> Path:
     evidence.write_bytes(format_evidence(scene.bundle()))
     evidence.with_suffix(".policy").write_bytes(scene.policy().encode())
     return evidence
+
+
+UNASKED = b'\n,"rec.%b":["nobody asks for this"]},\n"policy":' % (b"A" * 43)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'},\n"policy":', UNASKED),
+        (b'{"sealed":"', b'{"sealed":"x'),
+        (b"=\\n", b"=\\\\n"),
+        (b'"sealed":', b'"s\\u0065aled":'),
+        (b"/", b"\\/"),
+        (b"},\n{", b"}, {"),
+        (b'},\n"policy":', UNASKED.replace(b"]", b"}")),
+        (b'},\n"policy":', UNASKED.replace(b"nobody", b"\\ud800")),
+        (b'"dir":"sent"', b'"dir":"went"'),
+    ],
+)
+def test_evidence_in_any_form_is_told_the_same_by_any_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes, new: bytes
+) -> None:
+    path = save_scene(several_chains(4)[0].witness(), tmp_path)
+    data = path.read_bytes()
+    head = data[: data.rindex(b'"digest":')].replace(old, new, 1)
+    path.write_bytes(head + f'"digest":"{encode_b64url(sha256(head))}"}}\n'.encode())
+    arguments = ("verify", path, "--policy", path.with_suffix(".policy"), "--json")
+    expected = by_the_general_reader(arguments)
+    monkeypatch.setattr(audit_workers, "FEW", 0)
+    monkeypatch.setattr(audit_workers, "_BATCH", 1)
+    found = [run(*arguments, "--jobs", jobs) for jobs in (1, 2)]
+    assert head != data
+    assert [(each.exit_code, each.output) for each in found] == [expected] * 2
+
+
+def by_the_general_reader(arguments: tuple[object, ...]) -> tuple[int, str]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(audit_verify, "read_lines", parse_evidence)
+        result = run(*arguments)
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        (b"=\\n", b"=\\\\n", 1),
+        (b"\\n\\n", b"\\n\\\\n", 1),
+        (b"/", b"\\/", 0),
+        (b"index ", b"inde\\u0078 ", 0),
+    ],
+)
+def test_a_proof_is_its_text_however_the_file_escapes_it(tmp_path: Path, old: bytes, new: bytes, code: int) -> None:
+    """A line break that is escaped twice is none, though all other bytes are those of a proof that held."""
+    path = save_scene(several_chains(4)[0].witness(), tmp_path)
+    data = path.read_bytes()
+    start, end = data.rindex(b"c2sp.org/tlog-proof@v1"), data.rindex(b'"digest":')
+    head = data[:start] + data[start:end].replace(old, new, 1)
+    path.write_bytes(head + f'"digest":"{encode_b64url(sha256(head))}"}}\n'.encode())
+    assert run("verify", path, "--policy", path.with_suffix(".policy")).exit_code == code
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -149,8 +149,8 @@ impl DataPlane {
         py.detach(|| policy_binding::explain(&self.broker, question_json)).map_err(|why| error("question_invalid", why))
     }
 
-    fn decision(&self, py: Python<'_>, id: &str) -> Option<String> {
-        py.detach(|| policy_binding::decision(&self.broker, id))
+    fn decision(&self, py: Python<'_>, decision_id: &str) -> Option<String> {
+        py.detach(|| policy_binding::decision(&self.broker, decision_id))
     }
 
     fn log_durable(&self) -> u64 {

@@ -33,7 +33,6 @@ use crate::events::{Events, Weight};
 use crate::gathered::Gathered;
 use crate::handles::Handles;
 use crate::instance::{IdentityError, InstanceKey, Instances};
-use crate::judge::judge_again;
 use crate::lifetime::Shutdown;
 use crate::listeners::Listeners;
 use crate::log::Log;
@@ -41,7 +40,7 @@ use crate::logged_bundles::LoggedBundles;
 use crate::open_calls::OpenCalls;
 use crate::outside::{Roots, WebConnections};
 use crate::places::{Parts, Places};
-use crate::policy::{Facts, Policy};
+use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
 use crate::retries::Retries;
 use crate::settings::{Settings, ms};
@@ -123,7 +122,8 @@ pub struct Broker {
     pub changes: watch::Sender<u64>,
     pub open_calls: Arc<OpenCalls>,
     pub decisions: Decisions,
-    policy: RwLock<Option<Arc<Policy>>>,
+    /// See `in_force`.
+    pub policy: RwLock<Option<Arc<Policy>>>,
     receive_policy: RwLock<Arc<ReceivePolicy>>,
     bundles: Mutex<LoggedBundles>,
 }
@@ -263,58 +263,9 @@ impl Broker {
         self.bundles.lock().unwrap_or_else(PoisonError::into_inner).log_news(&started.log);
     }
 
-    /// Takes a new policy set.
-    ///
-    /// # Errors
-    /// It does not parse; the set in force stays.
-    pub fn set_policies(&self, cedar_text: &str, entities_json: &str) -> Result<(), String> {
-        self.use_policy(Policy::parse(cedar_text, entities_json)?);
-        Ok(())
-    }
-
     /// Lets what is open look at the documents again.
     pub fn note_change(&self) {
         self.changes.send_modify(|changes| *changes += 1);
-    }
-
-    /// Takes all policy sets and the facts beside them, as one; what `sets` has unchanged is not parsed again.
-    ///
-    /// # Errors
-    /// Every mistake in them; those in force stay.
-    pub fn set_policy_sets(&self, sets_json: &str, facts_json: &str) -> Result<(), Vec<String>> {
-        let before = self.policy();
-        let policy = Policy::build(sets_json, facts_json, before.as_deref().map(|policy| &*policy.rules))?;
-        self.use_policy(policy);
-        Ok(())
-    }
-
-    /// Takes other facts for the policies in force.
-    ///
-    /// # Errors
-    /// What is wrong with them, or that there are no policies yet; those in force stay.
-    pub fn set_policy_facts(&self, facts_json: &str) -> Result<(), String> {
-        let before = self.policy().ok_or("no policies are in force")?;
-        self.use_policy(before.with_facts(Facts::parse(facts_json)?));
-        Ok(())
-    }
-
-    /// Puts `policy` in force for calls to come and for those that are open.
-    fn use_policy(&self, policy: Policy) {
-        let policy = Arc::new(policy);
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&policy));
-        judge_again(self, &policy, false);
-    }
-
-    /// Ends open calls that time alone made forbidden.
-    pub fn judge_changing(&self) {
-        if let Some(policy) = self.policy() {
-            judge_again(self, &policy, true);
-        }
-    }
-
-    /// The policies in force; None means that every call is denied.
-    pub fn policy(&self) -> Option<Arc<Policy>> {
-        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn receive_policy(&self) -> Arc<ReceivePolicy> {

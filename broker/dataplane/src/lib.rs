@@ -28,6 +28,7 @@ mod h1_stream;
 mod h2_stream;
 mod handles;
 mod headers;
+mod in_force;
 mod inbound;
 mod instance;
 mod jsonrpc;

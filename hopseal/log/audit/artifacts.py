@@ -105,7 +105,7 @@ def _read(artifact: Artifact, found: Artifacts, proofs: Proofs, witnesses: Witne
     n, leaf = numbered_leaf_of_line(text)
     if n != artifact.index:
         raise audit_refusal(AuditCode.ARTIFACT, f"entry {n} is said to be entry {artifact.index}")
-    entries = [witnesses.verify(each, leaf) for each in proofs.get(key_of(leaf), ())]
+    entries = list(witnesses.verify_all(proofs, key_of(leaf), leaf))
     found.entries.extend((key_of(leaf), each) for each in entries)
     place = next((each for each in entries if (each.origin, each.index) == (artifact.origin, artifact.index)), None)
     if place is None:

@@ -91,7 +91,7 @@ class Conclusion:
 
     def _records_by_chain(self) -> dict[str, dict[str, SealedRecord]]:
         """Records by chain, the chain that began first at the front."""
-        found = ((facts.hash, SealedRecord(facts.statement.sealed, record)) for facts, record in self.table.records())
+        found = ((facts.hash, SealedRecord(facts.statement.sealed, record)) for facts, record in self.table.records)
         chains: dict[str, dict[str, SealedRecord]] = {}
         for statement_hash, sealed in sorted(found, key=lambda each: _by_time(*each)):
             chains.setdefault(sealed.record.cid, {})[statement_hash] = sealed

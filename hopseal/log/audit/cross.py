@@ -8,9 +8,11 @@ Source: custody-wire §7.1, §7.3, §8.4 and §11.7.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hopseal.custody.closing import Closing
 from hopseal.custody.errors import Code
-from hopseal.custody.outcome import Fin
+from hopseal.custody.outcome import Fin, Outcome
 from hopseal.custody.record import Record
 from hopseal.limits import CLOCK_SKEW_S
 from hopseal.log.audit.artifacts import ArtifactProblem, Artifacts
@@ -21,6 +23,7 @@ from hopseal.log.audit.witnessed import WitnessedEntry
 from hopseal.log.entries import Direction
 from hopseal.log.judge import Finding
 
+Receipts = Sequence[tuple[Facts, Outcome]]
 _COPIES = 2  # one sent, one received
 
 
@@ -31,14 +34,14 @@ def cross_check(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem
     refused = {each.unverified_jti for each in artifacts.refusals}
     for facts in table.by_hash.values():
         _check_subject(facts, table)
-    for facts, record in table.records():
-        _check_copies(facts, record, table, is_refused=record.jti in refused)
-        _check_answers(facts, record, table)
-        _check_closings(facts, table)
+    answered = [(facts, record, table.receipts(facts.hash)) for facts, record in table.records]
+    for facts, record, receipts in answered:
+        _check_copies(facts, record, receipts, is_refused=record.jti in refused)
+        _check_answers(facts, record, receipts, table)
+        _check_closings(receipts, table.about.get(facts.hash, ()))
         _check_citations(facts, record, table)
         _check_continuation(facts, record, table)
-    for facts, record in table.records():
-        receipts = table.receipts(facts.hash)
+    for facts, record, receipts in answered:
         if len(receipts) == 1:
             check_kids(*receipts[0], facts.hash, record.aud, table)
     return problems
@@ -130,21 +133,20 @@ def _fits(facts: Facts, record: Record) -> bool:
     return str(facts.statement.iss) in {str(record.iss), record.aud}
 
 
-def _check_copies(facts: Facts, record: Record, table: FactTable, *, is_refused: bool) -> None:
+def _check_copies(facts: Facts, record: Record, receipts: Receipts, *, is_refused: bool) -> None:
     """Both logs hold a record once; a receiver that refused it holds the refusal instead."""
     received, sent = facts.places(Direction.RECEIVED), facts.places(Direction.SENT)
     if len(received) > 1 or len(sent) > 1 or len(facts.entries) > _COPIES:
         facts.refuse(Code.REPLAYED, f"accepted {len(received)} times, in {len(facts.entries)} entries")
     if not sent:
         facts.lacks("copy:sent")
-    was_denied = any(receipt.fin is Fin.DENY for _, receipt in table.receipts(facts.hash))
+    was_denied = any(receipt.fin is Fin.DENY for _, receipt in receipts)
     if not received and record.aud.startswith("spiffe://") and not is_refused and not was_denied:
         facts.lacks("copy:received")
 
 
-def _check_answers(facts: Facts, record: Record, table: FactTable) -> None:
+def _check_answers(facts: Facts, record: Record, receipts: Receipts, table: FactTable) -> None:
     """A record without a receipt is dangling; a callee that answers twice may have told each side another story."""
-    receipts = table.receipts(facts.hash)
     if len(receipts) > 1:
         for each, _ in receipts:
             each.refuse(AuditCode.RECEIPT, "another receipt for the same record")
@@ -157,11 +159,10 @@ def _check_answers(facts: Facts, record: Record, table: FactTable) -> None:
         facts.lacks("closing")
 
 
-def _check_closings(facts: Facts, table: FactTable) -> None:
+def _check_closings(receipts: Receipts, about: Sequence[Facts]) -> None:
     """A caller that closes one stream twice may have told each side another story; a cut stream has no whole answer."""
-    about = table.about.get(facts.hash, ())
     closings = [(each, said) for each in about if isinstance(said := each.statement.claims, Closing)]
-    is_whole = any(receipt.fin is Fin.EOF for _, receipt in table.receipts(facts.hash))
+    is_whole = any(receipt.fin is Fin.EOF for _, receipt in receipts)
     for each, said in closings:
         if len(closings) > 1:
             each.refuse(AuditCode.CLOSING, "another closing statement for the same record")

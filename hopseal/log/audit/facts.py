@@ -5,7 +5,7 @@ Owns: one entry for each statement, whatever number of sealed texts (twins) it h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hopseal.custody.outcome import Outcome
@@ -83,11 +83,13 @@ class FactTable:
         by_hash: by statement hash.
         children: records by the hash of the record that they continue.
         about: receipts, observations and closing statements by the hash of their record.
+        records: every record.
     """
 
     by_hash: dict[str, Facts] = field(default_factory=dict)
     children: dict[str, list[Facts]] = field(default_factory=dict)
     about: dict[str, list[Facts]] = field(default_factory=dict)
+    records: list[tuple[Facts, Record]] = field(default_factory=list)
 
     def add(self, statement: ReadStatement, report: StatementReport) -> None:
         """Take in one sealed text and its report."""
@@ -97,16 +99,12 @@ class FactTable:
             return
         facts = Facts(statement, report.finding, list(report.missing), list(report.entries), report.at)
         self.by_hash[statement.hash] = facts
-        if statement.record is not None and statement.record.prev is not None:
-            self.children.setdefault(statement.record.prev, []).append(facts)
+        if (record := statement.record) is not None:
+            self.records.append((facts, record))
+            if record.prev is not None:
+                self.children.setdefault(record.prev, []).append(facts)
         if statement.subject is not None:
             self.about.setdefault(statement.subject, []).append(facts)
-
-    def records(self) -> Iterator[tuple[Facts, Record]]:
-        """Every record."""
-        for facts in self.by_hash.values():
-            if facts.statement.record is not None:
-                yield facts, facts.statement.record
 
     def record(self, statement_hash: str) -> Record | None:
         """The record with this hash, if it is here."""

@@ -20,7 +20,8 @@ from hopseal.log.entries import Direction
 def check_kids(facts: Facts, receipt: Outcome, record_hash: str, callee: str, table: FactTable) -> None:
     """Note what is wrong with the ``kids`` of a receipt for the record with ``record_hash``."""
     answered = _answered(record_hash, callee, table)
-    before = [each for each in answered if _is_before(each, facts)]
+    sent = dict(facts.places(Direction.SENT))
+    before = [each for each in answered if _is_before(each, facts, sent)]
     if isinstance(receipt.kids, KidsTree):
         _check_tree(facts, receipt.kids, answered, len(before))
         return
@@ -63,9 +64,15 @@ def _order(facts: Facts) -> tuple[int, int, str]:
     return (min((index for _, index in places), default=0), facts.statement.iat, facts.statement.jti)
 
 
-def _is_before(kid: Facts, own: Facts) -> bool:
-    """Whether the callee held the kid when it sealed its own receipt: by its log, else by their own times."""
-    sent, received = dict(own.places(Direction.SENT)), dict(kid.places(Direction.RECEIVED))
+def _is_before(kid: Facts, own: Facts, sent: dict[str, int]) -> bool:
+    """Whether the callee held the kid when it sealed its own receipt: by its log, else by their own times.
+
+    Args:
+        kid: the answer to a sub-call.
+        own: the callee's receipt.
+        sent: by log, where that holds the callee's receipt.
+    """
+    received = dict(kid.places(Direction.RECEIVED))
     for origin in sent.keys() & received.keys():
         return received[origin] < sent[origin]
     return kid.statement.iat < own.statement.iat

@@ -159,7 +159,7 @@ class ChainAudit:
 
 @dataclass(frozen=True, slots=True)
 class UnreadStatement:
-    """A sealed text that is none."""
+    """A sealed text that is none, and the first place among the statements of the bundle where it stands."""
 
     position: int
     finding: Finding

@@ -10,7 +10,7 @@ Source: custody-wire §11.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Generic, TypeVar
@@ -22,12 +22,12 @@ from hopseal.log.audit.artifacts import ArtifactProblem, read_artifacts
 from hopseal.log.audit.codes import MESSAGES, AuditCode
 from hopseal.log.audit.conclude import Conclusion
 from hopseal.log.audit.report import AuditReport, ChainAudit, ReportOf, UnreadStatement, verdict_of, worst
-from hopseal.log.audit.shares import Traces, are_apart, split_chains, traces_of
+from hopseal.log.audit.shares import Traces, are_apart, arrange, split_chains, traces_of
 from hopseal.log.audit.statements import ReadStatement, read_statement
 from hopseal.log.audit.steps import Revocation, StatementAuditor
 from hopseal.log.audit.trust import TrustHistory, TrustPolicy
 from hopseal.log.audit.witnessed import Witnesses
-from hopseal.log.bundle import EvidenceBundle, merge_statements
+from hopseal.log.bundle import EvidenceBundle
 from hopseal.log.judge import Finding
 from hopseal.log.policy import Policy
 
@@ -72,11 +72,11 @@ class Auditor:
         self._artifacts = read_artifacts(bundle.artifacts, bundle.proofs, witnesses)
         self._history = TrustHistory(self._artifacts.bundles, trust)
         self._logs = {(log.key.name, str(log.key)) for log in policy.logs}
-        self._logged = merge_statements(bundle.statements)
-        common: Sequence[int] = range(len(self._logged))
+        self._statements = arrange(bundle.statements)
+        common: Sequence[int] = range(len(self._statements))
         self.shares: list[list[int]] = []
         if share_size is not None:
-            common, self.shares = split_chains(self._logged, share_size)
+            common, self.shares = split_chains(self._statements.payloads(), share_size)
         self.shares = self.shares or [[]]
         known = _certificates(bundle)
         unrevoked = StatementAuditor(known, bundle.proofs, witnesses, self._history)
@@ -119,13 +119,13 @@ class Auditor:
             logs=tuple(sorted({log for each in reports for log in each.logs})),
         )
 
-    def _read(self, positions: Iterable[int]) -> tuple[list[ReadStatement], list[UnreadStatement]]:
+    def _read(self, positions: Sequence[int]) -> tuple[list[ReadStatement], list[UnreadStatement]]:
         read, unread = [], []
-        for position in positions:
+        for position, each in zip(positions, self._statements.read(positions), strict=True):
             try:
-                read.append(read_statement(self._logged[position]))
+                read.append(read_statement(each))
             except CustodyError as error:
-                unread.append(UnreadStatement(position, Finding(1, error.code, error.detail)))
+                unread.append(UnreadStatement(self._statements.place(position), Finding(1, error.code, error.detail)))
         return read, unread
 
     def _check_announcements(self, auditor: StatementAuditor) -> None:

@@ -13,11 +13,13 @@ import binascii
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from hopseal.custody.kids import KidsTree
 from hopseal.log.audit.facts import FactTable
 from hopseal.log.audit.statements import ReadStatement
-from hopseal.log.bundle import LoggedStatement
+from hopseal.log.bundle import LoggedStatement, merge_statements
+from hopseal.log.bundle_lines import StatementLines
 
 _CHAIN = re.compile(rb'"cid":"([A-Za-z0-9_-]{22})"', re.ASCII)
 _FROM_URL = bytes.maketrans(b"-_", b"+/")
@@ -40,12 +42,64 @@ class Traces:
     is_whole: bool
 
 
-def split_chains(statements: Sequence[LoggedStatement], size: int) -> tuple[list[int], list[list[int]]]:
+class Arranged(Protocol):
+    """The statements of a bundle, each sealed text once, in the order of the places where they were seen."""
+
+    def __len__(self) -> int: ...
+
+    def payloads(self) -> Iterator[bytes]:
+        """The first part of each sealed text, unread."""
+        ...
+
+    def read(self, positions: Sequence[int]) -> list[LoggedStatement]:
+        """Those at ``positions``, which ascend."""
+        ...
+
+    def place(self, position: int) -> int:
+        """Where the bundle has the one at ``position`` first."""
+        ...
+
+
+class Merged:
+    """Statements that are in any order, and any number of times."""
+
+    def __init__(self, statements: Sequence[LoggedStatement]) -> None:
+        self._merged = merge_statements(statements)
+        self._places: dict[str, int] = {}
+        for place, each in enumerate(statements):
+            self._places.setdefault(each.sealed, place)
+
+    def __len__(self) -> int:
+        return len(self._merged)
+
+    def payloads(self) -> Iterator[bytes]:
+        """The first part of each sealed text."""
+        return (each.sealed.partition(".")[0].encode("ascii", "replace") for each in self._merged)
+
+    def read(self, positions: Sequence[int]) -> list[LoggedStatement]:
+        """Those at ``positions``."""
+        return [self._merged[position] for position in positions]
+
+    def place(self, position: int) -> int:
+        """Where the one at ``position`` stood first."""
+        return self._places[self._merged[position].sealed]
+
+
+def arrange(statements: Sequence[LoggedStatement]) -> Arranged:
+    """``statements`` in order; lines of a file as they are, which say so when they are in none."""
+    return statements if isinstance(statements, StatementLines) else Merged(statements)
+
+
+def split_chains(payloads: Iterable[bytes], size: int) -> tuple[list[int], list[list[int]]]:
     """Positions of the statements that name no chain; and those of all others, in shares of about ``size``.
 
-    Chains that one statement names together are in one share.
+    Chains that one statement names together are in one share, and so are statements of one payload.
+
+    Args:
+        payloads: the first part of each sealed text, in base64url if it is one.
+        size: how many statements make a share.
     """
-    named = [_chains_named(each.sealed) for each in statements]
+    named = [_chains_named(each) for each in payloads]
     heads: dict[bytes, bytes] = {}
     for cids in named:
         for cid in cids:
@@ -99,8 +153,8 @@ def are_apart(shares: Sequence[Traces]) -> bool:
     return all(own.isdisjoint(each.absent) for each in shares)
 
 
-def _chains_named(sealed: str) -> list[bytes]:
-    payload = sealed.partition(".")[0].encode("ascii", "replace").translate(_FROM_URL)
+def _chains_named(payload: bytes) -> list[bytes]:
+    payload = payload.translate(_FROM_URL)
     try:
         return _CHAIN.findall(binascii.a2b_base64(payload + b"=" * (-len(payload) % 4)))
     except ValueError:

@@ -147,8 +147,7 @@ class StatementAuditor:
         leaf = statement.leaf or format_statement_leaf(statement.kind, statement.hash, draft.seal_hash)
         key = key_of(leaf) if statement.leaf else f"{statement.hash}.{draft.seal_hash}"
         places = {(each.origin, each.index): each.direction for each in statement.seen}
-        for text in self._proofs.get(key, ()):
-            witnessed = self._witnesses.verify(text, leaf)
+        for witnessed in self._witnesses.verify_all(self._proofs, key, leaf):
             direction = places.pop((witnessed.origin, witnessed.index), None)
             draft.entries.append(Entry(witnessed, direction))
         draft.missing += [f"proof:{origin}/{index}" for origin, index in places]
@@ -191,6 +190,8 @@ class StatementAuditor:
 
     def _revoked(self, draft: _Draft) -> None:
         """Step 5: whoever revoked the key says that it was good until after T."""
+        if not self._revocations:
+            return
         statement, at = draft.statement, draft.at
         names = (statement.sealed.seal.x5t, str(statement.iss))
         for each in chain.from_iterable(self._revocations.get(name, ()) for name in names):

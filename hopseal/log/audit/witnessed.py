@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from hopseal.custody.encoding import encode_json
 from hopseal.custody.merkle import climb, hash_leaf
+from hopseal.log.bundle_lines import ProofLines
 from hopseal.log.checkpoint import parse_signed_checkpoint
 from hopseal.log.policy import CosignedCheckpoint, Policy
 from hopseal.log.proof import parse_proof
 from hopseal.log.tree import verify_inclusion
 
-_HEAD = re.compile(r"c2sp\.org/tlog-proof@v1\nindex (0|[1-9][0-9]{0,18})\n", re.ASCII)
-_HASH = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=\n", re.ASCII)  # the one text of 32 bytes in base64
+_HEAD = re.compile(rb"c2sp\.org/tlog-proof@v1\\nindex (0|[1-9][0-9]{0,18})\\n")
+_HASH = re.compile(rb"([A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)\\n")  # the one text of 32 bytes in base64
+_NEWLINE = rb"\n"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,32 +53,31 @@ class _Tree:
 
     Args:
         checkpoint: signed and cosigned.
-        held: by position, last position and node: a path that held, and where in its text its rest begins.
+        held: by position, last position and node: a path that held (escaped), and where in its text its rest begins.
     """
 
     checkpoint: CosignedCheckpoint
-    held: dict[tuple[int, int, bytes], tuple[str, int]] = field(init=False)
+    held: dict[tuple[int, int, bytes], tuple[bytes, int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.held = {(0, 0, self.checkpoint.checkpoint.root): ("", 0)}
+        self.held = {(0, 0, self.checkpoint.checkpoint.root): (b"", 0)}
 
-    def holds(self, leaf_hash: bytes, index: int, path: str) -> bool:
+    def holds(self, leaf_hash: bytes, index: int, path: bytes) -> bool:
         """Whether ``path``, hashes in base64 a line, leads from the leaf to the root; False settles nothing."""
-        position, last, node, at = index, self.checkpoint.checkpoint.size - 1, leaf_hash, 0
-        if position > last:
+        place, at = (index, self.checkpoint.checkpoint.size - 1, leaf_hash), 0
+        if index > place[1]:
             return False
         climbed = []
-        while not self._joins((position, last, node), path, at):
+        while not self._joins(place, path, at):
             line = _HASH.match(path, at)
-            if line is None or last == 0:
+            if line is None or place[1] == 0:
                 return False
-            position, last, node = climb(position, last, node, binascii.a2b_base64(line[0]))
-            at = line.end()
-            climbed.append(((position, last, node), (path, at)))
+            place, at = climb(*place, binascii.a2b_base64(line[1])), line.end()
+            climbed.append((place, (path, at)))
         self.held.update(climbed)
         return True
 
-    def _joins(self, place: tuple[int, int, bytes], path: str, at: int) -> bool:
+    def _joins(self, place: tuple[int, int, bytes], path: bytes, at: int) -> bool:
         held = self.held.get(place)
         return held is not None and held[0][held[1] :] == path[at:]
 
@@ -91,7 +93,7 @@ class Witnesses:
     def __init__(self, policy: Policy, now: int) -> None:
         self._policy = policy
         self._now = now
-        self._trees: dict[str, _Tree] = {}
+        self._trees: dict[bytes, _Tree] = {}  # by the checkpoint's text, escaped
 
     def verify(self, proof_text: str, leaf: bytes) -> WitnessedEntry:
         """The entry with the text ``leaf`` that the proof shows.
@@ -100,22 +102,43 @@ class Witnesses:
             HopsealError: the code of the check that fails, see :mod:`hopseal.log.refusals`.
         """
         leaf_hash = hash_leaf(leaf)
-        return self._join(proof_text, leaf_hash) or self._verify_whole(proof_text, leaf_hash)
+        return self._join(_escape(proof_text), leaf_hash) or self._verify_whole(proof_text, leaf_hash)
 
-    def _join(self, proof_text: str, leaf_hash: bytes) -> WitnessedEntry | None:
-        """The entry, if the proof holds under a checkpoint that held before; None settles nothing."""
-        begin, end = _HEAD.match(proof_text), proof_text.find("\n\n")
-        tree = self._trees.get(proof_text[end + 2 :])
-        if tree is None or begin is None or begin.end() > end + 1:
+    def verify_all(self, proofs: Proofs, key: str, leaf: bytes) -> Iterator[WitnessedEntry]:
+        """The entries with the text ``leaf`` that the proofs with ``key`` show, each as it is asked for.
+
+        Raises:
+            HopsealError: the code of the check that fails, see :mod:`hopseal.log.refusals`.
+        """
+        if isinstance(proofs, ProofLines):
+            leaf_hash = hash_leaf(leaf)
+            joined = [self._join(text, leaf_hash) for text in proofs.texts(key)]
+            entries = [each for each in joined if each is not None]
+            if entries and len(entries) == len(joined):
+                proofs.note_read({key})
+                yield from entries
+                return
+        for text in proofs.get(key, ()):
+            yield self.verify(text, leaf)
+
+    def _join(self, escaped: bytes, leaf_hash: bytes) -> WitnessedEntry | None:
+        """The entry, if the proof holds under a checkpoint that held before; None settles nothing.
+
+        Args:
+            escaped: the proof's text as it stands in JSON. One that is not the one form of its text is not known here.
+            leaf_hash: of the entry.
+        """
+        begin, end = _HEAD.match(escaped), escaped.find(2 * _NEWLINE)
+        tree = self._trees.get(escaped[end + 2 * len(_NEWLINE) :])
+        if tree is None or begin is None or begin.end() > end + len(_NEWLINE):
             return None
         index = int(begin[1])
-        return (
-            _entry(tree.checkpoint, index) if tree.holds(leaf_hash, index, proof_text[begin.end() : end + 1]) else None
-        )
+        path = escaped[begin.end() : end + len(_NEWLINE)]
+        return _entry(tree.checkpoint, index) if tree.holds(leaf_hash, index, path) else None
 
     def _verify_whole(self, proof_text: str, leaf_hash: bytes) -> WitnessedEntry:
         proof = parse_proof(proof_text.encode())
-        note = proof.checkpoint.decode()
+        note = _escape(proof.checkpoint.decode())
         tree = self._trees.get(note)
         if tree is None:
             cosigned = self._policy.verify(parse_signed_checkpoint(proof.checkpoint), self._now)
@@ -123,6 +146,11 @@ class Witnesses:
         checkpoint = tree.checkpoint.checkpoint
         verify_inclusion(leaf_hash, proof.index, checkpoint.size, proof.path, checkpoint.root)
         return _entry(tree.checkpoint, proof.index)
+
+
+def _escape(text: str) -> bytes:
+    """``text`` as it stands between the quotes of a JSON string that escapes no more than it must."""
+    return encode_json(text)[1:-1]
 
 
 def _entry(cosigned: CosignedCheckpoint, index: int) -> WitnessedEntry:

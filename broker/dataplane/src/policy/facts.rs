@@ -62,8 +62,6 @@ pub struct Evidence {
     pub measured_at: i64,
     #[serde(default)]
     pub posture: Option<String>,
-    #[serde(default)]
-    pub images: Option<Vec<String>>,
 }
 
 /// Facts in force.
@@ -179,11 +177,9 @@ impl Facts {
 }
 
 fn measured(evidence: &Evidence) -> impl Iterator<Item = (String, RestrictedExpression)> {
-    let text = |value: &String| RestrictedExpression::new_string(value.clone());
     let level = evidence.posture.as_deref().and_then(posture_level).map(RestrictedExpression::new_long);
-    let images = evidence.images.as_ref().map(|images| RestrictedExpression::new_set(images.iter().map(text)));
-    let posture = evidence.posture.as_ref().map(text).filter(|_| level.is_some());
-    [("posture", posture), ("posture_level", level), ("images", images)]
+    let posture = evidence.posture.clone().map(RestrictedExpression::new_string).filter(|_| level.is_some());
+    [("posture", posture), ("posture_level", level)]
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))
 }

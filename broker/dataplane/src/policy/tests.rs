@@ -195,7 +195,7 @@ fn described() -> serde_json::Value {
         json!({
             "uid": {"type": "Hopseal::Component", "id": id}, "parents": [agent],
             "attrs": {"documented": true, "trust_domain": "td", "agent": "crm", "name": "a", "role": role,
-                      "posture": "baseline", "posture_level": 1},
+                      "posture": "baseline", "posture_level": 1, "images": ["sha256:aa"]},
         })
     };
     json!({
@@ -208,7 +208,7 @@ fn described() -> serde_json::Value {
         "risks": {B: {"crm.update": "high"}},
         "locations": [{"pattern": "spiffe://td/*", "label": "eu"}],
         "threats": [{"pattern": "*", "label": "elevated"}],
-        "evidence": {A: {"measured_at": 100, "posture": "restricted", "images": ["sha256:aa"]}},
+        "evidence": {A: {"measured_at": 100, "posture": "restricted"}},
     })
 }
 

@@ -1,0 +1,34 @@
+"""What the pages for authors show is what the examples do, and those are run (tests/process/test_examples.py)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "examples").glob("*.py"))}
+PAGES = [ROOT / "docs" / "sdk.md", ROOT / "docs" / "run.md"]
+BLOCKS = [
+    (page.name, block)
+    for page in PAGES
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+]
+
+
+@pytest.mark.parametrize(("page", "block"), BLOCKS)
+def test_every_python_block_stands_in_an_example(page: str, block: str) -> None:
+    assert any(block in source for source in EXAMPLES.values()), f"{page}: {block}"
+
+
+def test_every_example_is_run() -> None:
+    tests = (ROOT / "tests" / "process" / "test_examples.py").read_text()
+    for name in EXAMPLES:
+        assert name in tests or f'"{name.removesuffix(".py")}"' in tests, name
+
+
+def test_every_example_is_named_with_how_to_run_it() -> None:
+    page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    for name in EXAMPLES:
+        assert f"`{name}`" in page, name
