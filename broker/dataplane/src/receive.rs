@@ -86,7 +86,7 @@ async fn call(
     voucher: &mut Option<Voucher>,
 ) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
-    record.occupy_part(&broker.peer_calls, &connection.chain.id)?;
+    record.occupy_part(&broker.calls, &broker.peer_calls, &connection.chain.id)?;
     headers::verify_form(&request)?;
     let callee = broker.directory.by_qualified(&connection.component);
     let callee = callee.ok_or_else(|| Refusal::new("callee_unavailable", "no document"))?;
