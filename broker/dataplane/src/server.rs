@@ -168,6 +168,9 @@ fn restore(broker: &Broker, accepted: &Accepted, now: i64) -> Option<()> {
     if used.is_err_and(|rejection| rejection.code == Code::Unavailable) {
         return None;
     }
+    if accepted.is_refused {
+        return Some(());
+    }
     let root = match &accepted.root {
         None => iss,
         Some(sealed) => Record::parse(UnverifiedStatement::parse(sealed).ok()?.claims()).ok()?.iss,

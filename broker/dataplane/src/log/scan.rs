@@ -14,7 +14,10 @@ use super::line::{LineStart, ReadLine, checked_json};
 /// How long after its line was written a record can be replayed at most; a second more for what milliseconds round.
 const REPLAYABLE_S: i64 = MAX_LIFETIME_S + MAX_SKEW_S + 1;
 
-/// An accepted record whose replay must still be refused.
+/// Codes of refusals that have a receipt (custody-wire §7.1): those behind the proof of who sent the record.
+const WITH_RECEIPT: [&str; 3] = ["custody_authority", "custody_chain", "custody_forbidden"];
+
+/// An accepted record whose replay must still be refused, or a refused one that has its one receipt already.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Accepted {
     pub iss: String,
@@ -23,6 +26,7 @@ pub struct Accepted {
     pub cid: String,
     /// Sealed root of the chain, or None if the record itself is the root.
     pub root: Option<String>,
+    pub is_refused: bool,
 }
 
 /// What one file of the log holds, or several in a row.
@@ -142,10 +146,12 @@ impl Scan {
             self.certificates.extend(entry.x5t);
             return;
         }
-        if entry.r#type != "rec"
-            || entry.dir != Some(Direction::Received)
-            || entry.verdict.as_deref() != Some("accepted")
-        {
+        let is_refused = match (entry.verdict.as_deref(), entry.code.as_deref()) {
+            (Some("accepted"), _) => false,
+            (Some("refused"), Some(code)) if WITH_RECEIPT.contains(&code) => true,
+            _ => return,
+        };
+        if entry.r#type != "rec" || entry.dir != Some(Direction::Received) {
             return;
         }
         if let (Some(iss), Some(jti), Some(exp), Some(cid)) = (entry.iss, entry.jti, entry.exp, entry.cid) {
@@ -153,7 +159,8 @@ impl Scan {
             if exp < since {
                 return;
             }
-            self.accepted.push(Accepted { iss, jti, exp, cid, root: entry.ancestors.into_iter().next() });
+            let root = entry.ancestors.into_iter().next();
+            self.accepted.push(Accepted { iss, jti, exp, cid, root, is_refused });
         }
     }
 }
@@ -178,6 +185,22 @@ mod tests {
         let found = scan(&lines(&[5, 10, 15])[..], 10).unwrap();
         assert_eq!(found.accepted.iter().map(|a| a.jti.as_str()).collect::<Vec<_>>(), ["j1", "j2"]);
         assert_eq!((found.next_n, found.damaged), (3, 0));
+    }
+
+    #[test]
+    fn refusals_that_have_a_receipt_are_kept_and_others_are_not() {
+        let mut log = Vec::new();
+        let codes = ["custody_forbidden", "custody_malformed", "custody_replayed", "custody_chain"];
+        for (n, code) in (0..).zip(codes) {
+            let mut entry = received(code, 10);
+            if let super::super::Entry::Record { refused, .. } = &mut entry {
+                *refused = Some(code.into());
+            }
+            entry.write_line(n, 0, &mut log).unwrap();
+        }
+        let found = scan(&log[..], 0).unwrap();
+        assert_eq!(found.accepted.iter().map(|a| a.jti.as_str()).collect::<Vec<_>>(), [codes[0], codes[3]]);
+        assert!(found.accepted.iter().all(|a| a.is_refused));
     }
 
     #[test]
