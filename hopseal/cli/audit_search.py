@@ -16,11 +16,12 @@ from hopseal.cli.output import escape_unprintable, format_count, json_option, pr
 from hopseal.cli.selecting import selecting_options, selection_of
 from hopseal.custody.record import Record
 from hopseal.errors import HopsealError
-from hopseal.log.entries import RecordEntry, parse_entry
+from hopseal.log.entries import CallEntry, Direction, RecordEntry, parse_entry
 from hopseal.log.reader import records_of
 from hopseal.log.selection import ChainNotes, Selection
+from hopseal.log.without_custody import may_lack_custody
 
-_COLUMNS = ("at", "caller", "callee", "operation", "task", "user", "chain", "hop", "dir", "verdict", "log")
+_COLUMNS = ("at", "caller", "callee", "operation", "task", "user", "chain", "hop", "dir", "custody", "verdict", "log")
 
 
 @click.command()
@@ -74,7 +75,8 @@ def find_rows(folders: Sequence[LogFolder], selection: Selection, *, refused: bo
         for _, text in folder.lines():
             if b'"rec"' in text:
                 notes.add(records_in(text))
-    rows = (row_of(text, folder.origin, selection, notes) for folder in folders for _, text in folder.lines())
+    lines = ((folder.origin, text) for folder in folders for _, text in folder.lines())
+    rows = (row_of(text, origin, selection, notes) or call_row_of(text, origin, selection) for origin, text in lines)
     return [row for row in rows if row is not None and (row["verdict"] == "refused" or not refused)]
 
 
@@ -105,6 +107,37 @@ def row_of(text: bytes, origin: str, selection: Selection, notes: ChainNotes) ->
         "hop": newest.hop,
         "jti": newest.jti,
         "direction": str(entry.direction),
+        "custody": "none" if entry.direction is Direction.SENT and may_lack_custody(newest) else "full",
+        "verdict": "accepted" if entry.accepted else "refused",
+        "code": entry.code,
+        "log": origin,
+        "n": entry.n,
+    }
+
+
+def call_row_of(text: bytes, origin: str, selection: Selection) -> dict[str, Any] | None:
+    """The row of a call that no record tells of: of a peer without custody; a tunnel has a record."""
+    if b'"call"' not in text:
+        return None
+    try:
+        entry = parse_entry(text)
+    except HopsealError:
+        return None
+    at = entry.at_ms // 1_000
+    if not isinstance(entry, CallEntry) or entry.phase != "begin" or not selection.fits_call(entry.cid, at, entry):
+        return None
+    return {
+        "at": at,
+        "caller": entry.iss,
+        "callee": entry.aud,
+        "operation": entry.op,
+        "task": None,
+        "user": None,
+        "cid": entry.cid,
+        "hop": None,
+        "jti": None,
+        "direction": str(entry.direction),
+        "custody": "none",
         "verdict": "accepted" if entry.accepted else "refused",
         "code": entry.code,
         "log": origin,
@@ -126,4 +159,5 @@ def _cells(row: dict[str, Any]) -> tuple[object, ...]:
     operation, task, user = (escape_unprintable(text) if text else None for text in texts)
     parties = (short_id(row["caller"]), short_id(row["callee"]))
     log = row["log"].rpartition("/")[2]
-    return (moment(row["at"]), *parties, operation, task, user, row["cid"], row["hop"], row["direction"], verdict, log)
+    places = (row["cid"], row["hop"], row["direction"], row["custody"])
+    return (moment(row["at"]), *parties, operation, task, user, *places, verdict, log)

@@ -36,8 +36,8 @@ def cross_check(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem
         _check_subject(facts, table)
     answered = [(facts, record, table.receipts(facts.hash)) for facts, record in table.records]
     for facts, record, receipts in answered:
-        _check_copies(facts, record, receipts, is_refused=record.jti in refused)
-        _check_answers(facts, record, receipts, table)
+        _check_copies(facts, record, receipts, table, is_refused=record.jti in refused)
+        _check_answers(facts, record, receipts, table, artifacts)
         _check_closings(receipts, table.about.get(facts.hash, ()))
         _check_citations(facts, record, table)
         _check_continuation(facts, record, table)
@@ -133,7 +133,7 @@ def _fits(facts: Facts, record: Record) -> bool:
     return str(facts.statement.iss) in {str(record.iss), record.aud}
 
 
-def _check_copies(facts: Facts, record: Record, receipts: Receipts, *, is_refused: bool) -> None:
+def _check_copies(facts: Facts, record: Record, receipts: Receipts, table: FactTable, *, is_refused: bool) -> None:
     """Both logs hold a record once; a receiver that refused it holds the refusal instead."""
     received, sent = facts.places(Direction.RECEIVED), facts.places(Direction.SENT)
     if len(received) > 1 or len(sent) > 1 or len(facts.entries) > _COPIES:
@@ -141,19 +141,24 @@ def _check_copies(facts: Facts, record: Record, receipts: Receipts, *, is_refuse
     if not sent:
         facts.lacks("copy:sent")
     was_denied = any(receipt.fin is Fin.DENY for _, receipt in receipts)
-    if not received and record.aud.startswith("spiffe://") and not is_refused and not was_denied:
+    if not received and not table.is_without_custody(facts, record) and not is_refused and not was_denied:
         facts.lacks("copy:received")
 
 
-def _check_answers(facts: Facts, record: Record, receipts: Receipts, table: FactTable) -> None:
+def _check_answers(facts: Facts, record: Record, receipts: Receipts, table: FactTable, artifacts: Artifacts) -> None:
     """A record without a receipt is dangling; a callee that answers twice may have told each side another story."""
     if len(receipts) > 1:
         for each, _ in receipts:
             each.refuse(AuditCode.RECEIPT, "another receipt for the same record")
     about = table.about.get(facts.hash, ())
-    if not receipts and record.aud.startswith("spiffe://"):
-        facts.lacks("receipt")
-    if not record.aud.startswith("spiffe://") and not any(each.statement.outcome for each in about):
+    observations = table.observations(facts.hash, str(record.iss))
+    if len(observations) > 1:
+        for observed in observations:
+            observed.refuse(AuditCode.RECEIPT, "another observation for the same record")
+    if not table.is_without_custody(facts, record):
+        if not receipts:
+            facts.lacks("receipt")
+    elif not observations and not any(each.rec == facts.hash for each in artifacts.calls):
         facts.lacks("observation")
     if record.bm is not None and not any(isinstance(each.statement.claims, Closing) for each in about):
         facts.lacks("closing")
