@@ -116,6 +116,7 @@ async fn prepare(
         bound: &bound,
         operation: &operation,
         srv: None,
+        streams: false,
     };
     let (payload, claims, cid) = compose_record(&told)?;
     record.cid = Some(claims.cid.clone());
