@@ -190,6 +190,55 @@ def test_a_peer_that_opens_no_window_holds_no_call(tmp_path: Path, body: str) ->
             node.stop()
 
 
+def test_a_flood_of_interim_answers_ends_with_its_call(tmp_path: Path) -> None:
+    path, over = tmp_path / "tool.sock", threading.Event()
+
+    def inform(handler: http.server.BaseHTTPRequestHandler, seen: Seen) -> None:
+        with contextlib.suppress(OSError):
+            while seen.body != b"{}" and not over.is_set():
+                handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 100)
+        answer(handler, b"final")
+
+    with Component(path, inform):
+        settings = {"timeouts_ms": {"response_head": 500}}
+        node = Node(tmp_path / "n", Authority(TRUST_DOMAIN), listens={"tool": path}, settings=settings).start()
+        try:
+            svid = node.authority.issue(spiffe_id("orchestrator"))
+            got = send(node.port, svid, Message(svid, body=b"[]").wire())
+            assert got is not None
+            assert got.code == "callee_timeout"
+            got = send(node.port, svid, Message(svid).wire())
+            assert got is not None
+            assert got.body == b"final"
+        finally:
+            over.set()
+            node.stop()
+
+
+def test_resets_of_requests_that_were_taken_up_cut_the_connection(tmp_path: Path) -> None:
+    """Reset once each was looked at, they pass what the HTTP/2 layer bounds by itself."""
+    with pair(tmp_path) as (a, b, _tool):
+        svid = a.authority.issue(spiffe_id("orchestrator"))
+        client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="ascii"))
+        client.initiate_connection()
+        headers = [(":method", "POST"), (":path", "/mcp"), (":scheme", "https"), (":authority", "x")]
+        is_cut = lambda: b.metric("connections_cut", socket="peer", why="h2_resets") == 1  # noqa: E731
+        with connected(b.port, context(svid, ("h2",))) as connection, contextlib.suppress(OSError):
+            while not is_cut():
+                streams = [client.get_next_available_stream_id() + 2 * index for index in range(250)]
+                for stream in streams:
+                    client.send_headers(stream, headers)
+                connection.sendall(client.data_to_send())
+                wait_until(lambda: is_cut() or b.metric("calls_in_progress") == 250)
+                for stream in streams:
+                    client.reset_stream(stream)
+                connection.sendall(client.data_to_send())
+                wait_until(lambda: is_cut() or b.metric("calls_in_progress") == 0)
+        wait_until(is_cut)
+        wait_until(lambda: b.metric("calls_in_progress") == 0)
+        assert call(a).status == 200
+
+
 # --- handshakes
 
 
