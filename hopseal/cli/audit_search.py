@@ -14,9 +14,9 @@ from hopseal.cli.log_folders import LogFolder, open_log_folders
 from hopseal.cli.options import log_option
 from hopseal.cli.output import escape_unprintable, format_count, json_option, print_json, print_table, short_id
 from hopseal.cli.selecting import selecting_options, selection_of
-from hopseal.custody.record import Record
+from hopseal.custody.record import Record, parse_sealed_record
 from hopseal.errors import HopsealError
-from hopseal.log.entries import CallEntry, Direction, RecordEntry, parse_entry
+from hopseal.log.entries import CallEntry, Direction, RecordEntry, StatementEntry, StatementKind, parse_entry
 from hopseal.log.reader import records_of
 from hopseal.log.selection import ChainNotes, Selection
 from hopseal.log.without_custody import may_lack_custody
@@ -70,13 +70,18 @@ def search(
 
 def find_rows(folders: Sequence[LogFolder], selection: Selection, *, refused: bool) -> list[dict[str, Any]]:
     """A row for each record entry that fits; two passes, since the root may stand in another log."""
-    notes = ChainNotes()
+    notes, observed = ChainNotes(), set()
     for folder in folders:
         for _, text in folder.lines():
             if b'"rec"' in text:
                 notes.add(records_in(text))
+            if b'"obs"' in text:
+                observed.add(_observed_in(text))
     lines = ((folder.origin, text) for folder in folders for _, text in folder.lines())
-    rows = (row_of(text, origin, selection, notes) or call_row_of(text, origin, selection) for origin, text in lines)
+    rows = (
+        row_of(text, origin, selection, notes, observed) or call_row_of(text, origin, selection)
+        for origin, text in lines
+    )
     return [row for row in rows if row is not None and (row["verdict"] == "refused" or not refused)]
 
 
@@ -86,8 +91,18 @@ def records_in(text: bytes) -> list[Record]:
     return list(records_of(entry)) if entry else []
 
 
-def row_of(text: bytes, origin: str, selection: Selection, notes: ChainNotes) -> dict[str, Any] | None:
-    """The row of a log's line; None if it is of no record, or does not fit."""
+def row_of(
+    text: bytes, origin: str, selection: Selection, notes: ChainNotes, observed: set[str | None] | None = None
+) -> dict[str, Any] | None:
+    """The row of a log's line; None if it is of no record, or does not fit.
+
+    Args:
+        text: JSON of the line.
+        origin: of the log.
+        selection: what is asked for.
+        notes: tasks and users of chains.
+        observed: hashes of the records whose answers were observed; None while answers are still to come.
+    """
     entry = _record_entry(text)
     records = list(records_of(entry)) if entry else []
     if entry is None or not records:
@@ -107,7 +122,7 @@ def row_of(text: bytes, origin: str, selection: Selection, notes: ChainNotes) ->
         "hop": newest.hop,
         "jti": newest.jti,
         "direction": str(entry.direction),
-        "custody": "none" if entry.direction is Direction.SENT and may_lack_custody(newest) else "full",
+        "custody": "none" if _lacks_custody(entry, newest, observed) else "full",
         "verdict": "accepted" if entry.accepted else "refused",
         "code": entry.code,
         "log": origin,
@@ -143,6 +158,24 @@ def call_row_of(text: bytes, origin: str, selection: Selection) -> dict[str, Any
         "log": origin,
         "n": entry.n,
     }
+
+
+def _lacks_custody(entry: RecordEntry, record: Record, observed: set[str | None] | None) -> bool:
+    if entry.direction is not Direction.SENT or not may_lack_custody(record):
+        return False
+    if observed is None or not record.aud.startswith("spiffe://"):
+        return True
+    return entry.sealed is not None and parse_sealed_record(entry.sealed).hash in observed
+
+
+def _observed_in(text: bytes) -> str | None:
+    """The hash of the record whose answer a line observes."""
+    try:
+        entry = parse_entry(text)
+    except HopsealError:
+        return None
+    is_observation = isinstance(entry, StatementEntry) and entry.kind is StatementKind.OBSERVATION
+    return entry.rec if is_observation and isinstance(entry, StatementEntry) else None
 
 
 def _record_entry(text: bytes) -> RecordEntry | None:

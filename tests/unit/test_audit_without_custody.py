@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from audit_scene import Scene, hash_of, seal
+from audit_scene import WITNESS, Scene, hash_of, seal
+from hopseal.cli.main import cli
 from hopseal.custody.record import parse_sealed_record
 from hopseal.ids import SpiffeId
 from hopseal.log.audit.graph import build_graph, format_dot
@@ -20,6 +23,7 @@ from hopseal.log.selection import Selection
 from hopseal.log.without_custody import calls_of, may_lack_custody
 from vectors.pki import NOW, spiffe
 
+POLICY = f"witness w1 {WITNESS.key}\nquorum w1\n"
 LEDGER = "spiffe://prod.example.org/ledger"
 
 
@@ -243,3 +247,89 @@ def test_only_a_record_that_asks_for_no_receipt_may_lack_custody() -> None:
     assert not may_lack_custody(replace(record, rr=True))
     assert may_lack_custody(replace(record, rr=True, aud="https://api.example.com"))
     assert parse_sealed_record(plain_call(scene)).record.rr is None
+
+
+def test_a_search_has_a_column_for_custody_and_finds_calls_without_a_record(tmp_path: Path) -> None:
+    scene = Scene().begin()
+    first = scene.call("shell", "orchestrator", rr=True)
+    observe(scene, plain_call(scene, first))
+    plain_call(scene, first)
+    scene.call("orchestrator", "https://api.crm.example.com", first)
+    scene.left.write(scene.at, **call_line(cid=scene.cid))
+    scene.left.write(scene.at, **call_line(phase="end", ended=ended()))
+    scene.left.write(scene.at, **call_line(verdict="refused", code="policy_denied", op="GET /\x1b[1m"))
+    scene.witness()
+    left, right = scene.save(tmp_path)
+    found = CliRunner().invoke(cli, ["audit", "search", "--json", "--log", str(left), "--log", str(right)])
+    rows = json.loads(found.stdout)
+    told = sorted((row["callee"], row["direction"], row["custody"], row["code"] or "") for row in rows)
+    assert told == sorted(
+        [
+            (spiffe("orchestrator"), "sent", "full", ""),
+            (spiffe("orchestrator"), "received", "full", ""),
+            (LEDGER, "sent", "none", ""),
+            (LEDGER, "sent", "full", ""),
+            ("https://api.crm.example.com", "sent", "none", ""),
+            (spiffe("orchestrator"), "received", "none", ""),
+            (spiffe("orchestrator"), "received", "none", "policy_denied"),
+        ]
+    )
+    shown = CliRunner().invoke(cli, ["audit", "search", "--component", "edge", "--log", str(left)]).output
+    assert "policy_denied" in shown
+    assert "\x1b" not in shown
+
+
+def test_the_report_and_the_tree_say_plainly_that_there_was_no_custody(tmp_path: Path) -> None:
+    scene = Scene().begin()
+    scene.left.write(scene.at, **call_line(cid=scene.cid))
+    first = scene.call("shell", "orchestrator")
+    plain = plain_call(scene, first)
+    seen = observe(scene, plain)
+    tunnel = scene.call("orchestrator", "https://db.example.com:5432", first)
+    end = call_line(kind="tunnel", phase="end", dir="sent", cid=scene.cid, rec=hash_of(tunnel), ended=ended())
+    scene.left.write(scene.at, **end)
+    scene.answer(first, seen)
+    scene.witness()
+    left, right = scene.save(tmp_path)
+    logs = ["--log", str(left), "--log", str(right)]
+    bundle, policy = tmp_path / "evidence", tmp_path / "policy"
+    policy.write_text("".join(f"log {log.key.key}\n" for log in (scene.left, scene.right)) + POLICY)
+    made = CliRunner().invoke(cli, ["audit", "export", "--cid", scene.cid, "-o", str(bundle), *logs])
+    assert made.exit_code == 0, made.output
+    judged = [str(bundle), "--policy", str(policy), "--now", str(NOW + 60)]
+    verified = CliRunner().invoke(cli, ["audit", "verify", *judged])
+    assert verified.exit_code == 0, verified.output
+    for text in (
+        "observed  (1 hop verified, 2 without custody)",
+        "after a call without custody: spiffe://prod.example.org/edge →",
+        f"○ crm-assistant/orchestrator → {LEDGER}",
+        "no custody",
+        "alone: from api.crm.example.com, key",
+        "tunnel: 7 bytes out, 5 bytes back at 192.0.2.1:5432, eof (closed)",
+    ):
+        assert text in verified.output, (text, verified.output)
+    as_json = json.loads(CliRunner().invoke(cli, ["audit", "verify", *judged, "--json"]).stdout)
+    (chain,) = as_json["chains"]
+    children = {hop["callee"]: hop for hop in chain["hops"][0]["children"]}
+    assert (as_json["verdict"], chain["hops"][0]["custody"], children[LEDGER]["custody"]) == (
+        "observed",
+        "full",
+        "none",
+    )
+    assert children[LEDGER]["answers"][0]["host"] == "api.crm.example.com"
+    assert children["https://db.example.com:5432"]["tunnel"]["sent"] == 7
+    assert chain["after_calls_without_custody"][0]["caller"] == "spiffe://prod.example.org/edge"
+    shown = CliRunner().invoke(cli, ["audit", "show", "--cid", scene.cid, *logs]).output
+    assert "no custody" in shown
+
+
+def test_the_log_on_a_terminal_says_that_there_was_no_custody(tmp_path: Path) -> None:
+    scene = Scene().begin()
+    observe(scene, plain_call(scene))
+    scene.left.write(scene.at, **call_line(phase="end", ended=ended()))
+    scene.left.write(scene.at, **call_line(verdict="refused", code="policy_denied"))
+    left, _ = scene.witness().save(tmp_path)
+    shown = CliRunner().invoke(cli, ["logs", "--log", str(left / "log")]).output
+    assert "observation 200  no custody" in shown
+    assert "no custody (caller, end)  200, 5 bytes, eof" in shown
+    assert "no custody (caller, begin)  policy_denied" in shown

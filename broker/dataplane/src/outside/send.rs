@@ -4,7 +4,7 @@
 //! request (see `compose`), the answer (see `observed`).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hopseal_custody::cert::hash_public_key;
 use hopseal_custody::hash::{ClaimHash, Thumbprint};
@@ -22,6 +22,7 @@ use crate::call::CallRecord;
 use crate::directory::Component;
 use crate::headers;
 use crate::outbound::Parent;
+use crate::outgoing::Content;
 use crate::pool::Sender;
 use crate::problem::Refusal;
 use crate::reply::Reply;
@@ -46,7 +47,8 @@ type Reuse = Box<dyn FnOnce(SendRequest<RequestBody>) + Send + Sync>;
 ///
 /// # Errors
 /// The call did not happen, or its answer was lost.
-pub async fn send(broker: &Arc<Broker>, call: Call, record: &mut CallRecord) -> Result<Response<Reply>, Refusal> {
+pub async fn send(broker: &Arc<Broker>, mut call: Call, record: &mut CallRecord) -> Result<Response<Reply>, Refusal> {
+    let streams = matches!(call.body, Content::Stream(_));
     let (mut last, callee) = (String::new(), call.remote.authority());
     broker.retries.count_call(&callee, Instant::now());
     for attempt in 0..ATTEMPTS {
@@ -54,10 +56,10 @@ pub async fn send(broker: &Arc<Broker>, call: Call, record: &mut CallRecord) -> 
             return Err(Refusal::new("retry_budget_spent", last));
         }
         let (line, passage) = connect(broker, &call).await?;
-        let (request, asked) = compose(broker, &call, &line, record).await?;
+        let (request, asked) = compose(broker, &mut call, &line, record).await?;
         let response = match transmit(broker, line, request).await {
             Ok(response) => response,
-            Err(Failed::Unprocessed(why)) => {
+            Err(Failed::Unprocessed(why)) if !streams => {
                 last = why;
                 continue;
             }
@@ -149,18 +151,31 @@ async fn connect_peer(broker: &Broker, call: &Call, peer: &Component) -> Result<
 
 async fn transmit(broker: &Broker, line: Line, request: Request<RequestBody>) -> Result<Response<Incoming>, Failed> {
     let deadline = ms(broker.settings.timeouts_ms.response_head);
+    let stalled = request.body().stalled(ms(broker.settings.timeouts_ms.body_read));
     match line.sender {
         Sender::H2(mut sender) => {
             sender.ready().await.map_err(|error| Failed::Unprocessed(error.to_string()))?;
-            let sent = timeout(deadline, sender.try_send_request(request)).await.map_err(|_| lost_in_time(deadline))?;
+            let sent = in_time(deadline, stalled, sender.try_send_request(request)).await?;
             sent.map_err(|mut error| failed(error.take_message().is_some(), error.error()))
         }
         Sender::H1(mut sender) => {
-            let sent = timeout(deadline, sender.try_send_request(request)).await.map_err(|_| lost_in_time(deadline))?;
+            let sent = in_time(deadline, stalled, sender.try_send_request(request)).await?;
             let response = sent.map_err(|mut error| failed(error.take_message().is_some(), error.error()))?;
             (line.reuse)(sender);
             Ok(response)
         }
+    }
+}
+
+/// What `sending` gives, unless the peer takes too long to answer, or takes nothing of a stream.
+async fn in_time<T>(
+    deadline: Duration,
+    stalled: impl Future<Output = ()>,
+    sending: impl Future<Output = T>,
+) -> Result<T, Failed> {
+    tokio::select! {
+        sent = timeout(deadline, sending) => sent.map_err(|_| lost_in_time(deadline)),
+        () = stalled => Err(Failed::Lost("the peer takes no more of the body".to_owned())),
     }
 }
 
