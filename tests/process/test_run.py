@@ -23,6 +23,8 @@ import pytest
 from dataplane_nodes import Component, Node, answer, components, pair
 from hopseal.custody.record import parse_sealed_record
 from hopseal.log.entries import Direction, RecordEntry
+from outside_servers import Service, WebAuthority, describe, service
+from svid_authority import Authority
 from waiting import wait_until
 
 URL = "http://tool.crm/mcp"
@@ -363,3 +365,27 @@ def test_a_component_that_answers_with_a_problem_of_its_own_is_not_called_refuse
     scene.tool.respond = respond
     done = scene.run("--", *CURL, "-d", "{}", URL)
     assert (done.stdout, done.stderr) == ('{"code": "theirs"}', "")
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_services_outside_are_called_by_http_or_through_a_tunnel(tmp_path: Path, opaque: bool) -> None:
+    web = WebAuthority(tmp_path)
+    with Service(web, alpn="http/1.1") as server:
+        settings = {"egress": {"ca_file": str(web.ca_file), "allow_private": True}}
+        node = Node(tmp_path / "a", Authority("example.org"), settings=settings).start()
+        try:
+            describe(node, {"orchestrator": {"services": [service(port=server.port, opaque=opaque)]}})
+            curl = [*CURL, "--noproxy", "", "--cacert", str(web.ca_file)]  # curl goes to localhost directly otherwise
+            command = [*HOPSEAL, "--out-socket", str(node.out), "--task-id", "outside", "--", *curl]
+            url = f"{'https' if opaque else 'http'}://localhost:{server.port}/v1"
+            done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stdout) == (0, "from outside"), done.stderr
+            node.wait_for_call(direction="out", code="ok", kind="tunnel" if opaque else "external")
+            (record,) = (each for each in node.log().entries if isinstance(each, RecordEntry))
+            assert parse_sealed_record(record.sealed).record.task.id == "outside"
+            other = f"{'http' if opaque else 'https'}://localhost:{server.port}/v1"
+            refused = subprocess.run([*command, other], capture_output=True, text=True, check=False)
+            assert "from outside" not in refused.stdout
+            assert "localhost" in refused.stderr
+        finally:
+            node.stop()
