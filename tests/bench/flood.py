@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import multiprocessing.synchronize
 import socket
 import ssl
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from bench.figures import Figure, figure
@@ -77,7 +77,7 @@ def percentile(found: list[float], percent: int) -> float:
 
 
 @contextlib.contextmanager
-def flood(port: int) -> Iterator[multiprocessing.sharedctypes.Synchronized[int]]:
+def flood(port: int) -> Iterator[Synchronized[int]]:
     """Hellos at a steady rate from a process of its own; yields how many were sent."""
     over, sent = multiprocessing.Event(), multiprocessing.Value("q", 0)
     process = multiprocessing.Process(target=send_hellos, args=(port, over, sent))

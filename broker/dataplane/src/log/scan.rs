@@ -15,21 +15,12 @@ use super::line::{LineStart, ReadLine, checked_json};
 /// How long after its line was written a record can be replayed at most; a second more for what milliseconds round.
 const REPLAYABLE_S: i64 = MAX_LIFETIME_S + MAX_SKEW_S + 1;
 
-<<<<<<< HEAD
-/// Codes of refusals that have a receipt (custody-wire §7.1): those behind the proof of who sent the record.
-const WITH_RECEIPT: [&str; 3] = ["custody_authority", "custody_chain", "custody_forbidden"];
-
-/// More lines than one write has.
-const MOST_IN_A_WRITE: u64 = 4096;
-
-=======
 /// More lines than one write has.
 const MOST_IN_A_WRITE: u64 = 4096;
 
 /// Codes of refusals that have a receipt (custody-wire §7.1): those behind the proof of who sent the record.
 const WITH_RECEIPT: [&str; 3] = ["custody_authority", "custody_chain", "custody_forbidden"];
 
->>>>>>> int
 /// An accepted record whose replay must still be refused, or a refused one that has its one receipt already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
@@ -205,40 +196,16 @@ impl Scan {
             self.certificates.extend(entry.x5t);
             return;
         }
-<<<<<<< HEAD
-        if entry.r#type != "rec" || entry.dir != Some(Direction::Received) || !entry.matters_later() {
-            return;
-        }
-        if let Some(accepted) = entry.into_accepted() {
-            self.latest_exp = self.latest_exp.max(accepted.exp);
-            if accepted.exp >= since {
-                self.accepted.push(accepted);
-=======
         if let Some(used) = entry.into_used() {
             self.latest_exp = self.latest_exp.max(used.exp);
             if used.exp >= since {
                 self.accepted.push(used);
->>>>>>> int
             }
         }
     }
 }
 
 impl ReadLine {
-<<<<<<< HEAD
-    /// Whether its record was accepted, or refused with a receipt.
-    pub fn matters_later(&self) -> bool {
-        match (self.verdict.as_deref(), self.code.as_deref()) {
-            (Some("accepted"), _) => true,
-            (Some("refused"), Some(code)) => WITH_RECEIPT.contains(&code),
-            _ => false,
-        }
-    }
-
-    /// The record that it tells of; None if a claim is missing.
-    pub fn into_accepted(self) -> Option<Accepted> {
-        let is_refused = self.verdict.as_deref() == Some("refused");
-=======
     /// The record of a peer that it says was used; None if it says no such thing or a claim is missing.
     pub fn into_used(self) -> Option<Accepted> {
         let is_refused = match (self.verdict.as_deref(), self.code.as_deref()) {
@@ -249,7 +216,6 @@ impl ReadLine {
         if self.r#type != "rec" || self.dir != Some(Direction::Received) {
             return None;
         }
->>>>>>> int
         let root = self.ancestors.into_iter().next();
         Some(Accepted { iss: self.iss?, jti: self.jti?, exp: self.exp?, cid: self.cid?, root, is_refused })
     }
