@@ -210,11 +210,7 @@ impl Drop for CallRecord {
         if let Some(kind) = without {
             self.stats.count_without_custody(kind, &self.code);
         }
-        let asked = self.question.as_ref().or(self.watched.as_ref().map(|entered| &entered.open));
-        let is_told = self.code != "ok" || !self.would_deny.is_empty();
-        let question = asked.filter(|_| is_told).map(|open| &open.question);
-        let would_deny: Vec<String> = self.would_deny.iter().map(|(set, why)| format!("{set}: {why}")).collect();
-        let event = json!({
+        let mut event = json!({
             "event": "call",
             "direction": self.direction,
             "caller": self.caller,
@@ -231,11 +227,15 @@ impl Drop for CallRecord {
             "custody": if without.is_some() { "none" } else { "full" },
             "kind": without,
             "decision": self.decision,
-            "would_deny": would_deny,
-            "question": question,
             "complete": self.complete,
             "duration_us": u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         });
+        // All that was asked, where somebody may want to know why.
+        if self.code != "ok" || !self.would_deny.is_empty() {
+            let asked = self.question.as_ref().or(self.watched.as_ref().map(|entered| &entered.open));
+            event["question"] = json!(asked.map(|open| &open.question));
+            event["would_deny"] = self.would_deny.iter().map(|(set, why)| format!("{set}: {why}")).collect();
+        }
         self.events.push(Weight::Droppable, &event);
     }
 }
