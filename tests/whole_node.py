@@ -82,11 +82,6 @@ class WholeNode:
         """What a component wrote."""
         return (self.folder / f"{component}.log").read_text()
 
-    def is_attested(self, qualified: str) -> bool:
-        """Whether the operator sees it attested."""
-        shown = json.loads(self.cli("status", "--json").stdout)["attestor"]["components"]
-        return any(each["component"] == qualified and each["state"] == "attested" for each in shown)
-
     def _command(self, component: str, arguments: tuple[object, ...]) -> list[str]:
         return [str(self.python(component)), *map(str, arguments)]
 

@@ -80,6 +80,8 @@ def _describe(entry: dict[str, Any]) -> str:
     kind = entry.get("type")
     if kind == "start":
         return f"broker of node {_text(entry.get('node'))} started its log"
+    if kind == "call":
+        return _describe_call(entry)
     if kind in _ARTIFACTS:
         return f"{_ARTIFACTS[kind]}  entry {entry.get('n')}"
     if kind != "rec" and kind not in _STATEMENTS:
@@ -92,9 +94,24 @@ def _describe(entry: dict[str, Any]) -> str:
     parts = f"{_short(entry.get('iss'))} → {_short(entry.get('aud'))}"
     said = f"{_STATEMENTS[kind]} {entry.get('st') or ''}".strip() if kind in _STATEMENTS else entry.get("op") or "?"
     said += f"  arguments {entry['args_hash']}" if entry.get("args_hash") else ""
+    said += "  no custody" if kind == "obs" else ""
     hop = f" hop {entry.get('hop')}" if kind == "rec" else ""
     chain = entry.get("cid") or "?"
     text = f"{entry.get('dir')}  {parts}  {said}  chain {chain}{hop}{why}"
+    return f"{painted} {_text(text)}"
+
+
+def _describe_call(entry: dict[str, Any]) -> str:
+    """A call that no record tells of."""
+    verdict = str(entry.get("verdict"))
+    painted = click.style(_text(verdict), fg="green" if verdict == "accepted" else "red")
+    parts = f"{_short(entry.get('iss'))} → {_short(entry.get('aud'))}"
+    ended = entry.get("ended")
+    said = f"{entry.get('op') or '?'}  no custody ({entry.get('kind')}, {entry.get('phase')})"
+    if isinstance(ended, dict):
+        said += f"  {ended.get('st')}, {ended.get('received')} bytes, {ended.get('fin')}"
+    why = f"  {entry['code']}: {entry.get('detail') or ''}".rstrip(": ") if entry.get("code") else ""
+    text = f"{entry.get('dir')}  {parts}  {said}{why}"
     return f"{painted} {_text(text)}"
 
 

@@ -34,6 +34,14 @@ REMEDIES = MappingProxyType(
         "body_too_large": "the body is larger than the broker accepts (limits.body_bytes in broker.yaml)",
         "log_unavailable": "the broker cannot write its custody log: is the disk full?",
         "host_invalid": "write http://COMPONENT.AGENT/path, without a port: the broker adds mutual TLS itself",
+        "egress_denied": "no document lists that host and port: add `external: HOST[:PORT]` to the component's calls",
+        "egress_address": "the name leads to no public address (egress.allow_private in broker.yaml)",
+        "egress_user_token": "the user's token does not leave: send the component's own credential",
+        "egress_unresolvable": "the name has no address: look it up on the node",
+        "egress_unreachable": "the service took no connection, or lost it",
+        "egress_timeout": "the service did not answer in time",
+        "egress_tls": "the service's certificate is not of that name or root (egress.ca_file in broker.yaml)",
+        "egress_answer": "the service's answer has a header that cannot be bound",
     }
 )
 

@@ -120,7 +120,7 @@ impl BodyMemory {
     /// Reads a request body to its end.
     ///
     /// # Errors
-    /// `body_too_large` over the limit or when it does not end in time; `request_invalid` when its
+    /// `body_too_large` over the limit; `body_timeout` when it does not end in time; `request_invalid` when its
     /// framing breaks; `overloaded` when other bodies take all memory.
     pub async fn read(&self, headers: &HeaderMap, body: &mut Incoming) -> Result<Buffered, Refusal> {
         if announced_length(headers).is_some_and(|length| length > self.limit_bytes as u64) {
@@ -128,7 +128,7 @@ impl BodyMemory {
         }
         match tokio::time::timeout(self.timeout, self.collect(body)).await {
             Ok(read) => read,
-            Err(_elapsed) => Err(Refusal::new("body_too_large", "the body did not end in time")),
+            Err(_elapsed) => Err(Refusal::new("body_timeout", "the body did not end in time")),
         }
     }
 
@@ -136,7 +136,7 @@ impl BodyMemory {
     /// drain unless it is given back as a stream.
     ///
     /// # Errors
-    /// As [`Self::read`]; `body_too_large` only if an announced length does not arrive in time.
+    /// As [`Self::read`], but for `body_too_large`; `body_timeout` only if an announced length does not arrive in time.
     pub async fn read_or_stream(&self, headers: &HeaderMap, body: &mut Option<Incoming>) -> Result<Intake, Refusal> {
         let gone = || Refusal::new("internal", "the body was taken");
         let announced = announced_length(headers);
@@ -148,7 +148,7 @@ impl BodyMemory {
             match tokio::time::timeout(self.timeout, self.fill(&mut reading, body)).await {
                 Ok(filled) => !filled?,
                 Err(_elapsed) if announced.is_none() => true,
-                Err(_elapsed) => return Err(Refusal::new("body_too_large", "the body did not end in time")),
+                Err(_elapsed) => return Err(Refusal::new("body_timeout", "the body did not end in time")),
             }
         };
         let Reading { bytes, memory } = reading;

@@ -36,6 +36,10 @@ pub struct Limits {
     pub processes: usize,
     /// Idle connections kept per component socket or HTTP/1.1 peer.
     pub idle_connections: usize,
+    /// Failures in a row after which an endpoint is left alone.
+    pub endpoint_failures: u32,
+    /// Requests that are sent again, in percent of all to one callee.
+    pub retry_percent: u32,
 }
 
 impl Default for Limits {
@@ -58,6 +62,8 @@ impl Default for Limits {
             events: 16384,
             processes: 8192,
             idle_connections: 64,
+            endpoint_failures: 5,
+            retry_percent: 20,
         }
     }
 }
@@ -80,8 +86,14 @@ pub struct Timeouts {
     pub handshake: u64,
     /// TCP or Unix connect.
     pub connect: u64,
+    /// An endpoint that failed too often is left alone for so long at first.
+    pub endpoint_open: u64,
+    /// A call of a component, from the head of its request to the head of its answer, with every attempt.
+    pub call: u64,
     /// From sending a request to the head of the response.
     pub response_head: u64,
+    /// An answer that its reader takes nothing of for so long ends with its connection.
+    pub answer_unread: u64,
     /// A call waits this long for its record to be durable.
     pub log_write: u64,
     /// In strict mode a call waits this long for witnesses; shorter than `log_write`, or that ends it.
@@ -98,7 +110,10 @@ impl Default for Timeouts {
             idle: 60_000,
             handshake: 5_000,
             connect: 3_000,
+            endpoint_open: 1_000,
+            call: 660_000,
             response_head: 600_000,
+            answer_unread: 60_000,
             log_write: 10_000,
             log_witness: 5_000,
         }

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
 use crate::body::BodyMemory;
+use crate::breaker::Breakers;
 use crate::callers::Callers;
 use crate::clock;
 use crate::component::ComponentSockets;
@@ -41,6 +42,7 @@ use crate::outside::{Roots, WebConnections};
 use crate::places::{Parts, Places};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
+use crate::retries::Retries;
 use crate::settings::{Settings, ms};
 use crate::stats::Stats;
 use crate::terms::Terms;
@@ -98,6 +100,9 @@ pub struct Broker {
     pub acknowledged: Acknowledged,
     pub handles: Handles<Context>,
     pub pool: Pool,
+    /// Which of the endpoints are left alone, and how often a request may be sent again.
+    pub breakers: Arc<Breakers>,
+    pub retries: Retries,
     /// Connections to external services.
     pub web: WebConnections,
     pub sockets: ComponentSockets,
@@ -162,6 +167,8 @@ impl Broker {
             memory: BodyMemory::new(limits.buffered_bytes, settings.body_limit_bytes, ms(timeouts.body_read)),
             calls: Arc::new(Semaphore::new(limits.calls)),
             peer_calls: Places::new(limits.calls, (limits.calls / 2).max(FEWEST_PEER_CALLS)),
+            breakers: Breakers::new(limits.endpoint_failures.max(1), ms(timeouts.endpoint_open)),
+            retries: Retries::new(limits.retry_percent),
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),
@@ -281,6 +288,7 @@ impl Broker {
                 self.open_calls.len(),
             ),
             ("handles", "Custody handles in use.", self.handles.len()),
+            ("endpoints_open", "Endpoints that are left alone because they failed.", self.breakers.open_count()),
             ("replay_entries", "Accepted records that are remembered.", used),
             ("certificate_cache_entries", "Certificates remembered.", certificates),
             ("seal_cache_entries", "Verified seals remembered.", seals),
@@ -305,6 +313,7 @@ impl Broker {
     /// Housekeeping that no call waits for.
     pub fn sweep(&self) {
         self.pool.sweep();
+        self.breakers.sweep(std::time::Instant::now());
         self.web.sweep();
         self.sockets.sweep();
         self.handles.purge(clock::now_s());

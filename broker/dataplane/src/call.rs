@@ -186,6 +186,16 @@ impl CallRecord {
         }
     }
 
+    /// What came was no request: its head did not parse, or did not end in time.
+    pub fn never_began(mut self, code: &'static str, error: Option<&hyper::Error>) {
+        let mut refusal = Refusal::new(code, error.map_or_else(|| "it did not end".to_owned(), ToString::to_string));
+        if let Some(source) = error.and_then(std::error::Error::source) {
+            refusal.detail = format!("{}: {source}", refusal.detail);
+        }
+        self.refused(&refusal);
+        self.complete();
+    }
+
     /// The answer broke off after its head.
     pub fn broke_off(&mut self, failed: &BodyFailed) {
         self.code = failed.code.clone().into_owned();

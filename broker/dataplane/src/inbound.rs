@@ -25,10 +25,15 @@ use tokio_rustls::server::TlsStream;
 use hopseal_custody::receive::Peer;
 
 use crate::activity::Activity;
+use crate::answers::{Answers, WatchedBody};
 use crate::body::BodyMemory;
 use crate::broker::Broker;
+use crate::call::CallRecord;
 use crate::clock;
 use crate::executor::ConnectionTasks;
+use crate::h1_stream::H1Stream;
+use crate::h2_stream::{Flood, H2Stream};
+use crate::headers::MAX_FIELDS;
 use crate::instance::Leaf;
 use crate::lifetime::Lifetime;
 use crate::places::Turns;
@@ -113,46 +118,95 @@ fn component_for(broker: &Broker, name: Option<&str>) -> Option<String> {
 async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc<PeerConnection>) {
     let lifetime =
         Lifetime::new(Arc::clone(&connection.leaf), connection.chain.clone(), &broker.trust, broker.shutdown.clone());
-    let activity = connection.activity.clone();
+    let unread = ms(broker.settings.timeouts_ms.answer_unread);
+    let watch = Watch { activity: connection.activity.clone(), answers: Answers::new(), unread };
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
-    let io = TokioIo::new(stream);
+    let caller = connection.chain.id.to_string();
     let service = service_fn({
-        let broker = Arc::clone(broker);
+        let (broker, answers) = (Arc::clone(broker), watch.answers.clone());
         move |request: Request<Incoming>| {
-            let (broker, connection) = (Arc::clone(&broker), Arc::clone(&connection));
-            async move { Ok::<_, Infallible>(receive::answer(&broker, &connection, request).await) }
+            let (broker, connection, answering) = (Arc::clone(&broker), Arc::clone(&connection), answers.begin());
+            async move {
+                let answer = receive::answer(&broker, &connection, request).await;
+                Ok::<_, Infallible>(answer.map(|body| WatchedBody::new(body, answering)))
+            }
         }
     });
-    if is_h2 {
+    let ended = if is_h2 {
         let (tasks, _ended_on_return) = ConnectionTasks::new();
-        let served = h2_builder(broker, tasks).serve_connection(io, service);
-        supervise(pin!(served), http2::Connection::graceful_shutdown, lifetime, &activity).await;
+        let stats = Arc::clone(&broker.stats);
+        let stream = H2Stream::new(stream, move |flood| {
+            let why = if flood == Flood::Resets { "h2_resets" } else { "h2_frames" };
+            stats.count_cut_connection("peer", why);
+        });
+        let served = h2_builder(broker, tasks).serve_connection(TokioIo::new(stream), service);
+        supervise(pin!(served), http2::Connection::graceful_shutdown, lifetime, &watch).await
     } else {
-        let served = h1_builder(broker).serve_connection(io, service);
-        supervise(pin!(served), http1::Connection::graceful_shutdown, lifetime, &activity).await;
+        let (stream, said) = H1Stream::new(stream, watch.answers.clone(), ms(broker.settings.timeouts_ms.header_read));
+        let ended = {
+            let served = h1_builder(broker).serve_connection(TokioIo::new(stream), service);
+            supervise(pin!(served), http1::Connection::graceful_shutdown, lifetime, &watch).await
+        };
+        if let Some(code) = said.get() {
+            let mut record = CallRecord::begin("in", &broker.events, &broker.stats);
+            record.caller = Some(caller);
+            record.never_began(code, ended.error());
+        }
+        ended
+    };
+    if matches!(ended, Ended::Unread) {
+        broker.stats.count_cut_connection("peer", "answer_unread");
+    }
+}
+
+/// What a connection is watched for.
+struct Watch {
+    activity: Activity,
+    answers: Answers,
+    /// How long an answer may wait for its reader.
+    unread: Duration,
+}
+
+/// How a connection ended.
+enum Ended {
+    /// By itself, with the error that it ended with, or because nothing was left to do.
+    Served(Option<hyper::Error>),
+    Closed,
+    Unread,
+}
+
+impl Ended {
+    fn error(&self) -> Option<&hyper::Error> {
+        match self {
+            Self::Served(error) => error.as_ref(),
+            Self::Closed | Self::Unread => None,
+        }
     }
 }
 
 /// Serves until the connection ends, must close, or should finish and has nothing left to do.
-async fn supervise<C: Future>(
+async fn supervise<C: Future<Output = hyper::Result<()>>>(
     mut served: Pin<&mut C>,
     finish: fn(Pin<&mut C>),
     mut lifetime: Lifetime,
-    activity: &Activity,
-) {
+    watch: &Watch,
+) -> Ended {
     let should_finish = lifetime.should_finish();
+    let mut unread = pin!(watch.answers.stalled(watch.unread));
     tokio::select! {
-        _ended = served.as_mut() => return,
-        _why = lifetime.must_close() => return,
+        ended = served.as_mut() => return Ended::Served(ended.err()),
+        _why = lifetime.must_close() => return Ended::Closed,
+        () = unread.as_mut() => return Ended::Unread,
         () = should_finish => {}
-        () = activity.unused() => {}
+        () = watch.activity.unused() => {}
     }
     finish(served.as_mut());
     // A peer that never finished its preface, or ignores the goodbye, would stay for ever.
     tokio::select! {
-        _ended = served => {}
-        _why = lifetime.must_close() => {}
-        () = activity.unused_for(LAST_WORDS) => {}
+        ended = served => Ended::Served(ended.err()),
+        _why = lifetime.must_close() => Ended::Closed,
+        () = unread => Ended::Unread,
+        () = watch.activity.unused_for(LAST_WORDS) => Ended::Served(None),
     }
 }
 
@@ -177,6 +231,7 @@ fn h1_builder(broker: &Broker) -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(ms(broker.settings.timeouts_ms.header_read))
+        .max_headers(MAX_FIELDS)
         .max_header_size(broker.settings.limits.peer_header_bytes as usize)
         .max_buf_size(buffer_bytes(broker.settings.limits.peer_header_bytes as usize));
     builder

@@ -84,7 +84,10 @@ pub async fn answer(
     let mut record = CallRecord::begin("out", &broker.events, &broker.stats);
     let (parts, body) = request.into_parts();
     let mut body = Some(body);
-    match call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record).await {
+    let deadline = crate::settings::ms(broker.settings.timeouts_ms.call);
+    let called = call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record);
+    let called = tokio::time::timeout(deadline, called).await;
+    match called.unwrap_or_else(|_| Err(Refusal::new("call_timeout", "the call has no answer in time"))) {
         Ok(response) => {
             record.answered(response.status());
             response.map(|reply| AnswerBody::new(reply, record))

@@ -105,7 +105,7 @@ impl Pool {
     /// A connection from `leaf` to `component` at `endpoint`, shared or new.
     ///
     /// # Errors
-    /// `peer_unreachable` or `peer_untrusted`.
+    /// `peer_unreachable`, `peer_untrusted`, `peer_connect_timeout` or `peer_handshake_timeout`.
     pub async fn lease(&self, leaf: &Arc<Leaf>, component: &Component, endpoint: &str) -> Result<Lease, Refusal> {
         let arrived = Instant::now();
         let slot = self.slot(leaf, component, endpoint);
@@ -174,7 +174,7 @@ impl Pool {
         let unreachable = |why: String| Refusal::new("peer_unreachable", format!("{endpoint}: {why}"));
         let tcp = timeout(self.settings.connect, TcpStream::connect(endpoint))
             .await
-            .map_err(|_| unreachable("connect timed out".into()))?
+            .map_err(|_| Refusal::new("peer_connect_timeout", endpoint))?
             .map_err(|error| unreachable(error.to_string()))?;
         tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
         let config = self.tls.client(leaf, &component.id).map_err(|error| unreachable(error.to_string()))?;
@@ -182,7 +182,7 @@ impl Pool {
             .ok_or_else(|| unreachable("the component's name is no server name".into()))?;
         let stream = timeout(self.settings.handshake, TlsConnector::from(Arc::new(config)).connect(name, tcp))
             .await
-            .map_err(|_| unreachable("handshake timed out".into()))?
+            .map_err(|_| Refusal::new("peer_handshake_timeout", endpoint))?
             .map_err(|error| handshake_refusal(endpoint, &error))?;
         let peer = self.peer_of(&stream).map_err(|why| Refusal::new("peer_untrusted", format!("{endpoint}: {why}")))?;
         let lifetime = Lifetime::new(Arc::clone(leaf), peer.clone(), &self.trust, self.shutdown.clone());

@@ -16,8 +16,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 
+use crate::answers::{Answers, WatchedBody};
 use crate::broker::Broker;
+use crate::call::CallRecord;
 use crate::callers::Connected;
+use crate::h1_stream::H1Stream;
 use crate::outbound;
 use crate::pidfd::{PinError, pin_peer};
 use crate::places::Places;
@@ -65,13 +68,31 @@ pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
 
 async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
     broker.stats.out_connections.add(1);
-    let connected = Arc::new(connected);
+    let answers = Answers::new();
+    let (stream, said) = H1Stream::new(stream, answers.clone(), ms(broker.settings.timeouts_ms.header_read));
+    let error = exchange(&broker, stream, Arc::new(connected), answers).await;
+    broker.stats.out_connections.add(-1);
+    if let Some(code) = said.get() {
+        CallRecord::begin("out", &broker.events, &broker.stats).never_began(code, error.as_ref());
+    }
+}
+
+/// Serves requests until the connection ends; gives the error that ended it.
+async fn exchange(
+    broker: &Arc<Broker>,
+    stream: H1Stream<UnixStream>,
+    connected: Arc<Connected>,
+    answers: Answers,
+) -> Option<hyper::Error> {
     let closed = connected.caller.closed.clone();
     let service = service_fn({
-        let broker = Arc::clone(&broker);
+        let (broker, answers) = (Arc::clone(broker), answers.clone());
         move |request: Request<Incoming>| {
-            let (broker, connected) = (Arc::clone(&broker), Arc::clone(&connected));
-            async move { Ok::<_, Infallible>(outbound::answer(&broker, &connected, request).await) }
+            let (broker, connected, answering) = (Arc::clone(&broker), Arc::clone(&connected), answers.begin());
+            async move {
+                let answer = outbound::answer(&broker, &connected, request).await;
+                Ok::<_, Infallible>(answer.map(|body| WatchedBody::new(body, answering)))
+            }
         }
     });
     let served = http1::Builder::new()
@@ -83,17 +104,22 @@ async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
         .with_upgrades();
     tokio::pin!(served);
     let shutdown = broker.shutdown.clone();
+    let stalled = answers.stalled(ms(broker.settings.timeouts_ms.answer_unread));
+    tokio::pin!(stalled);
     tokio::select! {
-        _ended = served.as_mut() => {}
-        () = closed.cancelled() => {}
+        ended = served.as_mut() => return ended.err(),
+        () = closed.cancelled() => return None,
+        () = stalled.as_mut() => {}
         () = shutdown.drain.cancelled() => {
             served.as_mut().graceful_shutdown();
             tokio::select! {
-                _ended = served => {}
-                () = closed.cancelled() => {}
-                () = shutdown.stop.cancelled() => {}
+                ended = served => return ended.err(),
+                () = closed.cancelled() => return None,
+                () = shutdown.stop.cancelled() => return None,
+                () = stalled => {}
             }
         }
     }
-    broker.stats.out_connections.add(-1);
+    broker.stats.count_cut_connection("out", "answer_unread");
+    None
 }

@@ -149,13 +149,21 @@ pub struct ClosingBody {
     body: Streamed,
     state: State,
     progress: Arc<Progress>,
+    /// The closing statement goes into the log and not along.
+    is_kept: bool,
 }
 
 impl ClosingBody {
     pub fn new(body: Streamed, closer: Closer) -> Self {
         let progress = Arc::<Progress>::default();
         progress.offer();
-        Self { body, state: State::Streaming { closer, sum: BodySummer::default() }, progress }
+        Self { body, state: State::Streaming { closer, sum: BodySummer::default() }, progress, is_kept: false }
+    }
+
+    /// The same towards a party that knows nothing of custody.
+    pub fn kept(mut self) -> Self {
+        self.is_kept = true;
+        self
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
@@ -193,6 +201,9 @@ impl ClosingBody {
                 State::Sealing(sealing) => {
                     let sealed = ready!(sealing.as_mut().poll(context));
                     self.state = State::Ended;
+                    if self.is_kept && sealed.is_ok() {
+                        return Poll::Ready(None);
+                    }
                     return Poll::Ready(Some(sealed.map(|sealed| closing_fields(&sealed)).map_err(BodyFailed::from)));
                 }
                 State::Ended => return Poll::Ready(None),

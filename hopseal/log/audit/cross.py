@@ -32,12 +32,18 @@ def cross_check(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem
     _check_uses(table)
     problems = _check_logs(table, artifacts)
     refused = {each.unverified_jti for each in artifacts.refusals}
+    tunnels = {each.rec for each in artifacts.calls}
     for facts in table.by_hash.values():
         _check_subject(facts, table)
     answered = [(facts, record, table.receipts(facts.hash)) for facts, record in table.records]
     for facts, record, receipts in answered:
-        _check_copies(facts, record, receipts, is_refused=record.jti in refused)
+        is_plain = table.is_without_custody(facts, record)
+        _check_copies(facts, receipts, may_lack_copy=is_plain or record.jti in refused)
         _check_answers(facts, record, receipts, table)
+        if is_plain:
+            _check_observations(facts, record, table, tunnels)
+        elif not receipts:
+            facts.lacks("receipt")
         _check_closings(receipts, table.about.get(facts.hash, ()))
         _check_citations(facts, record, table)
         _check_continuation(facts, record, table)
@@ -120,43 +126,52 @@ def _check_subject(facts: Facts, table: FactTable) -> None:
         facts.refuse(code, "it is of another chain than its record")
     if facts.statement.iat < record.iat - CLOCK_SKEW_S:
         facts.refuse(code, "it is older than its record")
-    if not _fits(facts, record):
+    if not _fits(facts, record, table):
         facts.refuse(code, "it is not between the two that its record is between")
 
 
-def _fits(facts: Facts, record: Record) -> bool:
+def _fits(facts: Facts, record: Record, table: FactTable) -> bool:
     claims, receipt = facts.statement.claims, facts.statement.receipt
     if receipt is not None:
         return str(receipt.iss) == record.aud and receipt.aud == record.iss
     if isinstance(claims, Closing):
-        return claims.iss == record.iss and str(claims.aud) == record.aud and record.bm is not None
+        opened = table.by_hash[str(claims.rec)]
+        # A stream to a callee without custody is closed for its caller's own log.
+        receiver = str(record.iss) if table.is_without_custody(opened, record) else record.aud
+        return claims.iss == record.iss and str(claims.aud) == receiver and record.bm is not None
     return str(facts.statement.iss) in {str(record.iss), record.aud}
 
 
-def _check_copies(facts: Facts, record: Record, receipts: Receipts, *, is_refused: bool) -> None:
-    """Both logs hold a record once; a receiver that refused it holds the refusal instead."""
+def _check_copies(facts: Facts, receipts: Receipts, *, may_lack_copy: bool) -> None:
+    """Both logs hold a record once; a receiver that refused it holds the refusal, one without custody nothing."""
     received, sent = facts.places(Direction.RECEIVED), facts.places(Direction.SENT)
     if len(received) > 1 or len(sent) > 1 or len(facts.entries) > _COPIES:
         facts.refuse(Code.REPLAYED, f"accepted {len(received)} times, in {len(facts.entries)} entries")
     if not sent:
         facts.lacks("copy:sent")
     was_denied = any(receipt.fin is Fin.DENY for _, receipt in receipts)
-    if not received and record.aud.startswith("spiffe://") and not is_refused and not was_denied:
+    if not received and not may_lack_copy and not was_denied:
         facts.lacks("copy:received")
 
 
 def _check_answers(facts: Facts, record: Record, receipts: Receipts, table: FactTable) -> None:
-    """A record without a receipt is dangling; a callee that answers twice may have told each side another story."""
+    """A callee that answers twice may have told each side another story; a stream has an end."""
     if len(receipts) > 1:
         for each, _ in receipts:
             each.refuse(AuditCode.RECEIPT, "another receipt for the same record")
     about = table.about.get(facts.hash, ())
-    if not receipts and record.aud.startswith("spiffe://"):
-        facts.lacks("receipt")
-    if not record.aud.startswith("spiffe://") and not any(each.statement.outcome for each in about):
-        facts.lacks("observation")
     if record.bm is not None and not any(isinstance(each.statement.claims, Closing) for each in about):
         facts.lacks("closing")
+
+
+def _check_observations(facts: Facts, record: Record, table: FactTable, tunnels: set[str | None]) -> None:
+    """Who calls somebody without custody says once what came back; of a tunnel, its log says what passed."""
+    observations = table.observations(facts.hash, str(record.iss))
+    if len(observations) > 1:
+        for observed in observations:
+            observed.refuse(AuditCode.RECEIPT, "another observation for the same record")
+    if not observations and facts.hash not in tunnels:
+        facts.lacks("observation")
 
 
 def _check_closings(receipts: Receipts, about: Sequence[Facts]) -> None:

@@ -115,6 +115,7 @@ async fn prepare(
         bound: &bound,
         operation: &operation,
         srv: None,
+        streams: false,
     };
     let (payload, claims, cid) = compose_record(&told)?;
     record.cid = Some(claims.cid.clone());
