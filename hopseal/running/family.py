@@ -46,6 +46,7 @@ class OpenSocket:
     """A TCP socket of this network namespace."""
 
     inode: int
+    uid: int
     is_established: bool
 
 
@@ -59,7 +60,7 @@ def is_held_by_descendant(ancestor: int, near: Address, far: Address) -> bool:
     """
     for _ in range(_ATTEMPTS):
         before = find_socket(far, near)
-        if before is None or not before.is_established:
+        if before is None or not before.is_established or not _may_be_ours(before.uid):
             return False
         if any(_holds(pid, before.inode) for pid in descendants(ancestor)):
             # The number is only worth something if it was the connection's all along.
@@ -111,8 +112,14 @@ def parse_reply(reply: bytes) -> OpenSocket | None:
         raise OSError(code, os.strerror(code))
     if kind != _SOCK_DIAG_BY_FAMILY or len(body) < _MESSAGE.size:
         raise OSError(errno.EPROTO, "a netlink message is cut off")
-    _, state, *_, inode = _MESSAGE.unpack_from(body)
-    return OpenSocket(inode, is_established=state == _TCP_ESTABLISHED)
+    _, state, *_, uid, inode = _MESSAGE.unpack_from(body)
+    return OpenSocket(inode, uid, is_established=state == _TCP_ESTABLISHED)
+
+
+def _may_be_ours(uid: int) -> bool:
+    """Cheap, so that other users cannot make us read all of ``/proc``; only root's programs become other users."""
+    own = os.geteuid()
+    return own in {0, uid}
 
 
 def _packed(address: Address) -> bytes:

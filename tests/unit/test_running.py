@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hopseal.errors import HopsealError, InvalidError
-from hopseal.running import run_task
+from hopseal.running import family, run_task
 from hopseal.running.bridge import find_refusal
 from hopseal.running.child import environment_of
 from hopseal.running.family import OpenSocket, parse_reply
@@ -158,9 +158,28 @@ def diag(state: int, inode: int) -> bytes:
 
 
 def test_the_kernels_answer_names_the_socket() -> None:
-    assert parse_reply(reply(20, diag(1, 4711))) == OpenSocket(4711, is_established=True)
-    assert parse_reply(reply(20, diag(8, 4711))) == OpenSocket(4711, is_established=False)
+    assert parse_reply(reply(20, diag(1, 4711))) == OpenSocket(4711, 1000, is_established=True)
+    assert parse_reply(reply(20, diag(8, 4711))) == OpenSocket(4711, 1000, is_established=False)
     assert parse_reply(reply(2, struct.pack("=i", -errno.ENOENT))) is None
+
+
+def test_only_root_looks_for_sockets_of_other_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = OpenSocket(4711, 1000, is_established=True)
+    monkeypatch.setattr(family, "find_socket", lambda *_: found)
+    monkeypatch.setattr(family, "descendants", lambda _: frozenset({1}))
+    monkeypatch.setattr(family, "_holds", lambda pid, inode: (pid, inode) == (1, 4711))
+    for own, expected in ((0, True), (1000, True), (1001, False)):
+        monkeypatch.setattr("os.geteuid", lambda own=own: own)
+        assert family.is_held_by_descendant(7, ("127.0.0.1", 1), ("127.0.0.1", 2)) is expected
+
+
+def test_a_socket_that_changed_hands_meanwhile_is_not_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([OpenSocket(1, 0, is_established=True), OpenSocket(2, 0, is_established=True)])
+    monkeypatch.setattr(family, "find_socket", lambda *_: next(answers))
+    monkeypatch.setattr(family, "descendants", lambda _: frozenset({1}))
+    monkeypatch.setattr(family, "_holds", lambda *_: True)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert family.is_held_by_descendant(7, ("127.0.0.1", 1), ("127.0.0.1", 2)) is False
 
 
 @pytest.mark.parametrize(
