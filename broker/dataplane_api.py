@@ -41,6 +41,12 @@ class DataPlane(Protocol):
     def take_events(self) -> list[str]:
         """JSON texts of what happened since the last call."""
 
+    def take_calls(self, end: str, most: int) -> tuple[str, list[str]]:
+        """Up to ``most`` calls that ended, oldest first, which :meth:`take_events` then does not bring.
+
+        Those in printable ASCII are lines of JSON, each with ``end`` in place of its last brace; the others JSON texts.
+        """
+
     def admit_caller(self, pidfd_inode: int, instance: str, component: str) -> None:
         """Calls of this process are calls of ``component``."""
 
@@ -93,6 +99,9 @@ class DataPlane(Protocol):
 
     def log_durable(self) -> int:
         """How many log entries are durable: all whose number is smaller."""
+
+    def take_leaves(self, start: int, end: int) -> list[bytes] | None:
+        """Leaves of durable entries ``start`` to ``end``, each given once; None if only the journal has them all."""
 
     def set_witnessed(self, count: int) -> None:
         """The first ``count`` log entries are witnessed."""

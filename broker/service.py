@@ -32,7 +32,7 @@ from broker.documents import DocumentKeeper
 from broker.events import DataPlaneEvents
 from broker.identities.registry import Identities
 from broker.issuers import IssuerKeys, encode_issuers
-from broker.logs import call_writer
+from broker.logs import CallLines
 from broker.metrics import BrokerCollector
 from broker.own_identity import OwnIdentityClient
 from broker.policy.follow import PolicyFollower
@@ -129,7 +129,7 @@ class Broker:
             self.documents, data_plane, self.policies, self.identities, self.callees, partners
         )
         self.issuers = IssuerKeys(config.issuers, source)
-        self.events = DataPlaneEvents(data_plane, self.identities, self.issuers, call_writer(config.log))
+        self.events = DataPlaneEvents(data_plane, self.identities, self.issuers, CallLines(config.log))
         self.local_log = LocalLog(config, log_signer, data_plane, self.own.current, source)
         self._attestor_admin = AttestorAdmin(config.attestor.admin_socket) if config.attestor.admin_socket else None
         self.status = self._build_status(config, admin)

@@ -132,8 +132,8 @@ def test_a_torn_last_line_is_cut_off_and_the_numbering_goes_on(killed: NodeProce
     data = Message(svid).wire()
     send(port, svid, data)
     killed.kill()
-    whole = killed.log_file.read_bytes()
-    killed.log_file.write_bytes(whole + b'0badc0de {"n":99,"at_ms":1,"ty')
+    whole = killed.log_file.read_bytes().rstrip(b"\0")
+    killed.log_file.write_bytes(whole + b'0badc0de {"n":99,"at_ms":1,"ty' + bytes(64))
     port = killed.start()
     assert send(port, svid, data).code == "custody_replayed"
     contents = killed.log()

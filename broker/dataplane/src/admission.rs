@@ -54,6 +54,19 @@ pub async fn accept(
     record: &mut CallRecord,
     voucher: &mut Option<Voucher>,
 ) -> Result<Chain, Refusal> {
+    let chain = verify(broker, connection, received, record, voucher)?;
+    log_accepted(broker, &chain, received.operation).await?;
+    Ok(chain)
+}
+
+/// Steps 1 to 15: nothing waits, and nothing was logged.
+fn verify(
+    broker: &Arc<Broker>,
+    connection: &PeerConnection,
+    received: &Received<'_>,
+    record: &mut CallRecord,
+    voucher: &mut Option<Voucher>,
+) -> Result<Chain, Refusal> {
     let policy = broker.receive_policy();
     let now = clock::now_s();
     let lines = headers::lines(received.headers);
@@ -99,7 +112,6 @@ pub async fn accept(
     if let Some(token) = chain.behalf().and_then(Behalf::token) {
         users::log_token(broker, token);
     }
-    log_accepted(broker, &chain, received.operation).await?;
     Ok(chain)
 }
 
@@ -216,7 +228,9 @@ pub async fn append(broker: &Broker, entry: Entry, certificates: Vec<(String, St
     let unavailable = |why: &str| LogError::Unavailable(why.to_owned());
     let started = broker.started.get().ok_or_else(|| unavailable("not started"))?;
     let deadline = ms(broker.settings.timeouts_ms.log_write);
-    timeout(deadline, started.log.append(entry, certificates)).await.unwrap_or_else(|_| Err(unavailable("too slow")))
+    timeout(deadline, started.log.queue_append(entry, certificates).logged())
+        .await
+        .unwrap_or_else(|_| Err(unavailable("too slow")))
 }
 
 fn claims_of(record: &Record) -> Claims {

@@ -2,7 +2,8 @@
 //!
 //! Owns: `out.sock`, the peer port, connections, policy decisions and the custody log of one node.
 //! Does not own: who is who (the attestor), what is configured (the broker's control process), the
-//! wire format (crate `hopseal_custody`). Python meets it in `binding` only; `log` is public for its benchmark.
+//! wire format (crate `hopseal_custody`). Python meets it in `binding` only; `log` and `policy` are public for their
+//! benchmarks.
 
 mod activity;
 mod admission;
@@ -46,7 +47,7 @@ mod outside;
 mod path;
 mod pidfd;
 mod places;
-mod policy;
+pub mod policy;
 mod policy_binding;
 mod pool;
 mod problem;

@@ -72,7 +72,8 @@ impl Server {
         let failed = |error: io::Error| ("start_failed", error.to_string());
         let out = socket.listener.try_clone().map_err(failed)?;
         peer.set_nonblocking(true).map_err(failed)?;
-        let runtime = Running::start(settings.worker_threads).map_err(failed)?;
+        let Some(Started { log, .. }) = broker.started.get() else { return Err(failed(io::Error::other("no log"))) };
+        let runtime = log.serve(|at_rest| Running::start(settings.worker_threads, at_rest)).map_err(failed)?;
         runtime.handle.spawn(unix_server::accept(Arc::clone(broker), out));
         runtime.handle.spawn(accept_peers(Arc::clone(broker), peer));
         runtime.handle.spawn(sweep(Arc::clone(broker)));

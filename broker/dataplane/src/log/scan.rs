@@ -1,7 +1,8 @@
 //! Reading the log back at start: where to go on, and what a restarted receiver must remember.
 //!
 //! Owns: telling a torn tail (cut off, it was never acknowledged) from damage in the middle (kept
-//! as it is for the auditor, and the replay store then counts as incomplete).
+//! as it is for the auditor, and the replay store then counts as incomplete). Lines are written into zeros (`reserve`):
+//! an end that is torn can have holes, with whole lines of the same write behind them.
 
 use std::collections::HashSet;
 use std::io::{self, BufRead};
@@ -13,6 +14,9 @@ use super::line::{LineStart, ReadLine, checked_json};
 
 /// How long after its line was written a record can be replayed at most; a second more for what milliseconds round.
 const REPLAYABLE_S: i64 = MAX_LIFETIME_S + MAX_SKEW_S + 1;
+
+/// More lines than one write has.
+const MOST_IN_A_WRITE: u64 = 4096;
 
 /// An accepted record whose replay must still be refused.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,18 +58,24 @@ pub fn scan(mut log: impl BufRead, since: i64) -> io::Result<Scan> {
     let mut scan = Scan::default();
     let mut position: u64 = 0;
     let mut unreadable_since_good: u64 = 0;
+    let mut hole: Option<Hole> = None;
     let mut line = Vec::new();
     loop {
         line.clear();
         let bytes = log.read_until(b'\n', &mut line)?;
         if bytes == 0 {
+            hole.into_iter().for_each(|hole| hole.cut(&mut scan));
             return Ok(scan);
         }
         position += bytes as u64;
         let Some(json) = line.strip_suffix(b"\n").and_then(checked_json) else {
             unreadable_since_good += 1;
+            if hole.is_none() && line.contains(&0) {
+                hole = Some(Hole::before(&scan));
+            }
             continue;
         };
+        hole.iter_mut().for_each(|hole| hole.lines_behind += 1);
         let passed = (!scan.is_empty()).then(|| can_pass(json, since)).flatten();
         let entry = if passed.is_none() { serde_json::from_slice::<ReadLine>(json).ok() } else { None };
         let Some(n) = passed.as_ref().map(|passed| passed.n).or(entry.as_ref().map(|entry| entry.n)) else {
@@ -107,6 +117,46 @@ fn can_pass(json: &[u8], since: i64) -> Option<Passed> {
             (latest_exp < since).then_some(Passed { n: start.n, latest_exp })
         }
         _ => Some(Passed { n: start.n, latest_exp: 0 }),
+    }
+}
+
+/// Zeros between lines: what stood there before they were written, so that this write was never acknowledged.
+struct Hole {
+    /// Scanned before it.
+    next_n: u64,
+    length: u64,
+    latest_exp: i64,
+    damaged: u64,
+    accepted: usize,
+    certificates: HashSet<String>,
+    lines_behind: u64,
+}
+
+impl Hole {
+    fn before(scan: &Scan) -> Self {
+        Self {
+            next_n: scan.next_n,
+            length: scan.length,
+            latest_exp: scan.latest_exp,
+            damaged: scan.damaged,
+            accepted: scan.accepted.len(),
+            certificates: scan.certificates.clone(),
+            lines_behind: 0,
+        }
+    }
+
+    /// Takes back what stands behind it, unless that is more than one write has: then it is damage.
+    fn cut(self, scan: &mut Scan) {
+        if self.lines_behind > MOST_IN_A_WRITE {
+            return;
+        }
+        (scan.next_n, scan.length, scan.damaged) = (self.next_n, self.length, self.damaged);
+        scan.latest_exp = self.latest_exp;
+        scan.accepted.truncate(self.accepted);
+        scan.certificates = self.certificates;
+        if self.length == 0 {
+            scan.first_n = None;
+        }
     }
 }
 
@@ -197,6 +247,33 @@ mod tests {
         log[middle] ^= 1;
         let found = scan(&log[..], 0).unwrap();
         assert_eq!((found.length, found.damaged, found.accepted.len()), (log.len() as u64, 1, 2));
+    }
+
+    #[test]
+    fn a_write_with_a_hole_was_never_acknowledged_and_is_cut_off_whole() {
+        let whole = lines(&[1, 2, 3, 4]);
+        let (one, two) = (lines(&[1]).len(), lines(&[1, 2]).len());
+        for hole in [one..two, one + 7..two + 9, one..one + 1] {
+            let mut log = whole.clone();
+            log[hole.clone()].fill(0);
+            log.extend([0; 64]);
+            let found = scan(&log[..], 0).unwrap();
+            assert_eq!((found.length, found.next_n, found.damaged), (one as u64, 1, 0), "{hole:?}");
+            assert_eq!((found.accepted.len(), found.latest_exp), (1, 1));
+        }
+        let mut log = whole;
+        log[..3].fill(0);
+        let found = scan(&log[..], 0).unwrap();
+        assert_eq!((found.length, found.next_n, found.is_empty()), (0, 0, true));
+    }
+
+    #[test]
+    fn a_hole_before_more_than_one_write_is_damage() {
+        let behind = MOST_IN_A_WRITE + 1;
+        let mut log: Vec<u8> = (0..behind + 2).flat_map(|n| line(n, 0, 9)).collect();
+        log[line(0, 0, 9).len()..][..9].fill(0);
+        let found = scan(&log[..], 10).unwrap();
+        assert_eq!((found.length, found.next_n, found.damaged), (log.len() as u64, behind + 2, 1));
     }
 
     #[test]
