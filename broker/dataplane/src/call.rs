@@ -74,6 +74,8 @@ pub struct CallRecord {
     code: String,
     detail: Option<String>,
     complete: bool,
+    /// Whether this process tells of it.
+    is_told: bool,
     /// The call's share of the bound on calls in progress.
     place: Option<OwnedSemaphorePermit>,
     /// And of the calling peer's part of it.
@@ -138,6 +140,7 @@ impl CallRecord {
             code: "cancelled".to_owned(),
             detail: None,
             complete: false,
+            is_told: true,
             place: None,
             part: None,
             over: None,
@@ -179,6 +182,11 @@ impl CallRecord {
         let over = CancellationToken::new();
         self.over = Some(over.clone().drop_guard());
         over
+    }
+
+    /// Another process answers it, and tells of it.
+    pub fn pass_on(&mut self) {
+        self.is_told = false;
     }
 
     /// The call is judged again from now on, until it is over.
@@ -240,6 +248,9 @@ impl Drop for CallRecord {
         self.stats.calls_in_progress.add(-1);
         if self.direction == "out" {
             self.stats.calls_out_in_progress.add(-1);
+        }
+        if !self.is_told {
+            return;
         }
         self.stats.count_call(self.direction, &self.code, took);
         let without = self.custody.kind();

@@ -52,6 +52,7 @@ mod policy_binding;
 mod pool;
 mod problem;
 mod receive;
+mod relay;
 mod reply;
 mod requests;
 mod retries;

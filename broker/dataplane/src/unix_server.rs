@@ -21,9 +21,9 @@ use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::callers::Connected;
 use crate::h1_stream::H1Stream;
-use crate::outbound;
 use crate::pidfd::{PinError, pin_peer};
 use crate::places::Places;
+use crate::relay;
 use crate::settings::{buffer_bytes, ms};
 
 /// Pause after accept fails, most likely for want of descriptors.
@@ -38,6 +38,7 @@ pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = broker.shutdown.drain.cancelled() => return,
+            () = broker.shutdown.hand_over.cancelled() => return,
         };
         let Ok((stream, _address)) = accepted else {
             broker.stats.count_refused_connection("out", "accept");
@@ -66,7 +67,8 @@ pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
     }
 }
 
-async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
+/// Serves one connection to its end.
+pub async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
     broker.stats.out_connections.add(1);
     let answers = Answers::new();
     let (stream, said) = H1Stream::new(stream, answers.clone(), ms(broker.settings.timeouts_ms.header_read));
@@ -90,7 +92,7 @@ async fn exchange(
         move |request: Request<Incoming>| {
             let (broker, connected, answering) = (Arc::clone(&broker), Arc::clone(&connected), answers.begin());
             async move {
-                let answer = outbound::answer(&broker, &connected, request).await;
+                let answer = relay::answer(&broker, &connected, request).await;
                 Ok::<_, Infallible>(answer.map(|body| WatchedBody::new(body, answering)))
             }
         }
