@@ -27,7 +27,7 @@ use crate::problem::Refusal;
 use crate::reply::{AnswerBody, Reply};
 use crate::settings::Streams;
 use crate::vouched::{Peer, vouch, vouch_refusal};
-use crate::voucher::Voucher;
+use crate::voucher::{Pledge, Voucher};
 
 /// Answers one request of a peer; never fails, refusals are answers.
 pub async fn answer(
@@ -42,7 +42,7 @@ pub async fn answer(
     let (parts, body) = request.into_parts();
     let mut body = Some(body);
     let peer = Peer::of(&parts.method, parts.version, &parts.headers, broker.settings.body_limit_bytes);
-    let mut voucher = None;
+    let mut voucher = Pledge::default();
     let called =
         call(broker, connection, Request::from_parts(parts, ()), &mut body, &peer, &mut record, &mut voucher).await;
     match called {
@@ -63,7 +63,7 @@ pub async fn answer(
                     log_refused(broker, &refusal, claimed, record.cid.is_some()).await;
                 }
             });
-            let response = match voucher.filter(Voucher::may_vouch_refusal) {
+            let response = match voucher.take().filter(Voucher::may_vouch_refusal) {
                 Some(voucher) => tokio::join!(logged, Box::pin(vouch_refusal(voucher, &peer, &refusal))).1,
                 None => {
                     logged.await;
@@ -86,7 +86,7 @@ async fn call(
     voucher: &mut Option<Voucher>,
 ) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
-    record.occupy_part(&broker.peer_calls, &connection.chain.id)?;
+    record.occupy_part(&broker.calls, &broker.peer_calls, &connection.chain.id)?;
     headers::verify_form(&request)?;
     let callee = broker.directory.by_qualified(&connection.component);
     let callee = callee.ok_or_else(|| Refusal::new("callee_unavailable", "no document"))?;
