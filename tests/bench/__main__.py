@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import sys
 
-from bench import attest, audit, call, headers, log
+from bench import attest, audit, bodies, call, fresh, headers, identities, log, memory, policies, stream
 from bench.figures import keep, show
 
-BENCHMARKS = {"attest": attest.run, "call": call.run, "headers": headers.run, "log": log.run, "audit": audit.run}
+BENCHMARKS = {
+    "attest": attest.run,
+    "call": call.run,
+    "bodies": bodies.run,
+    "stream": stream.run,
+    "fresh": fresh.run,
+    "memory": memory.run,
+    "policies": policies.run,
+    "identities": identities.run,
+    "headers": headers.run,
+    "log": log.run,
+    "audit": audit.run,
+}
 
 
 def main() -> int:
