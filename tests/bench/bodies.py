@@ -15,7 +15,7 @@ SIZES = {"1 KB": 1_000, "64 KB": 64_000, "1 MB": 1_000_000}
 
 def run() -> list[Figure]:
     """Every size in turn."""
-    programs = build()
+    programs = build("load", "origin", "plain")
     with tempfile.TemporaryDirectory(prefix="hopseal-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)

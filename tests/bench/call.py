@@ -40,7 +40,7 @@ Round = dict[str, Sample]
 
 def run() -> list[Figure]:
     """Throughput and processor time at 64 connections, latency at one."""
-    programs = build()
+    programs = build("load", "origin", "plain")
     with tempfile.TemporaryDirectory(prefix="hopseal-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)

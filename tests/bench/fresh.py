@@ -16,7 +16,7 @@ from bench.effort import OTHER_CORE, PAIR_CORE, ROUNDS, cpu_s, pinned
 from bench.envoy import envoy_pair
 from bench.figures import Figure, figure
 from bench.pairs import origin
-from bench.plane import HOST, planes
+from bench.plane import PEER_NAME, planes
 from bench.programs import build
 
 COUNT = int(os.environ.get("BENCH_HANDSHAKES", "2000"))
@@ -25,7 +25,7 @@ TASKS = 8
 
 def run() -> list[Figure]:
     """The same client at both, in turns."""
-    programs = build()
+    programs = build("handshakes", "origin")
     with tempfile.TemporaryDirectory(prefix="hopseal-bench-") as name:
         folder = Path(name)
         socket, theirs = folder / "origin.sock", folder / "envoy"
@@ -38,7 +38,7 @@ def run() -> list[Figure]:
             second = envoys.pids[1:]
 
             def ours() -> float:
-                return each(programs["handshakes"], pair.port, HOST, folder / "planes" / "client", pair.cpu_s)
+                return each(programs["handshakes"], pair.port, PEER_NAME, folder / "planes" / "client", pair.cpu_s)
 
             def peer() -> float:
                 return each(programs["handshakes"], envoys.port, "b.example.org", theirs / "a", lambda: cpu_s(second))

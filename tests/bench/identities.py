@@ -21,7 +21,7 @@ LEAST = 0.5
 
 def run() -> list[Figure]:
     """Fifty processes with a connection each, in turns admitted as fifty components and as one."""
-    programs = build()
+    programs = build("load", "origin")
     with tempfile.TemporaryDirectory(prefix="hopseal-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         socket = folder / "origin.sock"

@@ -36,7 +36,7 @@ TILED = 20_000
 
 def run() -> list[Figure]:
     """Append with 64 entries in flight; then tile a journal of records."""
-    program = build()["append"]
+    program = build("append")["append"]
     appended = [append(program) for _ in range(ROUNDS)]
     tiled = [tile() for _ in range(ROUNDS)]
     rate = [each["per_s"] for each in appended]

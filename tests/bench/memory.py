@@ -28,7 +28,7 @@ class Measured(Protocol):
 
 def run() -> list[Figure]:
     """One of each at a time, each started anew."""
-    programs = build()
+    programs = build("load", "origin")
     rounds = [once(programs) for _ in range(ROUNDS)]
     figures = []
     for kind, bounds in (("the whole broker", BROKER_MB), ("the data plane", PLANE_MB)):
@@ -71,6 +71,6 @@ def loaded(load: Path, at: Reachable, measured: Measured) -> float:
         most = max(most, measured())
         time.sleep(SAMPLE_S)
     figures = finished(process)
-    if not figures["requests"]:
+    if figures["failed"] or figures["answers"] < CONNECTIONS:
         raise RuntimeError(f"{at.target}: {figures}")
     return most

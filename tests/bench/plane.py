@@ -20,6 +20,7 @@ from bench.effort import PAIR_CORE, cpu_s, pinned, rss_mb
 
 CALLEE = "tool"
 HOST = f"{CALLEE}.crm"
+PEER_NAME = f"{HOST}.hopseal.invalid"  # what a caller asks B for in TLS
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ MOST_LOAD_S = 2.0
 
 def run() -> list[Figure]:
     """The same calls under each, in turns."""
-    programs = build()
+    programs = build("load", "origin")
     with tempfile.TemporaryDirectory(prefix="hopseal-bench-") as name:
         folder = Path(name)
         socket = folder / "origin.sock"

@@ -30,7 +30,7 @@ class Passage:
 
 def run() -> list[Figure]:
     """Answers and requests, in turns with both Envoys."""
-    programs = build()
+    programs = build("load", "origin", "plain")
     with tempfile.TemporaryDirectory(prefix="hopseal-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
