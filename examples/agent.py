@@ -27,7 +27,7 @@ from hopseal.sdk.httpx2 import AsyncBrokerTransport
 
 def broker_client() -> httpx2.AsyncClient:
     """What the SDKs of others take as their HTTP client."""
-    return httpx2.AsyncClient(transport=AsyncBrokerTransport())
+    return httpx2.AsyncClient(transport=AsyncBrokerTransport(), timeout=60)
 
 
 async def ask_model(question: str) -> str:

@@ -17,7 +17,7 @@ from hopseal.sdk.tasks import task
 
 async def ask(question: str) -> str:
     """The agent's answer."""
-    async with httpx.AsyncClient(transport=AsyncBrokerTransport(raise_refusals=True)) as http:
+    async with httpx.AsyncClient(transport=AsyncBrokerTransport(raise_refusals=True), timeout=60) as http:
         agent = await ClientFactory(ClientConfig(httpx_client=http)).create_from_url("http://agent.desk")
         request = SendMessageRequest(message=new_text_message(question, role=Role.ROLE_USER))
         return "".join([get_stream_response_text(event) async for event in agent.send_message(request)])

@@ -20,7 +20,7 @@ QUESTION = {"model": "any", "messages": [{"role": "user", "content": "hello"}]}
 
 def ask() -> int:
     """A call with httpx, as part of the current task."""
-    with httpx.Client(transport=BrokerTransport()) as client:
+    with httpx.Client(transport=BrokerTransport(), timeout=60) as client:
         return client.post(URL, json=QUESTION).status_code
 
 

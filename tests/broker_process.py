@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 _RUN = "from broker.commands import broker_group; broker_group(prog_name='hopseal broker')"
 
 _COMPONENT = """
-import http.client, http.server, json, os, socket, socketserver, sys, threading
+import http.client, http.server, json, os, socket, socketserver, sys, threading, time
 
 class Connection(http.client.HTTPConnection):
     def connect(self):
@@ -44,11 +44,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_POST(self):
         data = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if data == b"stream":
+            return self.stream()
         token = self.headers.get("txn-token")
         body = json.dumps({"got": data.decode(), "path": self.path, "pid": os.getpid(), "token": token}).encode()
         self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers()
         self.wfile.write(body)
     do_GET = do_POST
+    def stream(self):
+        self.send_response(200); self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked"); self.end_headers()
+        try:
+            while True:
+                self.wfile.write(b"9\\r\\ndata: x\\n\\n\\r\\n"); time.sleep(0.02)
+        except OSError:
+            self.close_connection = True
     def log_message(self, *_): pass
     def address_string(self): return "unix"
 
@@ -107,6 +117,15 @@ class ComponentProcess:
         self._process.stdout.close()
 
 
+def _documents(line: str) -> list[dict]:
+    """The JSON objects in one line: two processes that share a file may write their ends of lines late."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while line.startswith("{", at):
+        document, at = decoder.raw_decode(line, at)
+        found.append(document)
+    return found
+
+
 class BrokerProcess:
     """``hopseal broker run`` as a process of its own, configured inside ``folder``."""
 
@@ -124,12 +143,11 @@ class BrokerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def start(self, *, wait: bool = True) -> BrokerProcess:
+    def start(self, *, wait: bool = True, take_over: bool = False) -> BrokerProcess:
         """Start it; with ``wait`` return once it serves."""
+        arguments = ["run", "--config", str(self.config), *(["--take-over"] if take_over else [])]
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _RUN, "run", "--config", str(self.config)], cwd=ROOT, stderr=log, stdout=log
-            )
+            self._process = subprocess.Popen([sys.executable, "-c", _RUN, *arguments], cwd=ROOT, stderr=log, stdout=log)
         seen = len(self.events("broker_started"))
         if wait:
             wait_until(
@@ -144,8 +162,7 @@ class BrokerProcess:
         """The log lines of one event."""
         if not self.log_path.exists():
             return []
-        lines = self.log_path.read_text().splitlines()
-        found = [json.loads(line) for line in lines if line.startswith("{")]
+        found = [each for line in self.log_path.read_text().splitlines() for each in _documents(line)]
         return [each for each in found if each.get("event") == name]
 
     def get(self, path: str) -> tuple[int, bytes]:

@@ -26,7 +26,7 @@ class Row:
 
 
 @contextlib.contextmanager
-def three_in_a_row(folder: Path) -> Iterator[Row]:
+def three_in_a_row(folder: Path, **settings: object) -> Iterator[Row]:
     """The nodes, started and with routes to each other; issuers are the test's to set."""
     authority = Authority("example.org")
     with contextlib.ExitStack() as stack:
@@ -35,11 +35,12 @@ def three_in_a_row(folder: Path) -> Iterator[Row]:
             auth.register(spiffe_id(name))
         reasoner = stack.enter_context(Component(folder / "reasoner.sock"))
         tool = stack.enter_context(Component(folder / "tool.sock"))
-        a = Node(folder / "a", authority).start()
+        a = Node(folder / "a", authority, settings=settings).start()
         stack.callback(a.stop)
-        b = Node(folder / "b", authority, caller="reasoner", listens={"reasoner": reasoner.path}).start()
+        b = Node(folder / "b", authority, caller="reasoner", listens={"reasoner": reasoner.path}, settings=settings)
+        b.start()
         stack.callback(b.stop)
-        c = Node(folder / "c", authority, caller=None, listens={"tool": tool.path}).start()
+        c = Node(folder / "c", authority, caller=None, listens={"tool": tool.path}, settings=settings).start()
         stack.callback(c.stop)
         a.route(reasoner=b.port, tool=c.port)
         b.route(tool=c.port)

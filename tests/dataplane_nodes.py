@@ -32,7 +32,9 @@ def spiffe_id(name: str) -> str:
     return f"spiffe://{TRUST_DOMAIN}/agents/crm/{name}"
 
 
-def components(listens: dict[str, Path], *, may_start: tuple[str, ...] = ("orchestrator",)) -> str:
+def components(
+    listens: dict[str, Path], *, may_start: tuple[str, ...] = ("orchestrator",), protocol: str = "h1"
+) -> str:
     return json.dumps(
         [
             {
@@ -42,6 +44,7 @@ def components(listens: dict[str, Path], *, may_start: tuple[str, ...] = ("orche
                 "spiffe_id": spiffe_id(name),
                 "listen": str(listens[name]) if name in listens else None,
                 "listen_host": None,
+                "listen_protocol": protocol,
                 "may_start": name in may_start,
             }
             for name in NAMES
@@ -59,6 +62,7 @@ class Node:
     listens: dict[str, Path] = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     events: list[dict] = field(default_factory=list)
+    protocol: str = "h1"  # what the components' sockets speak
     on_event: Callable[[dict], bool] | None = None  # true: handled, skip the usual answer
 
     def __post_init__(self) -> None:
@@ -77,7 +81,7 @@ class Node:
         }
         self.plane = DataPlane(json.dumps(settings))
         self.plane.set_bundles([(TRUST_DOMAIN, [self.authority.der], 1)])
-        self.plane.set_components(components(self.listens))
+        self.plane.set_components(components(self.listens, protocol=self.protocol))
         self.plane.set_policies(PERMIT_ALL, "[]")
         if self.caller:
             self.give(self.caller)
@@ -86,11 +90,23 @@ class Node:
         self._ended = threading.Event()
         self._control = threading.Thread(target=self._run_control, daemon=True)
         self.port = 0
+        self.routes = "{}"
 
     def start(self) -> Node:
         self.port = self.plane.start()
         self._control.start()
         return self
+
+    def succeeded(self) -> Node:
+        """Another data plane that has taken over from this one, which drains on; both run in this process."""
+        settings = {**self.settings, "peer_listen": f"127.0.0.1:{self.port}"}
+        node = Node(self.folder, self.authority, self.caller, self.listens, settings, on_event=self.on_event)
+        node.routes = self.routes
+        node.plane.set_routes(node.routes)
+        descriptors = [os.dup(each) for each in self.plane.descriptors()]
+        node.port = node.plane.take_over(*descriptors, *self.plane.hand_over())
+        node._control.start()
+        return node
 
     def stop(self) -> None:
         self._ended.set()
@@ -109,7 +125,8 @@ class Node:
         self.plane.withdraw(instance(name), f"crm/{name}", "drifted")
 
     def route(self, **ports: int) -> None:
-        self.plane.set_routes(json.dumps({f"crm/{name}": [f"127.0.0.1:{port}"] for name, port in ports.items()}))
+        self.routes = json.dumps({f"crm/{name}": [f"127.0.0.1:{port}"] for name, port in ports.items()})
+        self.plane.set_routes(self.routes)
 
     def of(self, event: str) -> list[dict]:
         return [found for found in list(self.events) if found["event"] == event]

@@ -15,6 +15,7 @@ from typing import Self
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
 import h2.settings
 from cryptography.hazmat.primitives.serialization import load_der_private_key
@@ -46,7 +47,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer; ``length`` announces the length, ``cut`` leaves the end away, ``stall`` never comes to it."""
+    """What to answer; ``length`` announces the length, ``cut`` leaves the end away, ``stall`` never comes to it.
+
+    ``refused`` resets the stream as one that nobody looked at.
+    """
 
     status: int = 200
     headers: Sequence[Header] = field(default_factory=lambda: list(PLAIN))
@@ -55,6 +59,7 @@ class Reply:
     length: bool = True
     cut: bool = False
     stall: bool = False
+    refused: bool = False
 
     @property
     def answer(self) -> Answer:
@@ -185,6 +190,9 @@ class Peer:
 
 
 def _send_h2(connection: ssl.SSLSocket, state: h2.connection.H2Connection, stream: int, reply: Reply) -> None:
+    if reply.refused:
+        state.reset_stream(stream, h2.errors.ErrorCodes.REFUSED_STREAM)
+        return
     length = [("content-length", str(len(reply.body)))] if reply.length else []
     state.send_headers(stream, [(":status", str(reply.status)), *reply.headers, *length])
     connection.sendall(state.data_to_send())

@@ -32,7 +32,9 @@ class WholeNode:
     def write(self, agent: str, components: list[dict[str, object]]) -> None:
         """Replace the document of ``agent``; each component is what :meth:`start` and :meth:`run` make of its name."""
         for each in components:
-            each["attest"] = {"uid": os.geteuid(), "exe": [file_digest(self.python(str(each["name"])))]}
+            own = {"uid": os.geteuid(), "exe": [file_digest(self.python(str(each["name"])))]}
+            more = each.get("attest", {})
+            each["attest"] = {**(more if isinstance(more, dict) else {}), **own}
         document = {
             "apiVersion": "hopseal.dev/v1alpha1",
             "kind": "Agent",
@@ -81,11 +83,6 @@ class WholeNode:
     def log(self, component: str) -> str:
         """What a component wrote."""
         return (self.folder / f"{component}.log").read_text()
-
-    def is_attested(self, qualified: str) -> bool:
-        """Whether the operator sees it attested."""
-        shown = json.loads(self.cli("status", "--json").stdout)["attestor"]["components"]
-        return any(each["component"] == qualified and each["state"] == "attested" for each in shown)
 
     def _command(self, component: str, arguments: tuple[object, ...]) -> list[str]:
         return [str(self.python(component)), *map(str, arguments)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hopseal.cli.calls_text import call_json
 from hopseal.custody.authority import Authority
 from hopseal.custody.evidence_statement import EvidenceStatement
 from hopseal.custody.kids import kids_to_json
@@ -37,6 +38,7 @@ def chain_json(chain: ChainAudit) -> dict[str, Any]:
     return {
         "cid": chain.cid,
         "verdict": str(chain.verdict),
+        "after_calls_without_custody": [call_json(each) for each in chain.led_by],
         "hops": [hop_json(root) for root in chain.roots],
         "loose": [
             {
@@ -70,6 +72,7 @@ def hop_json(hop: HopAudit) -> dict[str, Any]:
     return {
         "hash": hop.sealed.hash,
         "verdict": str(hop.verdict),
+        "custody": "none" if hop.is_observed else "full",
         "finding": _finding(hop.finding),
         "missing": list(hop.missing),
         "caller": str(record.iss),
@@ -92,6 +95,7 @@ def hop_json(hop: HopAudit) -> dict[str, Any]:
         "based_on": [{"receipt": each.hash, "record": each.record} for each in hop.based_on],
         "answers": [_answer(each) for each in hop.answers],
         "closings": [_closing(each) for each in hop.closings],
+        "tunnel": call_json(hop.tunnel) if hop.tunnel else None,
         "children": [hop_json(child) for child in hop.children],
     }
 
@@ -118,6 +122,8 @@ def _answer(answer: AnswerAudit) -> dict[str, Any]:
         "finding": _finding(answer.finding),
         "missing": list(answer.missing),
         "by": str(outcome.iss),
+        "host": answer.host,
+        "key": answer.spki,
         "status": outcome.st,
         "digest": outcome.cd,
         "binding": outcome.rsb,

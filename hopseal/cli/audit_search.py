@@ -14,13 +14,14 @@ from hopseal.cli.log_folders import LogFolder, open_log_folders
 from hopseal.cli.options import log_option
 from hopseal.cli.output import escape_unprintable, format_count, json_option, print_json, print_table, short_id
 from hopseal.cli.selecting import selecting_options, selection_of
-from hopseal.custody.record import Record
+from hopseal.custody.record import Record, parse_sealed_record
 from hopseal.errors import HopsealError
-from hopseal.log.entries import RecordEntry, parse_entry
+from hopseal.log.entries import CallEntry, Direction, RecordEntry, StatementEntry, StatementKind, parse_entry
 from hopseal.log.reader import records_of
 from hopseal.log.selection import ChainNotes, Selection
+from hopseal.log.without_custody import may_lack_custody
 
-_COLUMNS = ("at", "caller", "callee", "operation", "task", "user", "chain", "hop", "dir", "verdict", "log")
+_COLUMNS = ("at", "caller", "callee", "operation", "task", "user", "chain", "hop", "dir", "custody", "verdict", "log")
 
 
 @click.command()
@@ -69,12 +70,18 @@ def search(
 
 def find_rows(folders: Sequence[LogFolder], selection: Selection, *, refused: bool) -> list[dict[str, Any]]:
     """A row for each record entry that fits; two passes, since the root may stand in another log."""
-    notes = ChainNotes()
+    notes, observed = ChainNotes(), set()
     for folder in folders:
         for _, text in folder.lines():
             if b'"rec"' in text:
                 notes.add(records_in(text))
-    rows = (row_of(text, folder.origin, selection, notes) for folder in folders for _, text in folder.lines())
+            if b'"obs"' in text:
+                observed.add(_observed_in(text))
+    lines = ((folder.origin, text) for folder in folders for _, text in folder.lines())
+    rows = (
+        row_of(text, origin, selection, notes, observed) or call_row_of(text, origin, selection)
+        for origin, text in lines
+    )
     return [row for row in rows if row is not None and (row["verdict"] == "refused" or not refused)]
 
 
@@ -84,8 +91,18 @@ def records_in(text: bytes) -> list[Record]:
     return list(records_of(entry)) if entry else []
 
 
-def row_of(text: bytes, origin: str, selection: Selection, notes: ChainNotes) -> dict[str, Any] | None:
-    """The row of a log's line; None if it is of no record, or does not fit."""
+def row_of(
+    text: bytes, origin: str, selection: Selection, notes: ChainNotes, observed: set[str | None] | None = None
+) -> dict[str, Any] | None:
+    """The row of a log's line; None if it is of no record, or does not fit.
+
+    Args:
+        text: JSON of the line.
+        origin: of the log.
+        selection: what is asked for.
+        notes: tasks and users of chains.
+        observed: hashes of the records whose answers were observed; None while answers are still to come.
+    """
     entry = _record_entry(text)
     records = list(records_of(entry)) if entry else []
     if entry is None or not records:
@@ -105,11 +122,60 @@ def row_of(text: bytes, origin: str, selection: Selection, notes: ChainNotes) ->
         "hop": newest.hop,
         "jti": newest.jti,
         "direction": str(entry.direction),
+        "custody": "none" if _lacks_custody(entry, newest, observed) else "full",
         "verdict": "accepted" if entry.accepted else "refused",
         "code": entry.code,
         "log": origin,
         "n": entry.n,
     }
+
+
+def call_row_of(text: bytes, origin: str, selection: Selection) -> dict[str, Any] | None:
+    """The row of a call that no record tells of: of a peer without custody; a tunnel has a record."""
+    if b'"call"' not in text:
+        return None
+    try:
+        entry = parse_entry(text)
+    except HopsealError:
+        return None
+    at = entry.at_ms // 1_000
+    if not isinstance(entry, CallEntry) or entry.phase != "begin" or not selection.fits_call(entry.cid, at, entry):
+        return None
+    return {
+        "at": at,
+        "caller": entry.iss,
+        "callee": entry.aud,
+        "operation": entry.op,
+        "task": None,
+        "user": None,
+        "cid": entry.cid,
+        "hop": None,
+        "jti": None,
+        "direction": str(entry.direction),
+        "custody": "none",
+        "verdict": "accepted" if entry.accepted else "refused",
+        "code": entry.code,
+        "log": origin,
+        "n": entry.n,
+    }
+
+
+def _lacks_custody(entry: RecordEntry, record: Record, observed: set[str | None] | None) -> bool:
+    if entry.direction is not Direction.SENT or not may_lack_custody(record):
+        return False
+    if observed is None or not record.aud.startswith("spiffe://"):
+        return True
+    return entry.sealed is not None and parse_sealed_record(entry.sealed).hash in observed
+
+
+def _observed_in(text: bytes) -> str | None:
+    """The hash of the record whose answer a line observes."""
+    try:
+        entry = parse_entry(text)
+    except HopsealError:
+        return None
+    is_observation = isinstance(entry, StatementEntry) and entry.kind is StatementKind.OBSERVATION
+    return entry.rec if is_observation and isinstance(entry, StatementEntry) else None
 
 
 def _record_entry(text: bytes) -> RecordEntry | None:
@@ -126,4 +192,5 @@ def _cells(row: dict[str, Any]) -> tuple[object, ...]:
     operation, task, user = (escape_unprintable(text) if text else None for text in texts)
     parties = (short_id(row["caller"]), short_id(row["callee"]))
     log = row["log"].rpartition("/")[2]
-    return (moment(row["at"]), *parties, operation, task, user, row["cid"], row["hop"], row["direction"], verdict, log)
+    places = (row["cid"], row["hop"], row["direction"], row["custody"])
+    return (moment(row["at"]), *parties, operation, task, user, *places, verdict, log)

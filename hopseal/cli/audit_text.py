@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import click
 
+from hopseal.cli.calls_text import describe_call, describe_tunnel
 from hopseal.cli.output import escape_unprintable, format_count, short_id
 from hopseal.custody.authority import Authority
 from hopseal.custody.closing import Closing
@@ -28,7 +29,12 @@ from hopseal.log.audit.report import (
 from hopseal.log.judge import Finding
 
 _NO_DATE_FROM = 253_402_300_800  # the year 10000
-_MARKS = {Verdict.VERIFIED: ("✓", "green"), Verdict.INCOMPLETE: ("?", "yellow"), Verdict.REFUSED: ("✗", "red")}
+_MARKS = {
+    Verdict.VERIFIED: ("✓", "green"),
+    Verdict.OBSERVED: ("○", "cyan"),
+    Verdict.INCOMPLETE: ("?", "yellow"),
+    Verdict.REFUSED: ("✗", "red"),
+}
 
 
 def print_report(report: ReportOf[str]) -> None:
@@ -54,7 +60,9 @@ def print_tree(report: AuditReport) -> None:
             record = hop.sealed.record
             status = ", ".join(str(each.outcome.st) for each in hop.answers) or "no answer"
             parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
-            click.echo(f"{lead}{parties}  {click.style(escape_unprintable(record.op or '?'), bold=True)}  {status}")
+            custody = "  no custody" if hop.is_observed else ""
+            operation = click.style(escape_unprintable(record.op or "?"), bold=True)
+            click.echo(f"{lead}{parties}  {operation}  {status}{custody}")
             for source in dict.fromkeys(_answerer(cited, by_hash) for cited in hop.based_on):
                 click.echo(f"{indent}based on {source}")
     click.secho("not judged: give --policy to verify", dim=True)
@@ -66,7 +74,10 @@ def format_chain(chain: ChainAudit, *, brief: bool) -> str:
 
 
 def _chain(chain: ChainAudit, *, brief: bool) -> Iterator[str]:
-    yield f"chain {click.style(chain.cid, bold=True)}  {paint(chain.verdict)}"
+    yield f"chain {click.style(chain.cid, bold=True)}  {paint(chain.verdict)}{_counts(chain)}"
+    for call in chain.led_by:
+        if call.phase == "begin":
+            yield escape_unprintable(f"after a call without custody: {describe_call(call)}")
     by_hash = {hop.sealed.hash: hop for hop in chain.hops()}
     for hop, lead, indent in _lines(chain.roots, ""):
         yield from _hop(hop, lead, indent, None if brief else by_hash)
@@ -84,7 +95,9 @@ def _hop(hop: HopAudit, lead: str, indent: str, by_hash: Mapping[str, HopAudit] 
     """A hop's line and those below it; without ``by_hash`` only what is wrong or missing, and the answers."""
     record = hop.sealed.record
     parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
-    yield f"{lead}{mark(hop.verdict)} {parties}  {click.style(escape_unprintable(record.op or '?'), bold=True)}"
+    custody = click.style("  no custody", fg="cyan") if hop.is_observed else ""
+    operation = click.style(escape_unprintable(record.op or "?"), bold=True)
+    yield f"{lead}{mark(hop.verdict)} {parties}  {operation}{custody}"
     yield from _finding(indent, "", hop.finding)
     yield from _missing(indent, hop.missing)
     for line in () if by_hash is None else _facts(hop, by_hash):
@@ -95,6 +108,19 @@ def _hop(hop: HopAudit, lead: str, indent: str, by_hash: Mapping[str, HopAudit] 
         name = "receipt" if answer.kind == "rcp" else "observed"
         body = _body(answer.outcome, brief=by_hash is None)
         yield from _part(indent, answer, f"{name:<8} {answer.outcome.st}, {body}")
+        if answer.host is not None:
+            said = f"by {short_id(str(answer.outcome.iss))} alone: from {answer.host}, key {answer.spki}"
+            yield escape_unprintable(f"{indent}  {said}")
+    if hop.tunnel is not None:
+        yield escape_unprintable(f"{indent}{describe_tunnel(hop.tunnel)}")
+
+
+def _counts(chain: ChainAudit) -> str:
+    """How many hops have custody, where some have not."""
+    hops = list(chain.hops())
+    without = sum(hop.is_observed for hop in hops)
+    verified = sum(hop.verdict is Verdict.VERIFIED for hop in hops)
+    return f"  ({format_count(verified, 'hop')} verified, {without} without custody)" if without else ""
 
 
 def paint(verdict: Verdict) -> str:

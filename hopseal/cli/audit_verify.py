@@ -45,8 +45,11 @@ def verify(
     was made and by when witnesses had seen it, how it was answered, and what is missing. Each refusal names the step
     of the algorithm in docs/custody-wire.md, section 11.
 
-    Exits 0 if everything is verified, 1 if anything is refused or incomplete, 2 if the bundle or a policy cannot be
-    read.
+    A hop without custody is never verified: the callee knows nothing of it, and its caller's broker alone says what it
+    saw. Such a hop is observed, and so is a chain with one in which nothing is refused or missing.
+
+    Exits 0 if everything is verified or observed, 1 if anything is refused or incomplete, 2 if the bundle or a policy
+    cannot be read.
 
     \b
     Example:
@@ -56,7 +59,7 @@ def verify(
     with without_collector():
         inputs = read_inputs(bundle, policy_file, witness_keys, trust_file, now)
         verdict = _print_json(inputs, jobs) if as_json else _print_text(inputs, jobs, brief=brief)
-    if verdict is not Verdict.VERIFIED:
+    if verdict not in {Verdict.VERIFIED, Verdict.OBSERVED}:
         context.exit(EXIT_NO)
 
 

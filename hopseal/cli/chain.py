@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from hopseal.cli.calls_text import call_json, describe_call, describe_tunnel
 from hopseal.cli.chain_sources import read_bundle, read_headers, read_logs
 from hopseal.cli.lazy import EXIT_NO, LazyGroup
 from hopseal.cli.options import log_option, trust_domain_option
@@ -122,6 +123,7 @@ def _as_json(report: ChainReport, damage: list[str]) -> dict[str, Any]:
         "hops": [_hop_json(hop) for hop in report.roots],
         "rejected": [_rejected_json(each) for each in report.rejected],
         "contradictions": [_rejected_json(each) for each in report.contradictions],
+        "without_custody": [call_json(each) for each in report.calls],
     }
 
 
@@ -138,6 +140,7 @@ def _hop_json(hop: HopReport) -> dict[str, Any]:
         "issued_at": record.iat,
         "expires_at": record.exp,
         "verified": hop.verified,
+        "custody": "full" if hop.has_custody else "none",
         "code": hop.code,
         "detail": hop.detail,
         "args_hash": _args_hash(hop),
@@ -155,6 +158,9 @@ def _answer_json(each: AnswerReport) -> dict[str, Any]:
         "status": outcome.st if outcome else None,
         "end": str(outcome.fin) if outcome else None,
         "bytes": outcome.length if outcome else None,
+        "type": "rcp" if each.host is None else "obs",
+        "host": each.host,
+        "key": each.spki,
         "verified": each.verified,
         "refused": each.refused,
         "code": each.code,
@@ -182,20 +188,17 @@ def _print(report: ChainReport, damage: list[str]) -> None:
         begun = datetime.fromtimestamp(first.iat, UTC).astimezone().isoformat(" ", "seconds")
         task = escape_unprintable(first.task.id) if first.task else "?"
         click.echo(f"task {task}, begun by {short_id(str(first.iss))} at {begun}")
+    for call in report.calls:
+        if call.kind == "caller" and call.phase == "begin":
+            click.echo(f"after a call without custody: {escape_unprintable(describe_call(call))}")
+    tunnels = {each.rec: each for each in report.calls if each.kind == "tunnel"}
     answered = dict(_answered(report.roots))
     for hop, lead, below in _lines(report.roots, ""):
-        mark = click.style("✓", fg="green") if hop.verified else click.style("✗", fg="red")
-        click.echo(f"{lead}{mark} {_call(hop)}")
-        if args_hash := _args_hash(hop):
-            click.echo(f"{below}arguments {args_hash}")
-        if hop.code:
-            click.echo(below + click.style(escape_unprintable(f"{hop.code}: {hop.detail}"), fg="red"))
-        if based_on := hop.record.based_on:
-            named = dict.fromkeys(short_id(answered.get(receipt)) for receipt in based_on)
-            what = "the answer" if len(based_on) == 1 else f"{len(based_on)} answers"
-            click.echo(f"{below}based on {what} of {', '.join(named)}")
-        for answer in hop.answers:
-            click.echo(f"{below}{_answer(answer)}")
+        click.echo(f"{lead}{_mark(hop)} {_call(hop)}")
+        for line in _facts(hop, answered):
+            click.echo(f"{below}{line}")
+        if tunnel := tunnels.get(hop.hash):
+            click.echo(below + escape_unprintable(describe_tunnel(tunnel)))
     for each in report.rejected:
         claimed = f"{short_id(each.unverified_iss)} → {short_id(each.unverified_aud)}"
         text = f"refused on {each.node}: {each.code} ({claimed}) {each.detail}"
@@ -204,6 +207,25 @@ def _print(report: ChainReport, damage: list[str]) -> None:
         click.secho(escape_unprintable(f"the log contradicts itself on {each.node}: {each.detail}"), fg="red")
     for line in damage:
         click.secho(escape_unprintable(f"the log is damaged: {line}"), fg="red")
+
+
+def _mark(hop: HopReport) -> str:
+    if hop.verified:
+        return click.style("✓", fg="green")
+    return click.style("○", fg="cyan") if hop.holds else click.style("✗", fg="red")
+
+
+def _facts(hop: HopReport, answered: Mapping[str, str]) -> Iterator[str]:
+    """What stands below a hop's line."""
+    if args_hash := _args_hash(hop):
+        yield f"arguments {args_hash}"
+    if hop.code:
+        yield click.style(escape_unprintable(f"{hop.code}: {hop.detail}"), fg="red")
+    if based_on := hop.record.based_on:
+        named = dict.fromkeys(short_id(answered.get(receipt)) for receipt in based_on)
+        what = "the answer" if len(based_on) == 1 else f"{len(based_on)} answers"
+        yield f"based on {what} of {', '.join(named)}"
+    yield from map(_answer, hop.answers)
 
 
 def _args_hash(hop: HopReport) -> str | None:
@@ -219,6 +241,9 @@ def _answer(each: AnswerReport) -> str:
     if each.code is not None:
         return click.style(escape_unprintable(f"✗ receipt: {each.code}: {each.detail}"), fg="red")
     said = f"{each.outcome.st}, {each.outcome.length} bytes, {each.outcome.fin}" if each.outcome else "?"
+    if each.host is not None:
+        text = f"observed by the caller alone: {said}, from {each.host}, key {each.spki}"
+        return f"{click.style('○', fg='cyan')} {escape_unprintable(text)}"
     return f"{click.style('✓', fg='green')} receipt: {said}"
 
 
@@ -245,7 +270,8 @@ def _call(hop: HopReport) -> str:
     record = hop.record
     parties = f"{short_id(str(record.iss))} → {short_id(record.aud)}"
     operation = click.style(escape_unprintable(record.op or "?"), bold=True)
-    return f"{parties}  {operation}  hop {record.hop}{escape_unprintable(_where(hop))}"
+    where = _where(hop) if hop.has_custody else "  (no custody)"
+    return f"{parties}  {operation}  hop {record.hop}{escape_unprintable(where)}"
 
 
 def _moment(hop: HopReport) -> tuple[float, int]:

@@ -15,7 +15,7 @@ from hopseal.cli.options import log_option
 from hopseal.cli.output import escape_unprintable, format_json_line, json_option
 
 POLL_S = 0.5
-_STATEMENTS = {"rcp": "receipt", "obs": "observation", "cls": "closing statement"}
+_STATEMENTS = {"rcp": "receipt", "obs": "observation", "cls": "closing statement", "seg": "segment"}
 _ARTIFACTS = {"attest": "log key announced", "token": "user token seen", "revoke": "withdrawal"}
 _COMPONENT_FIELDS = ("caller", "callee", "component", "iss", "aud", "spiffe_id")
 
@@ -80,10 +80,12 @@ def _describe(entry: dict[str, Any]) -> str:
     kind = entry.get("type")
     if kind == "start":
         return f"broker of node {_text(entry.get('node'))} started its log"
+    if kind == "call":
+        return _describe_call(entry)
     if kind in _ARTIFACTS:
         return f"{_ARTIFACTS[kind]}  entry {entry.get('n')}"
     if kind != "rec" and kind not in _STATEMENTS:
-        known = {"event", "timestamp", "level", "logger"}
+        known = {"event", "timestamp", "level", "logger", "question"}
         rest = " ".join(f"{key}={value}" for key, value in entry.items() if key not in known)
         return _text(f"{entry.get('level', '')} {entry.get('event', '')} {rest}".strip())
     verdict = str(entry.get("verdict"))
@@ -92,9 +94,24 @@ def _describe(entry: dict[str, Any]) -> str:
     parts = f"{_short(entry.get('iss'))} → {_short(entry.get('aud'))}"
     said = f"{_STATEMENTS[kind]} {entry.get('st') or ''}".strip() if kind in _STATEMENTS else entry.get("op") or "?"
     said += f"  arguments {entry['args_hash']}" if entry.get("args_hash") else ""
+    said += "  no custody" if kind == "obs" else ""
     hop = f" hop {entry.get('hop')}" if kind == "rec" else ""
     chain = entry.get("cid") or "?"
     text = f"{entry.get('dir')}  {parts}  {said}  chain {chain}{hop}{why}"
+    return f"{painted} {_text(text)}"
+
+
+def _describe_call(entry: dict[str, Any]) -> str:
+    """A call that no record tells of."""
+    verdict = str(entry.get("verdict"))
+    painted = click.style(_text(verdict), fg="green" if verdict == "accepted" else "red")
+    parts = f"{_short(entry.get('iss'))} → {_short(entry.get('aud'))}"
+    ended = entry.get("ended")
+    said = f"{entry.get('op') or '?'}  no custody ({entry.get('kind')}, {entry.get('phase')})"
+    if isinstance(ended, dict):
+        said += f"  {ended.get('st')}, {ended.get('received')} bytes, {ended.get('fin')}"
+    why = f"  {entry['code']}: {entry.get('detail') or ''}".rstrip(": ") if entry.get("code") else ""
+    text = f"{entry.get('dir')}  {parts}  {said}{why}"
     return f"{painted} {_text(text)}"
 
 

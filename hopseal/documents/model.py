@@ -41,6 +41,13 @@ class SvidMode(StrEnum):
     BOTH = "both"
 
 
+class ListenProtocol(StrEnum):
+    """What a component's socket speaks: HTTP/1.1, or HTTP/2 with prior knowledge, which gRPC needs."""
+
+    H1 = "h1"
+    H2 = "h2"
+
+
 class Risk(StrEnum):
     """How much harm the use of a capability or tool can do."""
 
@@ -90,6 +97,7 @@ class AttestBlock:
         unit: systemd unit name, or cgroup path beginning with ``/``.
         container_labels: name and value of container labels, sorted by name.
         unsafe_uid_only: the author accepts that nothing but the uid (and gid) is attested.
+        children: digests of what processes below it may execute, beside its own executable; empty: anything.
         forbid_static_secrets: no credential may lie in the container's environment or in the declared files.
     """
 
@@ -103,6 +111,7 @@ class AttestBlock:
     container_labels: tuple[tuple[str, str], ...] = ()
     unsafe_uid_only: bool = False
     forbid_static_secrets: bool = False
+    children: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +188,7 @@ class Component:
         may_start: may begin a chain of its own, without an inbound call.
         listen: absolute path of the Unix socket that it serves, None if it serves none.
         listen_host: ``Host`` that its socket is given, None for ``localhost``.
+        listen_protocol: what its socket speaks.
         calls: which components it may call, deny by default.
         peers: which others with a SPIFFE ID.
         externals: which services outside.
@@ -196,6 +206,7 @@ class Component:
     may_start: bool = False
     listen: str | None = None
     listen_host: str | None = None
+    listen_protocol: ListenProtocol = ListenProtocol.H1
     calls: tuple[Call, ...] = ()
     peers: tuple[PeerCall, ...] = ()
     externals: tuple[ExternalCall, ...] = ()

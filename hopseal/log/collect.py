@@ -26,6 +26,7 @@ from hopseal.log.bundle import Artifact, EvidenceBundle, LoggedStatement, LogKey
 from hopseal.log.entries import (
     ArtifactEntry,
     BundleEntry,
+    CallEntry,
     CertificateEntry,
     Direction,
     LogEntry,
@@ -162,6 +163,9 @@ class _Draft:
             entry = _parse(text)
             if entry is None:
                 self.unreadable.append(f"{log.origin}/{n}")
+            elif isinstance(entry, CallEntry):
+                if entry.cid in self.cids:
+                    self._take_artifact(log, n, text)
             elif isinstance(entry, RecordEntry | StatementEntry) and self._belongs(entry):
                 if entry.accepted and entry.sealed is not None:
                     self._take_statement(log, n, text, entry)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hopseal.custody.observation import Observation
 from hopseal.custody.outcome import Outcome
 from hopseal.custody.receipt import Receipt
 from hopseal.custody.record import Record
@@ -18,6 +19,7 @@ from hopseal.custody.statement import parse_sealed_statement
 from hopseal.errors import HopsealError
 from hopseal.log.collect import SourceLog
 from hopseal.log.entries import Direction, RecordEntry, StatementEntry, parse_entry
+from hopseal.log.without_custody import may_lack_custody
 
 
 class Difference(StrEnum):
@@ -65,6 +67,7 @@ class _Traces:
     answered: dict[str, Outcome] = field(default_factory=dict)
     receipt_sent: list[str] = field(default_factory=list)
     receipt_received: list[str] = field(default_factory=list)
+    observed: bool = False
 
 
 @dataclass(slots=True)
@@ -101,6 +104,8 @@ class _Table:
             (traces.receipt_sent if is_sent else traces.receipt_received).append(origin)
             home = claims.outcome.iss if is_sent else claims.outcome.aud
             self.homes.setdefault(str(home), set()).add(origin)
+        elif isinstance(claims, Observation):
+            self.traces.setdefault(claims.outcome.rec, _Traces()).observed = True
 
 
 def compare_logs(logs: Sequence[SourceLog]) -> tuple[Disagreement, ...]:
@@ -142,7 +147,8 @@ def _of_record(traces: _Traces, table: _Table) -> Iterable[Difference]:
         yield Difference.REPLAYED
     if len(table.uses[str(record.iss), record.jti]) > 1:
         yield Difference.JTI_REUSED
-    if not traces.answered and record.aud.startswith("spiffe://"):
+    is_without_custody = traces.observed and may_lack_custody(record) and not traces.received
+    if not traces.answered and record.aud.startswith("spiffe://") and not is_without_custody:
         yield Difference.NO_RECEIPT
 
 

@@ -18,9 +18,10 @@ from hopseal.custody.record import Record, SealedRecord
 from hopseal.custody.verification import StatementVerifier
 from hopseal.log.answers import AnswerReport, judge_answers
 from hopseal.log.chain_evidence import ChainEvidence, Rejected, Sighting, gather
-from hopseal.log.entries import LogEntry
+from hopseal.log.entries import CallEntry, Direction, LogEntry
 from hopseal.log.judge import ChainJudge, Finding, JudgedHop
 from hopseal.log.tokens import check_token
+from hopseal.log.without_custody import calls_of, may_lack_custody
 
 _SINGLE_STEP, _CROSS_STEP = 1, 7  # of custody-wire §11
 
@@ -52,9 +53,22 @@ class HopReport:
     children: tuple[HopReport, ...]
 
     @property
-    def verified(self) -> bool:
-        """Whether this record and every ancestor of it holds."""
+    def holds(self) -> bool:
+        """Whether nothing is wrong with this record and every ancestor of it."""
         return self.code is None
+
+    @property
+    def has_custody(self) -> bool:
+        """Whether the callee knows custody; of one that does not, there is its caller's word only."""
+        if not may_lack_custody(self.record) or any(each.direction is Direction.RECEIVED for each in self.sightings):
+            return True
+        answers = [each for each in self.answers if each.refused is None]
+        return self.record.aud.startswith("spiffe://") and not (answers and all(each.host for each in answers))
+
+    @property
+    def verified(self) -> bool:
+        """Whether it holds, and the callee knows custody: nothing else counts as a verified hop."""
+        return self.holds and self.has_custody
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +81,21 @@ class ChainReport:
         rejected: messages that claimed to belong to the chain and were refused.
         contradictions: entries about accepted records that cannot be read or do not say what the record says: somebody
             changed the log.
+        calls: lines about calls without a record: what led to the chain, and its tunnels.
     """
 
     cid: str
     roots: tuple[HopReport, ...]
     rejected: tuple[Rejected, ...]
     contradictions: tuple[Rejected, ...]
+    calls: tuple[CallEntry, ...] = ()
 
     @property
     def verified(self) -> bool:
-        """Whether there is a record, all of them hold with their receipts, and no entry contradicts itself."""
+        """Whether there is a record, all of them hold with their answers, and no entry contradicts itself.
+
+        Hops without custody hold and are not verified: see :attr:`HopReport.has_custody`.
+        """
         return bool(self.roots) and not self.contradictions and all(map(_holds, self.roots))
 
 
@@ -88,7 +107,7 @@ def verify_chain_offline(entries: Iterable[LogEntry], cid: str) -> ChainReport:
     check = _Check(evidence, judge_answers(listed, evidence, verifier), verifier)
     judge = ChainJudge(evidence.records, check.record, _own_time, check.root)
     roots = tuple(map(check.report, judge.judge()))
-    return ChainReport(cid, roots, evidence.rejected, evidence.contradictions)
+    return ChainReport(cid, roots, evidence.rejected, evidence.contradictions, calls_of(listed, cid))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,4 +158,4 @@ def _own_time(sealed: SealedRecord) -> int:
 
 
 def _holds(hop: HopReport) -> bool:
-    return hop.verified and not any(each.code for each in hop.answers) and all(map(_holds, hop.children))
+    return hop.holds and not any(each.code for each in hop.answers) and all(map(_holds, hop.children))

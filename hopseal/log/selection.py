@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hopseal.custody.record import Record
+from hopseal.log.entries import CallEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,17 @@ class Selection:
             and (self.since is None or record.iat >= self.since)
             and (self.until is None or record.iat <= self.until)
             and (not self.components or any(map(self._names, _parties(record))))
+        )
+
+    def fits_call(self, cid: str | None, at: int, call: CallEntry) -> bool:
+        """Whether a call without a record fits: such a call has no task and no user."""
+        return (
+            not self.tasks
+            and not self.users
+            and (not self.cids or cid in self.cids)
+            and (self.since is None or at >= self.since)
+            and (self.until is None or at <= self.until)
+            and (not self.components or any(map(self._names, (call.iss, call.aud))))
         )
 
     def fits_chain(self, task: str | None, user: str | None) -> bool:

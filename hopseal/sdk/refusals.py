@@ -15,9 +15,8 @@ from hopseal.errors import DeniedError, HopsealError, InvalidError, UnavailableE
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 MAX_PROBLEM_BYTES = 1 << 16
-_CLIENT_ERRORS = range(400, 500)
-_AGAIN = frozenset({425, 502, 503, 504})
-_NO = frozenset({403, 407})
+_DENIED = 403
+_INVALID = frozenset({*range(400, 500), 501}) - {403, 408, 425, 429}
 
 REMEDIES = MappingProxyType(
     {
@@ -27,13 +26,29 @@ REMEDIES = MappingProxyType(
         "may_not_start": "calls without a task need mayStart in the document, or the handle of the inbound request",
         "attestor_unavailable": "the attestor is away: hopseal status",
         "unknown_peer": "no document names that peer: hopseal agents list",
+        "endpoints_failing": "the peer's broker failed too often just now: ask again in a while",
+        "retry_budget_spent": "too many calls of this node failed and were sent again: ask again in a while",
+        "overloaded": "the broker has as much to do as it takes: ask again in a while",
         "handle_unknown": "the task is gone (the broker was restarted, or it is another component's): start a new one",
         "callee_unavailable": "the peer has no identity now: hopseal status, hopseal explain AGENT/COMPONENT",
         "peer_unreachable": "no route answers: see routes in broker.yaml",
         "peer_untrusted": "the peer's identity is not the one that the document names: hopseal status on its node",
         "body_too_large": "the body is larger than the broker accepts (limits.body_bytes in broker.yaml)",
+        "streams_refused": "requests that stream and WebSockets need streams: accept in broker.yaml, on both nodes",
+        "grpc_unsupported": "gRPC needs HTTP/2 here, and listenProtocol: h2 in the callee's document",
+        "websocket_unsupported": "WebSockets need listenProtocol: h1 in the callee's document",
+        "stream_idle": "nothing passed for too long (timeouts_ms.stream_idle): send keepalives",
+        "stream_lifetime": "streams end after a while (timeouts_ms.stream_lifetime): begin another one",
         "log_unavailable": "the broker cannot write its custody log: is the disk full?",
         "host_invalid": "write http://COMPONENT.AGENT/path, without a port: the broker adds mutual TLS itself",
+        "egress_denied": "no document lists that host and port: add `external: HOST[:PORT]` to the component's calls",
+        "egress_address": "the name leads to no public address (egress.allow_private in broker.yaml)",
+        "egress_user_token": "the user's token does not leave: send the component's own credential",
+        "egress_unresolvable": "the name has no address: look it up on the node",
+        "egress_unreachable": "the service took no connection, or lost it",
+        "egress_timeout": "the service did not answer in time",
+        "egress_tls": "the service's certificate is not of that name or root (egress.ca_file in broker.yaml)",
+        "egress_answer": "the service's answer has a header that cannot be bound",
     }
 )
 
@@ -85,6 +100,6 @@ def read_refusal(status: int, media_type: str | None, body: bytes) -> CallRefuse
 
 
 def _family(status: int) -> type[CallRefusedError]:
-    if status in _NO:
+    if status == _DENIED:
         return CallDeniedError
-    return CallInvalidError if status in _CLIENT_ERRORS and status not in _AGAIN else CallUnavailableError
+    return CallInvalidError if status in _INVALID else CallUnavailableError

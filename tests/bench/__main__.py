@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-from bench import attest, audit, bodies, call, fresh, headers, identities, log, memory, policies, stream
+from bench import attest, audit, bodies, call, flood, fresh, headers, identities, log, memory, policies, stream
 from bench.figures import keep, show
 
 BENCHMARKS = {
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "memory": memory.run,
     "policies": policies.run,
     "identities": identities.run,
+    "flood": flood.run,
     "headers": headers.run,
     "log": log.run,
     "audit": audit.run,

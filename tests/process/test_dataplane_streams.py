@@ -223,7 +223,7 @@ def test_a_body_that_does_not_end_flows_meanwhile(tmp_path: Path) -> None:
 
 def test_an_announced_length_that_does_not_arrive_is_refused(tmp_path: Path) -> None:
     with streaming(tmp_path, timeouts_ms={"body_read": 300}) as pair:
-        assert b"body_too_large" in raw(pair.a.out, HEAD + b"Content-Length: 10\r\n\r\nabc")
+        assert b"body_timeout" in raw(pair.a.out, HEAD + b"Content-Length: 10\r\n\r\nabc")
         assert not pair.sink.uploads
 
 
@@ -330,7 +330,7 @@ def test_a_peer_that_reads_nothing_holds_no_call_and_no_memory(tmp_path: Path) -
         node.start()
         try:
             node.route(tool=peer.port)
-            assert [call(node, body=LONG).code for _ in range(4)] == ["peer_unreachable"] * 4
+            assert [call(node, body=LONG).code for _ in range(4)] == ["peer_timeout"] * 4
             with contextlib.suppress(OSError):  # how far this one came when it hung up is open
                 call(node, body=LONG, timeout=0.1)
             wait_until(lambda: node.metric("calls_in_progress") == 0)

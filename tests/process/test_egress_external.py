@@ -14,6 +14,7 @@ import pytest
 
 from dataplane_nodes import Node, call, raw, spiffe_id, statements
 from dataplane_server import Peer, Reply, Request
+from hopseal.custody.closing import Closing
 from hopseal.custody.encoding import encode_b64url
 from hopseal.custody.observation import Observation
 from hopseal.custody.record import parse_sealed_record
@@ -25,9 +26,11 @@ from waiting import wait_until
 
 
 @contextlib.contextmanager
-def reaching(folder: Path, server: Service, web: WebAuthority, **egress: object) -> Iterator[Node]:
+def reaching(
+    folder: Path, server: Service, web: WebAuthority, more: dict | None = None, **egress: object
+) -> Iterator[Node]:
     """A node whose orchestrator may call ``server``."""
-    settings = {"egress": {"ca_file": str(web.ca_file), "allow_private": True, **egress}}
+    settings = {"egress": {"ca_file": str(web.ca_file), "allow_private": True, **egress}, **(more or {})}
     node = Node(folder / "a", Authority(), settings=settings).start()
     try:
         describe(node, {"orchestrator": {"services": [service(port=server.port)]}})
@@ -299,3 +302,48 @@ def test_a_component_without_an_identity_reaches_nothing_outside(tmp_path: Path)
         node.withdraw("orchestrator")
         assert call(node, host(server)).status in {403, 503}
         assert server.requests == []
+
+
+@pytest.mark.parametrize("alpn", ["h2", "http/1.1"])
+def test_a_long_request_streams_and_its_closing_statement_stays_here(tmp_path: Path, alpn: str) -> None:
+    web = WebAuthority(tmp_path)
+    sent = bytes(range(256)) * 40
+    settings = {"streams": "accept", "body_limit_bytes": 1024}
+    with Service(web, alpn=alpn) as server, reaching(tmp_path, server, web, settings) as node:
+        got = call(node, host(server), "/upload", method="PUT", body=sent)
+        assert (got.status, got.body) == (200, b"from outside")
+        (request,) = server.requests
+        assert (request.body, request.trailers) == (sent, [])
+        (closing,) = statements(node, Direction.SENT, StatementKind.CLOSING)
+        claims = parse_sealed_statement(closing.sealed or "").claims
+        assert isinstance(claims, Closing)
+        assert (str(claims.iss), str(claims.aud)) == (spiffe_id("orchestrator"), spiffe_id("orchestrator"))
+        assert (claims.length, claims.cd) == (len(sent), encode_b64url(hashlib.sha256(sent).digest()))
+        (record,) = records(node)
+        assert parse_sealed_record(record.sealed or "").record.bm == "stream"
+        assert claims.rec == parse_sealed_record(record.sealed or "").hash
+
+
+def test_a_request_that_is_cut_is_closed_as_cut(tmp_path: Path) -> None:
+    web = WebAuthority(tmp_path)
+    settings = {"streams": "accept", "body_limit_bytes": 1024}
+    with Service(web) as server, reaching(tmp_path, server, web, settings) as node:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(node.out))
+            head = f"PUT / HTTP/1.1\r\nHost: {host(server)}\r\nContent-Length: 9000\r\n\r\n"
+            connection.sendall(head.encode() + b"x" * 5000)
+            wait_until(lambda: records(node), what="the record of the stream")
+        wait_until(lambda: statements(node, Direction.SENT, StatementKind.CLOSING), what="the closing statement")
+        (closing,) = statements(node, Direction.SENT, StatementKind.CLOSING)
+        claims = parse_sealed_statement(closing.sealed or "").claims
+        assert isinstance(claims, Closing)
+        assert str(claims.fin) == "abort"
+
+
+def test_a_transaction_token_is_taken_out(tmp_path: Path) -> None:
+    web = WebAuthority(tmp_path)
+    with Service(web) as server, reaching(tmp_path, server, web) as node:
+        got = call(node, host(server), headers={"Txn-Token": "a.b.c", "X-Api-Key": "own"})
+        assert got.status == 200
+        sent = dict(server.requests[0].headers)
+        assert (sent.get("txn-token"), sent["x-api-key"]) == (None, "own")

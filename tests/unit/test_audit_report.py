@@ -149,15 +149,23 @@ def test_a_stream_with_its_end_is_verified() -> None:
     assert (closing.claims.length, closing.verdict) == (9, Verdict.VERIFIED)
 
 
-def test_an_observed_call_to_the_outside_is_verified() -> None:
+def test_a_call_to_the_outside_is_observed_and_not_verified() -> None:
     scene = Scene().begin()
     first = scene.call("shell", "orchestrator")
     outside = scene.call("orchestrator", "https://api.crm.example.com", first)
     seen = scene.observe(outside)
     scene.answer(first, seen)
     report = scene.witness().audit()
-    assert report.verdict is Verdict.VERIFIED
-    assert [each.kind for each in hops(report)[hash_of(outside)].answers] == ["obs"]
+    assert report.verdict is Verdict.OBSERVED
+    hop = hops(report)[hash_of(outside)]
+    assert (hop.verdict, hop.is_observed, hops(report)[hash_of(first)].verdict) == (
+        Verdict.OBSERVED,
+        True,
+        Verdict.VERIFIED,
+    )
+    assert [(each.kind, each.verdict, each.host) for each in hop.answers] == [
+        ("obs", Verdict.VERIFIED, "api.crm.example.com")
+    ]
 
 
 def test_more_than_eight_sub_calls_are_a_tree() -> None:

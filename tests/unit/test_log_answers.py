@@ -13,17 +13,21 @@ from click.testing import CliRunner
 from custody_calls import PARTIES, Node, begin, call, fresh_id, go_on, signer
 from custody_logs import LogFile
 from hopseal.cli.main import cli
-from hopseal.custody.answering import Answer, build_receipt
+from hopseal.custody.answering import Answer, build_observation, build_receipt
 from hopseal.custody.binding import BodySum
+from hopseal.custody.observation import encode_observation
 from hopseal.custody.outcome import Fin
 from hopseal.custody.receipt import encode_receipt, parse_sealed_receipt
 from hopseal.custody.receiver import Accepted
+from hopseal.custody.record import SealedRecord, parse_sealed_record
 from hopseal.custody.seal import seal_statements
 from hopseal.custody.sender import build_child, seal_records
+from hopseal.custody.statement import parse_sealed_statement
+from hopseal.ids import SpiffeId
 from hopseal.log.answers import AnswerReport
 from hopseal.log.chain_evidence import CONTRADICTION
-from hopseal.log.offline import ChainReport, verify_chain_offline
-from vectors.pki import NOW
+from hopseal.log.offline import ChainReport, HopReport, verify_chain_offline
+from vectors.pki import NOW, spiffe
 from vectors.scene import some_hash
 
 OK = Answer(200, (), BodySum.of(b"ok"))
@@ -98,7 +102,7 @@ def test_an_answer_that_was_refused_is_told_with_its_code(answered: Answered) ->
 
 
 def test_receipts_of_other_chains_and_other_statements_are_no_answers(answered: Answered) -> None:
-    answered.log.receipt("received", receipt(answered.second, "reasoner"), type="obs")
+    answered.log.receipt("received", receipt(answered.second, "reasoner"), type="cls")
     answered.log.receipt("received", receipt(begin("shell", Node("orchestrator")), "orchestrator"))
     assert answered.answers() == ()
 
@@ -110,6 +114,7 @@ SPOILED: dict[str, Callable[[Answered], tuple[str, dict[str, object]]]] = {
     f"{CONTRADICTION} issuer": lambda a: (receipt(a.second, "reasoner"), {"iss": "spiffe://a/b"}),
     f"{CONTRADICTION} unreadable": lambda a: (receipt(a.second, "reasoner"), {"sealed": "a.b.c.d.e"}),
     f"{CONTRADICTION} absent": lambda a: (receipt(a.second, "reasoner"), {"sealed": None}),
+    f"{CONTRADICTION} type": lambda a: (receipt(a.second, "reasoner"), {"type": "obs"}),
     f"{CONTRADICTION} sender": lambda a: (
         receipt(a.second, "reasoner", aud=a.first.newest.record.iss),
         {},
@@ -162,6 +167,9 @@ def test_the_tree_shows_answers_and_what_a_call_is_based_on(answered: Answered, 
             "status": 200,
             "end": "eof",
             "bytes": 2,
+            "type": "rcp",
+            "host": None,
+            "key": None,
             "verified": True,
             "refused": None,
             "code": None,
@@ -180,3 +188,91 @@ def test_the_tree_shows_what_is_wrong_with_an_answer(answered: Answered, tmp_pat
     refused = next(hop for hop in json.loads(answered.show(tmp_path, "--json"))[0]["hops"])
     assert [(each["status"], each["code"]) for each in refused["answers"]] == [(200, "custody_identity")]
     assert refused["children"][0]["answers"][0]["end"] is None
+
+
+# Callees without custody.
+
+
+def outside(answered: Answered, aud: str = "https://api.example.com", **claims: object) -> SealedRecord:
+    """A call of the orchestrator to somebody who makes no receipts, which its log holds."""
+    record = replace(build_child(call("orchestrator", "crm-connector"), answered.first), aud=aud, **claims)
+    text = seal_records([record], signer(PARTIES["orchestrator"]), NOW)[0]
+    answered.log.sent(text)
+    return parse_sealed_record(text)
+
+
+def observation(record: SealedRecord, by: str = "orchestrator") -> str:
+    made = build_observation(
+        record,
+        OK,
+        connector=SpiffeId.parse(spiffe(by)),
+        host="api.example.com",
+        spki=some_hash("key"),
+        iat=NOW,
+        jti=fresh_id(),
+    )
+    return seal_statements([encode_observation(made)], signer(PARTIES[by]))[0]
+
+
+def observed(answered: Answered, text: str, **changes: object) -> None:
+    outcome = parse_sealed_statement(text).claims.outcome
+    claims = {"iss": str(outcome.iss), "aud": str(outcome.aud), "cid": outcome.cid, "rec": outcome.rec}
+    head = {"type": "obs", "dir": "sent", "verdict": "accepted", "code": None, "detail": None, "sealed": text}
+    answered.log.write(head | claims | {"st": outcome.st} | changes)
+
+
+def hop_of(answered: Answered, record: SealedRecord) -> HopReport:
+    return next(each for each in answered.report().roots[0].children if each.hash == record.hash)
+
+
+@pytest.mark.parametrize("aud", ["https://api.example.com", "spiffe://prod.example.org/ledger"])
+def test_an_observed_call_holds_and_is_no_verified_hop(answered: Answered, aud: str) -> None:
+    record = outside(answered, aud)
+    observed(answered, observation(record))
+    hop = hop_of(answered, record)
+    assert (hop.holds, hop.has_custody, hop.verified) == (True, False, False)
+    assert [(each.verified, each.host) for each in hop.answers] == [(True, "api.example.com")]
+    assert answered.report().verified
+
+
+def test_a_call_to_a_component_without_an_answer_is_not_taken_for_one_without_custody(answered: Answered) -> None:
+    assert hop_of(answered, outside(answered, "spiffe://prod.example.org/ledger")).has_custody
+    assert not hop_of(answered, outside(answered)).has_custody
+
+
+def test_a_call_that_asked_for_a_receipt_has_custody_whatever_its_caller_observed(answered: Answered) -> None:
+    record = outside(answered, "spiffe://prod.example.org/ledger", rr=True)
+    observed(answered, observation(record))
+    assert hop_of(answered, record).has_custody
+
+
+def test_an_observation_by_somebody_else_is_a_contradiction(answered: Answered) -> None:
+    record = outside(answered)
+    observed(answered, observation(record, "reasoner"))
+    (answer,) = hop_of(answered, record).answers
+    assert (answer.code, answer.detail) == (CONTRADICTION, "the observation is not by who sent the record")
+    assert not answered.report().verified
+
+
+def test_the_tree_says_plainly_that_there_was_no_custody(answered: Answered, tmp_path: Path) -> None:
+    record = outside(answered)
+    observed(answered, observation(record))
+    call_line = {
+        "type": "call", "dir": "received", "verdict": "accepted", "code": None, "detail": None, "custody": "none",
+        "kind": "caller", "phase": "begin", "id": "i", "iss": "spiffe://prod.example.org/edge", "aud": spiffe("shell"),
+        "op": "GET /", "dec": None, "x5t": None, "cid": answered.cid, "rec": None,
+    }  # fmt: skip
+    answered.log.write(call_line)
+    ended = {"st": 200, "fin": "abort", "why": "idle", "received": 5, "sent": 7, "address": "192.0.2.1:5432"}
+    end = {"kind": "tunnel", "phase": "end", "dir": "sent", "rec": record.hash, "ended": ended}
+    answered.log.write(call_line | end)
+    shown = answered.show(tmp_path)
+    assert "after a call without custody: spiffe://prod.example.org/edge →" in shown
+    assert "○ crm-assistant/orchestrator → https://api.example.com" in shown
+    assert "(no custody)" in shown
+    assert "○ observed by the caller alone: 200, 2 bytes, eof, from api.example.com, key" in shown
+    assert "tunnel: 7 bytes out, 5 bytes back at 192.0.2.1:5432, abort (idle)" in shown
+    (chain,) = json.loads(answered.show(tmp_path, "--json"))
+    inner = next(hop for hop in chain["hops"][0]["children"] if hop["custody"] == "none")
+    assert (inner["verified"], inner["answers"][0]["type"], chain["verified"]) == (False, "obs", True)
+    assert [each["kind"] for each in chain["without_custody"]] == ["caller", "tunnel"]

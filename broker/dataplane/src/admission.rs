@@ -26,8 +26,11 @@ use crate::inbound::PeerConnection;
 use crate::instance::log_certificate;
 use crate::judge::{Requested, judge_incoming};
 use crate::log::{Claims, Direction, Entry, LogError};
+use crate::opened::Ending;
 use crate::operation::Operation;
+use crate::passing::Passing;
 use crate::problem::{Refusal, refusal_of};
+use crate::relay;
 use crate::settings::ms;
 use crate::users;
 use crate::voucher::{Voucher, receipt_unavailable};
@@ -41,6 +44,8 @@ pub struct Received<'a> {
     pub headers: &'a HeaderMap,
     pub body: Body,
     pub operation: &'a Operation,
+    /// Whether it asks for a WebSocket.
+    pub is_upgrade: bool,
 }
 
 /// Steps 1 to 16 of custody-wire §6; leaves a voucher as soon as a refusal, too, has a receipt.
@@ -54,6 +59,23 @@ pub async fn accept(
     record: &mut CallRecord,
     voucher: &mut Option<Voucher>,
 ) -> Result<Chain, Refusal> {
+    let verified = verify(broker, connection, received, record, voucher)?;
+    if broker.successor.get().is_some() {
+        Box::pin(relay::claim(broker, &verified)).await?;
+    }
+    let chain = commit(broker, verified, voucher)?;
+    log_accepted(broker, &chain, received.operation).await?;
+    Ok(chain)
+}
+
+/// Steps 1 to 14: nothing waits, and nothing was logged.
+fn verify(
+    broker: &Arc<Broker>,
+    connection: &PeerConnection,
+    received: &Received<'_>,
+    record: &mut CallRecord,
+    voucher: &mut Option<Voucher>,
+) -> Result<Verified, Refusal> {
     let policy = broker.receive_policy();
     let now = clock::now_s();
     let lines = headers::lines(received.headers);
@@ -76,7 +98,7 @@ pub async fn accept(
             "the body streams where no closing statement can follow",
         )));
     }
-    let vouch_for = voucher_of(broker, connection, &examined);
+    let vouch_for = voucher_of(broker, connection, received, &examined, record);
     let bundles = broker.trust.current();
     let authenticated = broker.receiver.authenticate(examined, &bundles, &policy, &operations, clock::now_s());
     if authenticated.as_ref().map_or_else(|rejection| is_after_proof(rejection.code), |_| true) {
@@ -94,17 +116,31 @@ pub async fn accept(
     if !connection.leaf.may_sign(clock::now_s()) {
         return Err(receipt_unavailable("the server leaf may not seal: svid_expired"));
     }
+    Ok(verified)
+}
+
+/// Step 15: from here on the record is used.
+fn commit(broker: &Arc<Broker>, verified: Verified, voucher: &mut Option<Voucher>) -> Result<Chain, Refusal> {
     let chain = broker.receiver.commit(verified, clock::now_s()).map_err(refusal_of)?;
     voucher.iter_mut().for_each(|voucher| voucher.is_accepted = true);
     if let Some(token) = chain.behalf().and_then(Behalf::token) {
         users::log_token(broker, token);
     }
-    log_accepted(broker, &chain, received.operation).await?;
     Ok(chain)
 }
 
-fn voucher_of(broker: &Arc<Broker>, connection: &PeerConnection, examined: &Examined) -> Voucher {
+fn voucher_of(
+    broker: &Arc<Broker>,
+    connection: &PeerConnection,
+    received: &Received<'_>,
+    examined: &Examined,
+    call: &mut CallRecord,
+) -> Voucher {
     let (rec, record) = examined.newest();
+    let mut passing = || match received.is_upgrade {
+        true => Passing::frames(true, call.pulse()),
+        false => Passing::behind(received.headers, call.pulse()),
+    };
     Voucher {
         broker: Arc::clone(broker),
         leaf: Arc::clone(&connection.leaf),
@@ -116,7 +152,8 @@ fn voucher_of(broker: &Arc<Broker>, connection: &PeerConnection, examined: &Exam
         is_accepted: false,
         receipts: Arc::default(),
         decision: String::new(),
-        ending: record.streams.then(Arc::default),
+        ending: record.streams.then(|| Arc::new(Ending::of(passing()))),
+        is_upgrade: received.is_upgrade,
     }
 }
 
@@ -216,7 +253,9 @@ pub async fn append(broker: &Broker, entry: Entry, certificates: Vec<(String, St
     let unavailable = |why: &str| LogError::Unavailable(why.to_owned());
     let started = broker.started.get().ok_or_else(|| unavailable("not started"))?;
     let deadline = ms(broker.settings.timeouts_ms.log_write);
-    timeout(deadline, started.log.append(entry, certificates)).await.unwrap_or_else(|_| Err(unavailable("too slow")))
+    timeout(deadline, started.log.queue_append(entry, certificates).logged())
+        .await
+        .unwrap_or_else(|_| Err(unavailable("too slow")))
 }
 
 fn claims_of(record: &Record) -> Claims {

@@ -4,6 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::headers;
 use crate::problem::Refusal;
 
 /// Unit in which buffered memory is counted.
@@ -29,8 +31,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct BodyMemory {
     permits: Arc<Semaphore>,
-    /// What one origin may have of it.
-    part: Option<Arc<Semaphore>>,
+    total: usize,
+    /// What the origin has of it.
+    part: Option<Arc<Held>>,
     limit_bytes: usize,
     timeout: Duration,
 }
@@ -38,15 +41,17 @@ pub struct BodyMemory {
 /// A share of memory, free again when dropped.
 pub struct Memory {
     all: OwnedSemaphorePermit,
-    part: Option<OwnedSemaphorePermit>,
+    part: Option<(Arc<Held>, usize)>,
 }
 
-impl Memory {
-    fn merge(&mut self, more: Self) {
-        self.all.merge(more.all);
-        match (&mut self.part, more.part) {
-            (Some(part), Some(more)) => part.merge(more),
-            (part, more) => *part = part.take().or(more),
+/// Permits that one origin holds.
+#[derive(Default)]
+pub struct Held(AtomicUsize);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some((held, permits)) = &self.part {
+            held.0.fetch_sub(*permits, Ordering::SeqCst);
         }
     }
 }
@@ -63,6 +68,7 @@ pub struct Streamed {
     /// None once it was given up.
     rest: Option<Incoming>,
     memory: Option<Memory>,
+    trailers: HeaderMap,
 }
 
 impl Streamed {
@@ -73,8 +79,21 @@ impl Streamed {
         }
         self.memory = None;
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(rest).poll_frame(context));
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default())))
+        let frame = match ready!(Pin::new(rest).poll_frame(context)) {
+            Some(Ok(frame)) => frame,
+            other => return Poll::Ready(other.map(|frame| frame.map(|_| Bytes::new()))),
+        };
+        let data = frame.into_data().unwrap_or_else(|frame| {
+            self.trailers = frame.into_trailers().unwrap_or_default();
+            headers::strip_trailers(&mut self.trailers);
+            Bytes::new()
+        });
+        Poll::Ready(Some(Ok(data)))
+    }
+
+    /// What followed the body, without what may not pass.
+    pub fn take_trailers(&mut self) -> HeaderMap {
+        std::mem::take(&mut self.trailers)
     }
 }
 
@@ -103,24 +122,30 @@ struct Reading {
 
 impl BodyMemory {
     pub fn new(total_bytes: usize, limit_bytes: usize, timeout: Duration) -> Self {
-        let permits = Arc::new(Semaphore::new(total_bytes.div_ceil(PERMIT_BYTES)));
-        Self { permits, part: None, limit_bytes, timeout }
+        let total = total_bytes.div_ceil(PERMIT_BYTES);
+        Self { permits: Arc::new(Semaphore::new(total)), total, part: None, limit_bytes, timeout }
     }
 
-    /// Permits that one of several origins may have: half, and enough for one body.
-    pub fn part_of_one(total_bytes: usize, limit_bytes: usize) -> usize {
-        (total_bytes / 2).max(limit_bytes).div_ceil(PERMIT_BYTES)
+    /// The same memory for bodies that end within `timeout`, or else stream.
+    pub fn patient(&self, timeout: Duration) -> Self {
+        Self { timeout: timeout.min(self.timeout), ..self.clone() }
     }
 
-    /// The same memory for an origin that has `part` of it at most.
-    pub fn within(&self, part: Arc<Semaphore>) -> Self {
+    /// The same memory for an origin that has at most as much of it as it leaves free.
+    pub fn within(&self, part: Arc<Held>) -> Self {
         Self { part: Some(part), ..self.clone() }
+    }
+
+    /// Permits that an origin may have whatever the others have: those of one body, where all is little more.
+    fn floor(&self) -> usize {
+        let body = self.limit_bytes.div_ceil(PERMIT_BYTES);
+        if self.total < 2 * body { body } else { 0 }
     }
 
     /// Reads a request body to its end.
     ///
     /// # Errors
-    /// `body_too_large` over the limit or when it does not end in time; `request_invalid` when its
+    /// `body_too_large` over the limit; `body_timeout` when it does not end in time; `request_invalid` when its
     /// framing breaks; `overloaded` when other bodies take all memory.
     pub async fn read(&self, headers: &HeaderMap, body: &mut Incoming) -> Result<Buffered, Refusal> {
         if announced_length(headers).is_some_and(|length| length > self.limit_bytes as u64) {
@@ -128,7 +153,7 @@ impl BodyMemory {
         }
         match tokio::time::timeout(self.timeout, self.collect(body)).await {
             Ok(read) => read,
-            Err(_elapsed) => Err(Refusal::new("body_too_large", "the body did not end in time")),
+            Err(_elapsed) => Err(Refusal::new("body_timeout", "the body did not end in time")),
         }
     }
 
@@ -136,7 +161,7 @@ impl BodyMemory {
     /// drain unless it is given back as a stream.
     ///
     /// # Errors
-    /// As [`Self::read`]; `body_too_large` only if an announced length does not arrive in time.
+    /// As [`Self::read`], but for `body_too_large`; `body_timeout` only if an announced length does not arrive in time.
     pub async fn read_or_stream(&self, headers: &HeaderMap, body: &mut Option<Incoming>) -> Result<Intake, Refusal> {
         let gone = || Refusal::new("internal", "the body was taken");
         let announced = announced_length(headers);
@@ -148,13 +173,18 @@ impl BodyMemory {
             match tokio::time::timeout(self.timeout, self.fill(&mut reading, body)).await {
                 Ok(filled) => !filled?,
                 Err(_elapsed) if announced.is_none() => true,
-                Err(_elapsed) => return Err(Refusal::new("body_too_large", "the body did not end in time")),
+                Err(_elapsed) => return Err(Refusal::new("body_timeout", "the body did not end in time")),
             }
         };
         let Reading { bytes, memory } = reading;
         if is_over {
             let rest = body.take().ok_or_else(gone)?;
-            return Ok(Intake::Stream(Streamed { first: bytes.freeze(), rest: Some(rest), memory }));
+            return Ok(Intake::Stream(Streamed {
+                first: bytes.freeze(),
+                rest: Some(rest),
+                memory,
+                trailers: HeaderMap::new(),
+            }));
         }
         Ok(Intake::Whole(Buffered { bytes: bytes.freeze(), _memory: memory }))
     }
@@ -193,14 +223,22 @@ impl BodyMemory {
         if needed == 0 {
             return Ok(());
         }
-        let take = |permits: &Arc<Semaphore>| {
-            let taken = u32::try_from(needed).ok().map(|needed| Arc::clone(permits).try_acquire_many_owned(needed));
-            taken.and_then(Result::ok).ok_or_else(|| Refusal::new("overloaded", "bodies take all memory"))
-        };
-        let more = Memory { part: self.part.as_ref().map(take).transpose()?, all: take(&self.permits)? };
+        let taken =
+            u32::try_from(needed).ok().and_then(|all| Arc::clone(&self.permits).try_acquire_many_owned(all).ok());
+        let all = taken.ok_or_else(|| Refusal::new("overloaded", "bodies take all memory"))?;
+        if let Some(part) = &self.part {
+            let own = part.0.fetch_add(needed, Ordering::SeqCst) + needed;
+            if own > self.permits.available_permits().max(self.floor()) {
+                part.0.fetch_sub(needed, Ordering::SeqCst);
+                return Err(Refusal::new("overloaded", "bodies of this one take all memory that it may have"));
+            }
+        }
         match memory {
-            Some(memory) => memory.merge(more),
-            None => *memory = Some(more),
+            Some(memory) => {
+                memory.all.merge(all);
+                memory.part.iter_mut().for_each(|(_, permits)| *permits += needed);
+            }
+            None => *memory = Some(Memory { all, part: self.part.clone().map(|part| (part, needed)) }),
         }
         Ok(())
     }

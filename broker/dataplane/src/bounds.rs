@@ -12,14 +12,19 @@ pub struct Limits {
     pub out_connections_per_uid: usize,
     pub peer_connections: usize,
     pub peer_connections_per_address: usize,
-    /// Handshakes in progress at once; the others wait in the accept queue.
+    pub peer_connections_per_identity: usize,
+    /// Handshakes in progress at once, a quarter of them of one address.
     pub handshakes: usize,
+    /// Handshakes that wait for their turn; beyond it connections are closed.
+    pub handshake_queue: usize,
     /// HTTP/2 streams per peer connection.
     pub streams_per_connection: u32,
     /// Calls in progress at once, both directions together.
     pub calls: usize,
     /// Request bodies in memory at once, all calls together.
     pub buffered_bytes: usize,
+    /// What HTTP/2 peers may send ahead of what is read, all connections with wide windows together.
+    pub window_bytes: usize,
     /// Header list on the peer port (runtime.md "Between nodes").
     pub peer_header_bytes: u32,
     /// Header list on component sockets.
@@ -36,6 +41,10 @@ pub struct Limits {
     pub processes: usize,
     /// Idle connections kept per component socket or HTTP/1.1 peer.
     pub idle_connections: usize,
+    /// Failures in a row after which an endpoint is left alone.
+    pub endpoint_failures: u32,
+    /// Requests that are sent again, in percent of all to one callee.
+    pub retry_percent: u32,
 }
 
 impl Default for Limits {
@@ -45,10 +54,13 @@ impl Default for Limits {
             out_connections_per_uid: 1024,
             peer_connections: 4096,
             peer_connections_per_address: 1024,
+            peer_connections_per_identity: 1024,
             handshakes: 64,
+            handshake_queue: 1024,
             streams_per_connection: 256,
             calls: 4096,
             buffered_bytes: 256 << 20,
+            window_bytes: 128 << 20,
             peer_header_bytes: 48 << 10,
             component_header_bytes: 32 << 10,
             handles: 1 << 18,
@@ -58,6 +70,8 @@ impl Default for Limits {
             events: 16384,
             processes: 8192,
             idle_connections: 64,
+            endpoint_failures: 5,
+            retry_percent: 20,
         }
     }
 }
@@ -80,10 +94,20 @@ pub struct Timeouts {
     pub handshake: u64,
     /// TCP or Unix connect.
     pub connect: u64,
+    /// An endpoint that failed too often is left alone for so long at first.
+    pub endpoint_open: u64,
+    /// A call of a component, from the head of its request to the head of its answer, with every attempt.
+    pub call: u64,
     /// From sending a request to the head of the response.
     pub response_head: u64,
+    /// An answer that its reader takes nothing of for so long ends with its connection.
+    pub answer_unread: u64,
     /// A call waits this long for its record to be durable.
     pub log_write: u64,
+    /// An answer that streams, or a WebSocket, on which nothing passes for this long either way is cut.
+    pub stream_idle: u64,
+    /// And after this whatever passes.
+    pub stream_lifetime: u64,
     /// In strict mode a call waits this long for witnesses; shorter than `log_write`, or that ends it.
     pub log_witness: u64,
 }
@@ -98,7 +122,12 @@ impl Default for Timeouts {
             idle: 60_000,
             handshake: 5_000,
             connect: 3_000,
+            endpoint_open: 1_000,
+            call: 660_000,
             response_head: 600_000,
+            stream_idle: 300_000,
+            stream_lifetime: 3_600_000,
+            answer_unread: 60_000,
             log_write: 10_000,
             log_witness: 5_000,
         }

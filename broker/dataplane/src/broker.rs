@@ -22,7 +22,8 @@ use hopseal_custody::usertoken::Issuers;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
-use crate::body::BodyMemory;
+use crate::body::{BodyMemory, Held};
+use crate::breaker::Breakers;
 use crate::callers::Callers;
 use crate::clock;
 use crate::component::ComponentSockets;
@@ -37,10 +38,13 @@ use crate::listeners::Listeners;
 use crate::log::Log;
 use crate::logged_bundles::LoggedBundles;
 use crate::open_calls::OpenCalls;
+use crate::open_streams::OpenStreams;
 use crate::outside::{Roots, WebConnections};
 use crate::places::{Parts, Places};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
+use crate::relay::Successor;
+use crate::retries::Retries;
 use crate::settings::{Settings, ms};
 use crate::stats::Stats;
 use crate::terms::Terms;
@@ -48,13 +52,11 @@ use crate::throttle::Throttle;
 use crate::tls::Tls;
 use crate::trust::Trust;
 use crate::users::LoggedTokens;
+use crate::windows::Windows;
 
 /// Refused messages without a proven record that are logged; the others are only counted.
 const UNPROVEN_PER_SECOND: f64 = 20.0;
 const UNPROVEN_BURST: f64 = 200.0;
-
-/// One peer may have half of all calls in progress, and at least so many.
-const FEWEST_PEER_CALLS: usize = 2;
 
 /// What a handle continues.
 #[derive(Clone)]
@@ -98,21 +100,36 @@ pub struct Broker {
     pub acknowledged: Acknowledged,
     pub handles: Handles<Context>,
     pub pool: Pool,
+    /// Which of the endpoints are left alone, and how often a request may be sent again.
+    pub breakers: Arc<Breakers>,
+    pub retries: Retries,
     /// Connections to external services.
     pub web: WebConnections,
     pub sockets: ComponentSockets,
     pub memory: BodyMemory,
     /// The part of it that the bodies of one peer may take.
-    pub peer_memory: Parts<SpiffeId>,
+    pub peer_memory: Parts<SpiffeId, Held>,
+    /// And those of one of our components.
+    pub component_memory: Parts<SpiffeId, Held>,
     pub calls: Arc<Semaphore>,
     /// The part of them that one peer may have: it takes places before its records are looked at.
     pub peer_calls: Places<SpiffeId>,
+    /// And the part of one of our components.
+    pub component_calls: Places<SpiffeId>,
+    /// Connections of one identity to the peer port.
+    pub peer_connections: Places<SpiffeId>,
+    /// Answers that stream now.
+    pub streams: OpenStreams,
+    /// What peers and components may send ahead.
+    pub windows: Windows,
     pub shutdown: Shutdown,
     pub started: OnceLock<Started>,
     /// Refused messages without a proven record: any peer can send those, and the disk is finite.
     pub unproven: Throttle,
     /// Users' tokens whose line is in the log.
     pub logged_tokens: LoggedTokens,
+    /// The process that has taken over from this one.
+    pub successor: OnceLock<Arc<Successor>>,
     /// Counts changes of documents and policies: what is open is judged again.
     pub changes: watch::Sender<u64>,
     pub open_calls: Arc<OpenCalls>,
@@ -134,22 +151,23 @@ impl Broker {
         let stats = Arc::new(Stats::default());
         let trust = Arc::new(Trust::empty());
         let shutdown = Shutdown::default();
+        let windows = Windows::new(limits.window_bytes);
         let pool = Pool::new(
-            pool_settings(&settings),
+            pool_settings(&settings, &windows),
             Tls::new(Arc::clone(&trust)),
             Arc::clone(&trust),
             shutdown.clone(),
             Arc::clone(&stats),
         );
         let web = WebConnections::new(
-            pool_settings(&settings),
+            pool_settings(&settings, &windows),
             Roots::new(settings.egress.ca_file.clone()),
             settings.egress.allow_private,
             shutdown.clone(),
             Arc::clone(&stats),
         );
         let listeners = Listeners::new(Arc::clone(&events), limits.processes);
-        let sockets = ComponentSockets::new(Arc::clone(&listeners), &settings, shutdown.clone());
+        let sockets = ComponentSockets::new(Arc::clone(&listeners), &settings, shutdown.clone(), windows.clone());
         let replay = ReplayStore::new(limits.replay_entries, limits.replay_entries / PEER_SHARE);
         Ok(Self {
             tls: Tls::new(Arc::clone(&trust)),
@@ -158,13 +176,19 @@ impl Broker {
             callers: Callers::new(Arc::clone(&events), limits.processes),
             receiver: Receiver::new(&CacheSizes::default(), replay),
             handles: Handles::new(limits.handles, limits.handles_per_instance),
-            peer_memory: Parts::new(BodyMemory::part_of_one(limits.buffered_bytes, settings.body_limit_bytes)),
+            peer_memory: Parts::new(Held::default),
+            component_memory: Parts::new(Held::default),
             memory: BodyMemory::new(limits.buffered_bytes, settings.body_limit_bytes, ms(timeouts.body_read)),
             calls: Arc::new(Semaphore::new(limits.calls)),
-            peer_calls: Places::new(limits.calls, (limits.calls / 2).max(FEWEST_PEER_CALLS)),
+            peer_calls: Places::new(limits.calls, limits.calls),
+            component_calls: Places::new(limits.calls, limits.calls),
+            peer_connections: Places::new(limits.peer_connections, limits.peer_connections_per_identity),
+            breakers: Breakers::new(limits.endpoint_failures.max(1), ms(timeouts.endpoint_open)),
+            retries: Retries::new(limits.retry_percent),
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),
+            successor: OnceLock::new(),
             changes: watch::Sender::new(0),
             open_calls: Arc::default(),
             decisions: Decisions::default(),
@@ -175,6 +199,8 @@ impl Broker {
             listeners,
             sockets,
             pool,
+            streams: OpenStreams::new(ms(timeouts.stream_idle), ms(timeouts.stream_lifetime)),
+            windows,
             web,
             shutdown,
             trust,
@@ -281,6 +307,7 @@ impl Broker {
                 self.open_calls.len(),
             ),
             ("handles", "Custody handles in use.", self.handles.len()),
+            ("endpoints_open", "Endpoints that are left alone because they failed.", self.breakers.open_count()),
             ("replay_entries", "Accepted records that are remembered.", used),
             ("certificate_cache_entries", "Certificates remembered.", certificates),
             ("seal_cache_entries", "Verified seals remembered.", seals),
@@ -305,6 +332,7 @@ impl Broker {
     /// Housekeeping that no call waits for.
     pub fn sweep(&self) {
         self.pool.sweep();
+        self.breakers.sweep(std::time::Instant::now());
         self.web.sweep();
         self.sockets.sweep();
         self.handles.purge(clock::now_s());
@@ -312,12 +340,13 @@ impl Broker {
     }
 }
 
-fn pool_settings(settings: &Settings) -> PoolSettings {
+fn pool_settings(settings: &Settings, windows: &Windows) -> PoolSettings {
     let timeouts = &settings.timeouts_ms;
     PoolSettings {
         connect: ms(timeouts.connect),
         handshake: ms(timeouts.handshake),
         idle: ms(timeouts.idle),
         idle_connections: settings.limits.idle_connections,
+        windows: windows.clone(),
     }
 }

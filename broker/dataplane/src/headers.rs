@@ -8,7 +8,7 @@
 use hopseal_custody::binding::{HeaderLine, is_twin_of_covered};
 use hopseal_custody::fields::is_reserved;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Version};
+use http::{Method, Request, Version, request};
 
 use crate::problem::Refusal;
 
@@ -24,12 +24,30 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::EXPECT,
 ];
 
+/// Most field lines of a request; on `out.sock` hyper takes a hundred, so that what brokers add has room.
+pub const MAX_FIELDS: usize = 128;
+/// What a CGI-like server reads as a field that frames the message.
+const TWINS_OF_FRAMING: [&str; 2] = ["content_length", "transfer_encoding"];
+/// Longest method; the longest registered one has 17 letters.
+const MAX_METHOD_BYTES: usize = 32;
+
 /// Checks of a request's framing and form that must hold before anything is read from it.
 ///
 /// # Errors
-/// `upgrade_unsupported`, `request_invalid` or `host_invalid`.
+/// `upgrade_unsupported`, `method_unsupported`, `headers_too_large`, `request_invalid` or `host_invalid`.
 pub fn verify_form<B>(request: &Request<B>) -> Result<(), Refusal> {
     let headers = request.headers();
+    verify_method(request.method())?;
+    if headers.len() > MAX_FIELDS {
+        return Err(Refusal::new("headers_too_large", format!("{} fields", headers.len())));
+    }
+    if TWINS_OF_FRAMING.iter().any(|name| headers.contains_key(*name)) {
+        return Err(Refusal::new("request_invalid", "a field that some servers read as Content-Length or its like"));
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if codings.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Refusal::new("request_invalid", "a transfer coding beside chunked"));
+    }
     if request.method() == Method::CONNECT || headers.contains_key(header::UPGRADE) {
         return Err(Refusal::new("upgrade_unsupported", "CONNECT or Upgrade"));
     }
@@ -43,6 +61,30 @@ pub fn verify_form<B>(request: &Request<B>) -> Result<(), Refusal> {
     let hosts = headers.get_all(header::HOST).iter().count();
     if hosts > 1 || (hosts == 0 && request.version() < Version::HTTP_2) {
         return Err(Refusal::new("host_invalid", "not exactly one Host"));
+    }
+    Ok(())
+}
+
+/// Names the peer in `Host` also where HTTP/2 names it in `:authority` only.
+pub fn adopt_authority(parts: &mut request::Parts) {
+    if parts.version == Version::HTTP_2
+        && !parts.headers.contains_key(header::HOST)
+        && let Some(authority) = parts.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        parts.headers.insert(header::HOST, host);
+    }
+}
+
+/// Policies and components have to read a method alike, and some fold its letters; TRACE shows a component's headers.
+fn verify_method(method: &Method) -> Result<(), Refusal> {
+    let name = method.as_str();
+    if matches!(name, "TRACE" | "TRACK") {
+        return Err(Refusal::new("method_unsupported", name));
+    }
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+    if !is_plain || name.len() > MAX_METHOD_BYTES {
+        return Err(Refusal::new("request_invalid", "a method that is no word in capitals"));
     }
     Ok(())
 }
@@ -66,6 +108,25 @@ pub fn strip(headers: &mut HeaderMap) {
     let reserved: Vec<HeaderName> = headers.keys().filter(is_unwanted).cloned().collect();
     for name in reserved {
         headers.remove(name);
+    }
+}
+
+/// Leaves of trailers what may stand there (RFC 9110 §6.5.1): nothing that frames or routes a message, or that says what
+/// it is, and nothing that only brokers may say.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    const OF_HEADS: [HeaderName; 8] = [
+        header::AUTHORIZATION,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::HOST,
+        header::SET_COOKIE,
+        header::WWW_AUTHENTICATE,
+    ];
+    strip(trailers);
+    for name in &OF_HEADS {
+        trailers.remove(name);
     }
 }
 
@@ -107,6 +168,37 @@ mod tests {
         assert_eq!(code(&both).as_deref(), Some("request_invalid"));
         let two = [("host", "a"), ("content-length", "1"), ("content-length", "1")];
         assert_eq!(code(&two).as_deref(), Some("request_invalid"));
+    }
+
+    #[test]
+    fn a_request_is_framed_in_one_way() {
+        let code = |lines: &[(&'static str, &'static str)]| {
+            let lines = [&[("host", "a")], lines].concat();
+            verify_form(&request(&lines)).err().map(|refusal| refusal.code.into_owned())
+        };
+        assert_eq!(code(&[("transfer-encoding", "Chunked")]), None);
+        for coding in ["gzip, chunked", "chunked, chunked", "identity", ""] {
+            assert_eq!(code(&[("transfer-encoding", coding)]).as_deref(), Some("request_invalid"), "{coding}");
+        }
+        for twin in ["content_length", "transfer_encoding"] {
+            assert_eq!(code(&[(twin, "5")]).as_deref(), Some("request_invalid"), "{twin}");
+        }
+        assert_eq!(code(&[("x", "a"); MAX_FIELDS - 1]), None);
+        assert_eq!(code(&[("x", "a"); MAX_FIELDS]).as_deref(), Some("headers_too_large"));
+    }
+
+    #[test]
+    fn a_method_is_a_word_in_capitals_and_shows_no_headers() {
+        let code = |method: &str| verify_method(&method.parse().unwrap()).err().map(|refusal| refusal.code);
+        for good in ["GET", "M-SEARCH", "PROPFIND", &"A".repeat(MAX_METHOD_BYTES)] {
+            assert_eq!(code(good), None, "{good}");
+        }
+        for bad in ["get", "Get", "G_T", "G1", &"A".repeat(MAX_METHOD_BYTES + 1)] {
+            assert_eq!(code(bad).as_deref(), Some("request_invalid"), "{bad}");
+        }
+        for reflecting in ["TRACE", "TRACK"] {
+            assert_eq!(code(reflecting).as_deref(), Some("method_unsupported"));
+        }
     }
 
     #[test]

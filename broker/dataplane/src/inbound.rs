@@ -21,25 +21,31 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
+use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::receive::Peer;
 
 use crate::activity::Activity;
+use crate::answers::Answers;
 use crate::body::BodyMemory;
 use crate::broker::Broker;
+use crate::call::CallRecord;
 use crate::clock;
-use crate::executor::ConnectionTasks;
+use crate::executor::{ConnectionTasks, cut_of_this_task};
+use crate::h1_stream::H1Stream;
+use crate::h2_stream::{Flood, H2Stream};
+use crate::handshakes::Handshakes;
+use crate::headers::MAX_FIELDS;
 use crate::instance::Leaf;
 use crate::lifetime::Lifetime;
-use crate::places::Turns;
+use crate::places::Place;
 use crate::receive;
 use crate::settings::{buffer_bytes, ms};
 use crate::tls::{ALPN_H2, SNI_SUFFIX};
 use crate::trust::PeerChain;
+use crate::windows::Window;
 
-/// Request body bytes that a peer may send ahead, per call and per connection.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Streams that a peer may reset before they are answered (CVE-2023-44487).
 const RESETS: usize = 64;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -59,6 +65,7 @@ pub struct PeerConnection {
     pub activity: Activity,
     /// Where the bodies of its requests count.
     pub memory: BodyMemory,
+    _place: Place<SpiffeId>,
 }
 
 /// Serves one TCP connection to its end.
@@ -69,7 +76,7 @@ pub async fn serve(
     broker: Arc<Broker>,
     tcp: TcpStream,
     address: IpAddr,
-    handshakes: Arc<Turns<IpAddr>>,
+    handshakes: Arc<Handshakes>,
 ) -> Result<(), &'static str> {
     let deadline = Instant::now() + ms(broker.settings.timeouts_ms.handshake);
     let opened = timeout_at(deadline, open(&broker, tcp, address, &handshakes));
@@ -84,23 +91,24 @@ async fn open(
     broker: &Arc<Broker>,
     tcp: TcpStream,
     address: IpAddr,
-    handshakes: &Turns<IpAddr>,
+    handshakes: &Handshakes,
 ) -> Result<(TlsStream<TcpStream>, PeerConnection), &'static str> {
     tcp.set_nodelay(true).map_err(|_| "socket")?;
     let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(|_| "handshake")?;
     // Who says nothing takes nobody's turn: only a hello costs a signature.
-    let _turn = handshakes.take(address).await.ok_or("stopped")?;
+    let admitted = handshakes.admit(address).await?;
     let component = component_for(broker, hello.client_hello().server_name()).ok_or("unknown_name")?;
     let preferred = broker.listeners.serving(&component);
     let leaf = broker.instances.serving(&component, preferred.as_ref()).ok_or("no_identity")?;
     let config = broker.tls.server(&leaf).map_err(|_| "tls")?;
-    let stream = hello.into_stream(Arc::new(config)).await.map_err(|_| "handshake")?;
+    let stream = handshakes.run(&admitted, hello.into_stream(Arc::new(config))).await.map_err(|_| "handshake")?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let chain = broker.trust.verify(certificates.iter().map(AsRef::as_ref), clock::now_s()).map_err(|_| "untrusted")?;
     let peer = Peer::new(Arc::clone(chain.leaf()), chain.certificates[1..].to_vec());
+    let place = broker.peer_connections.take(chain.id.clone()).ok_or("too_many_of_identity")?;
     let activity = Activity::new(ms(broker.settings.timeouts_ms.idle));
     let memory = broker.memory.within(broker.peer_memory.of(chain.id.clone()));
-    Ok((stream, PeerConnection { component, leaf, chain, peer, activity, memory }))
+    Ok((stream, PeerConnection { component, leaf, chain, peer, activity, memory, _place: place }))
 }
 
 /// The component that a server name asks for; an unknown one only if a default is configured.
@@ -113,56 +121,113 @@ fn component_for(broker: &Broker, name: Option<&str>) -> Option<String> {
 async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc<PeerConnection>) {
     let lifetime =
         Lifetime::new(Arc::clone(&connection.leaf), connection.chain.clone(), &broker.trust, broker.shutdown.clone());
-    let activity = connection.activity.clone();
+    let unread = ms(broker.settings.timeouts_ms.answer_unread);
+    let watch = Watch { activity: connection.activity.clone(), answers: Answers::new(), unread };
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
-    let io = TokioIo::new(stream);
+    let caller = connection.chain.id.to_string();
+    let cut = CancellationToken::new();
     let service = service_fn({
-        let broker = Arc::clone(broker);
+        let (broker, answers, cut) = (Arc::clone(broker), watch.answers.clone(), cut.clone());
         move |request: Request<Incoming>| {
-            let (broker, connection) = (Arc::clone(&broker), Arc::clone(&connection));
-            async move { Ok::<_, Infallible>(receive::answer(&broker, &connection, request).await) }
+            let (broker, connection, cut) = (Arc::clone(&broker), Arc::clone(&connection), cut.clone());
+            let answering = answers.begin();
+            async move {
+                let answer = receive::answer(&broker, &connection, request).await;
+                let writer = || if is_h2 { cut_of_this_task() } else { cut };
+                Ok::<_, Infallible>(answering.watch(answer.map(|answer| answer.watched(&broker.streams, writer))))
+            }
         }
     });
-    if is_h2 {
+    let ended = if is_h2 {
         let (tasks, _ended_on_return) = ConnectionTasks::new();
-        let served = h2_builder(broker, tasks).serve_connection(io, service);
-        supervise(pin!(served), http2::Connection::graceful_shutdown, lifetime, &activity).await;
+        let stats = Arc::clone(&broker.stats);
+        let stream = H2Stream::new(stream, move |flood| {
+            let why = if flood == Flood::Resets { "h2_resets" } else { "h2_frames" };
+            stats.count_cut_connection("peer", why);
+        });
+        let window = broker.windows.open();
+        let served = h2_builder(broker, tasks, &window).serve_connection(TokioIo::new(stream), service);
+        supervise(pin!(served), http2::Connection::graceful_shutdown, lifetime, &watch).await
     } else {
-        let served = h1_builder(broker).serve_connection(io, service);
-        supervise(pin!(served), http1::Connection::graceful_shutdown, lifetime, &activity).await;
+        let (stream, said) = H1Stream::new(stream, watch.answers.clone(), ms(broker.settings.timeouts_ms.header_read));
+        let ended = {
+            let mut served = pin!(h1_builder(broker).serve_connection(TokioIo::new(stream), service).with_upgrades());
+            tokio::select! {
+                ended = supervise(served.as_mut(), http1::UpgradeableConnection::graceful_shutdown, lifetime, &watch) => ended,
+                () = cut.cancelled() => Ended::Unread,
+            }
+        };
+        if let Some(code) = said.get() {
+            let mut record = CallRecord::begin("in", &broker.events, &broker.stats);
+            record.caller = Some(caller);
+            record.never_began(code, ended.error());
+        }
+        ended
+    };
+    if matches!(ended, Ended::Unread) {
+        broker.stats.count_cut_connection("peer", "answer_unread");
+    }
+}
+
+/// What a connection is watched for.
+struct Watch {
+    activity: Activity,
+    answers: Answers,
+    /// How long an answer may wait for its reader.
+    unread: Duration,
+}
+
+/// How a connection ended.
+enum Ended {
+    /// By itself, with the error that it ended with, or because nothing was left to do.
+    Served(Option<hyper::Error>),
+    Closed,
+    Unread,
+}
+
+impl Ended {
+    fn error(&self) -> Option<&hyper::Error> {
+        match self {
+            Self::Served(error) => error.as_ref(),
+            Self::Closed | Self::Unread => None,
+        }
     }
 }
 
 /// Serves until the connection ends, must close, or should finish and has nothing left to do.
-async fn supervise<C: Future>(
+async fn supervise<C: Future<Output = hyper::Result<()>>>(
     mut served: Pin<&mut C>,
     finish: fn(Pin<&mut C>),
     mut lifetime: Lifetime,
-    activity: &Activity,
-) {
+    watch: &Watch,
+) -> Ended {
     let should_finish = lifetime.should_finish();
+    let mut unread = pin!(watch.answers.stalled(watch.unread));
     tokio::select! {
-        _ended = served.as_mut() => return,
-        _why = lifetime.must_close() => return,
+        ended = served.as_mut() => return Ended::Served(ended.err()),
+        _why = lifetime.must_close() => return Ended::Closed,
+        () = unread.as_mut() => return Ended::Unread,
         () = should_finish => {}
-        () = activity.unused() => {}
+        () = watch.activity.unused() => {}
     }
     finish(served.as_mut());
     // A peer that never finished its preface, or ignores the goodbye, would stay for ever.
     tokio::select! {
-        _ended = served => {}
-        _why = lifetime.must_close() => {}
-        () = activity.unused_for(LAST_WORDS) => {}
+        ended = served => Ended::Served(ended.err()),
+        _why = lifetime.must_close() => Ended::Closed,
+        () = unread => Ended::Unread,
+        () = watch.activity.unused_for(LAST_WORDS) => Ended::Served(None),
     }
 }
 
-fn h2_builder(broker: &Broker, tasks: ConnectionTasks) -> http2::Builder<ConnectionTasks> {
+fn h2_builder(broker: &Broker, tasks: ConnectionTasks, window: &Window) -> http2::Builder<ConnectionTasks> {
     let limits = &broker.settings.limits;
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(window.stream_bytes)
+        .initial_connection_window_size(window.connection_bytes)
+        .enable_connect_protocol()
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.peer_header_bytes)
         .max_pending_accept_reset_streams(RESETS)
@@ -177,6 +242,7 @@ fn h1_builder(broker: &Broker) -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(ms(broker.settings.timeouts_ms.header_read))
+        .max_headers(MAX_FIELDS)
         .max_header_size(broker.settings.limits.peer_header_bytes as usize)
         .max_buf_size(buffer_bytes(broker.settings.limits.peer_header_bytes as usize));
     builder

@@ -2,15 +2,18 @@
 //!
 //! Owns: `out.sock`, the peer port, connections, policy decisions and the custody log of one node.
 //! Does not own: who is who (the attestor), what is configured (the broker's control process), the
-//! wire format (crate `hopseal_custody`). Python meets it in `binding` only; `log` is public for its benchmark.
+//! wire format (crate `hopseal_custody`). Python meets it in `binding` only; `log` and `policy` are public for their
+//! benchmarks.
 
 mod activity;
 mod admission;
+mod answers;
 mod awaited;
 mod binding;
 mod body;
 mod boundary;
 mod bounds;
+mod breaker;
 mod broker;
 mod call;
 mod callers;
@@ -18,11 +21,16 @@ mod clock;
 mod component;
 mod decisions;
 mod deliver;
+mod descriptors;
 mod directory;
 mod events;
 mod executor;
 mod gathered;
+mod grpc;
+mod h1_stream;
+mod h2_stream;
 mod handles;
+mod handshakes;
 mod headers;
 mod in_force;
 mod inbound;
@@ -34,22 +42,28 @@ mod listeners;
 pub mod log;
 mod logged_bundles;
 mod open_calls;
+mod open_streams;
 mod opened;
 mod operation;
 mod outbound;
 mod outgoing;
 mod outside;
+mod passing;
 mod path;
 mod pidfd;
 mod places;
-mod policy;
+pub mod policy;
 mod policy_binding;
 mod pool;
+mod preface;
 mod problem;
 mod receive;
+mod relay;
 mod reply;
 mod requests;
+mod retries;
 mod runtime;
+mod segments;
 mod send;
 mod server;
 mod settings;
@@ -61,6 +75,7 @@ mod terms;
 mod throttle;
 mod tls;
 mod trust;
+mod tunnel;
 mod unix_server;
 mod upload;
 mod users;
@@ -69,6 +84,8 @@ mod verified;
 mod views;
 mod vouched;
 mod voucher;
+mod websocket;
+mod windows;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

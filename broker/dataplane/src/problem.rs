@@ -107,13 +107,19 @@ fn is_missing_item(text: &str) -> bool {
 }
 
 /// HTTP status of the data plane's own codes; unknown ones are ours to answer for.
-fn status_of(code: &str) -> StatusCode {
+pub fn status_of(code: &str) -> StatusCode {
     match code {
-        "host_invalid" | "path_invalid" | "request_invalid" => StatusCode::BAD_REQUEST,
+        "host_invalid" | "path_invalid" | "request_invalid" | "request_malformed" => StatusCode::BAD_REQUEST,
+        "request_head_timeout" | "body_timeout" => StatusCode::REQUEST_TIMEOUT,
+        // It is seen in receipts only: 499 is what nginx writes down for it.
+        "call_abandoned" => StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT),
+        "target_too_long" => StatusCode::URI_TOO_LONG,
+        "headers_too_large" => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         "identity_none"
         | "identity_ambiguous"
         | "caller_gone"
         | "policy_denied"
+        | "operation_unreadable"
         | "may_not_start"
         | "egress_denied"
         | "egress_address"
@@ -123,7 +129,11 @@ fn status_of(code: &str) -> StatusCode {
         "unknown_peer" | "not_found" => StatusCode::NOT_FOUND,
         "handle_unknown" | "nothing_to_continue" => StatusCode::CONFLICT,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-        "upgrade_unsupported" => StatusCode::NOT_IMPLEMENTED,
+        "upgrade_unsupported"
+        | "method_unsupported"
+        | "grpc_unsupported"
+        | "websocket_unsupported"
+        | "streams_refused" => StatusCode::NOT_IMPLEMENTED,
         "egress_unresolvable"
         | "egress_unreachable"
         | "egress_tls"
@@ -133,14 +143,24 @@ fn status_of(code: &str) -> StatusCode {
         | "receipt_missing"
         | "receipt_invalid"
         | "answer_aborted"
-        | "answer_too_long" => StatusCode::BAD_GATEWAY,
-        "callee_timeout" | "peer_timeout" => StatusCode::GATEWAY_TIMEOUT,
+        | "answer_too_long"
+        | "handover_failed" => StatusCode::BAD_GATEWAY,
+        "callee_timeout"
+        | "peer_timeout"
+        | "peer_connect_timeout"
+        | "peer_handshake_timeout"
+        | "call_timeout"
+        | "stream_idle"
+        | "stream_lifetime"
+        | "egress_timeout" => StatusCode::GATEWAY_TIMEOUT,
         "attestor_unavailable"
         | "issuer_unavailable"
         | "callee_unavailable"
         | "log_unavailable"
         | "log_unwitnessed"
         | "svid_expired"
+        | "endpoints_failing"
+        | "retry_budget_spent"
         | "overloaded" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }

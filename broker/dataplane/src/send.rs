@@ -5,16 +5,17 @@
 //! request and its record (see `outgoing`).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hopseal_custody::acknowledged::can_supply;
 use hopseal_custody::error::Code;
 use hopseal_custody::fields::HANDLE;
 use hopseal_custody::hash::{Thumbprint, encode_base64};
-use http::{HeaderName, Method, Request, Response, StatusCode, Version};
+use http::{HeaderName, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use crate::breaker::{Passage, Route};
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::clock;
@@ -39,6 +40,17 @@ pub enum Failed {
     /// The peer cannot have processed it.
     Unprocessed(String),
     Lost(String),
+    /// Its time is over.
+    Silent(String),
+}
+
+impl Failed {
+    fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Unprocessed(why) | Self::Lost(why) => Refusal::new("peer_unreachable", why),
+            Self::Silent(why) => Refusal::new("peer_timeout", why),
+        }
+    }
 }
 
 /// Sends the call and gives the peer's answer.
@@ -52,8 +64,12 @@ pub async fn send(
 ) -> Result<Response<Reply>, Refusal> {
     let mut again: Option<Vec<String>> = None;
     let mut last = String::new();
-    for _ in 0..ATTEMPTS {
-        let lease = connect(broker, &outgoing).await?;
+    broker.retries.count_call(outgoing.callee.id.as_str(), Instant::now());
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 && again.is_none() && !broker.retries.admits(outgoing.callee.id.as_str(), Instant::now()) {
+            return Err(Refusal::new("retry_budget_spent", last));
+        }
+        let (lease, passage) = connect(broker, &outgoing).await?;
         let streams = matches!(outgoing.body, Content::Stream(_));
         if streams && matches!(lease.sender, Sender::H1(_)) {
             return Err(Refusal::new("body_too_large", "the peer takes no streams: it speaks HTTP/1.1 only"));
@@ -62,14 +78,19 @@ pub async fn send(
         let (request, sent) = compose_request(broker, &mut outgoing, &lease, again.as_deref(), record).await?;
         let response = match transmit(broker, lease, request).await {
             Ok(response) => response,
+            // An endpoint that says goodbye is sound: its calls go elsewhere, or to its successor.
             Err(Failed::Unprocessed(why)) if !streams => {
                 last = why;
                 continue;
             }
-            Err(Failed::Unprocessed(why) | Failed::Lost(why)) => return Err(Refusal::new("peer_unreachable", why)),
+            Err(failed) => {
+                passage.failed(Instant::now());
+                return Err(failed.into_refusal());
+            }
         };
+        passage.answered();
         let is_head = outgoing.method == Method::HEAD;
-        match take(sent, response, is_head, outgoing.version >= Version::HTTP_11).await? {
+        match take(sent, response, is_head, outgoing.version).await? {
             Taken::Answer(response) => {
                 acknowledge(broker, &outgoing, &peer, response.status());
                 return finish(broker, outgoing, response);
@@ -88,15 +109,19 @@ pub async fn send(
     Err(Refusal::new("peer_unreachable", last))
 }
 
-/// Each endpoint is tried until one connects.
-async fn connect(broker: &Broker, outgoing: &Outgoing) -> Result<Lease, Refusal> {
-    let callee = &outgoing.callee;
-    let endpoints = endpoints_of(broker, callee)?;
-    let mut last = Refusal::new("peer_unreachable", "no endpoint");
-    for endpoint in endpoints {
-        match broker.pool.lease(&outgoing.caller.leaf, callee, &endpoint).await {
-            Ok(lease) => return Ok(lease),
-            Err(refusal) => last = refusal,
+/// Each endpoint that is not left alone is tried until one connects.
+async fn connect(broker: &Broker, outgoing: &Outgoing) -> Result<(Lease, Passage), Refusal> {
+    let (caller, callee) = (&outgoing.caller.leaf.id, &outgoing.callee);
+    let mut last = Refusal::new("endpoints_failing", "every endpoint failed lately");
+    for endpoint in endpoints_of(broker, callee)? {
+        let route = Route { caller: caller.clone(), callee: callee.id.to_string(), endpoint };
+        let Some(passage) = broker.breakers.pass(route.clone(), Instant::now()) else { continue };
+        match broker.pool.lease(&outgoing.caller.leaf, callee, &route.endpoint).await {
+            Ok(lease) => return Ok((lease, passage)),
+            Err(refusal) => {
+                passage.failed(Instant::now());
+                last = refusal;
+            }
         }
     }
     Err(last)
@@ -104,7 +129,7 @@ async fn connect(broker: &Broker, outgoing: &Outgoing) -> Result<Lease, Refusal>
 
 /// A listener that is admitted here wins, through our own peer port; else the routes. Every node has
 /// every document, so a `listen` path alone says nothing about this node.
-fn endpoints_of(broker: &Broker, callee: &Component) -> Result<Vec<String>, Refusal> {
+pub fn endpoints_of(broker: &Broker, callee: &Component) -> Result<Vec<String>, Refusal> {
     let own = || broker.started.get().map(|started| vec![started.peer_address.to_string()]);
     let has_identity = |owner| broker.instances.current(owner).is_some();
     if broker.listeners.serving(&callee.qualified).as_ref().is_some_and(has_identity)
@@ -131,7 +156,7 @@ async fn transmit(broker: &Broker, lease: Lease, request: Request<RequestBody>) 
             let stalled = request.body().stalled(ms(broker.settings.timeouts_ms.body_read));
             let sent = tokio::select! {
                 sent = timeout(deadline, sender.try_send_request(request)) => sent.map_err(|_| lost_in_time(deadline))?,
-                () = stalled => return Err(Failed::Lost("the peer takes no more of the body".to_owned())),
+                () = stalled => return Err(Failed::Silent("the peer takes no more of the body".to_owned())),
             };
             sent.map_err(|mut error| failed(error.take_message().is_some(), error.error()))
         }
@@ -145,7 +170,7 @@ async fn transmit(broker: &Broker, lease: Lease, request: Request<RequestBody>) 
 }
 
 pub fn lost_in_time(deadline: Duration) -> Failed {
-    Failed::Lost(format!("no answer within {} s", deadline.as_secs()))
+    Failed::Silent(format!("no answer within {} s", deadline.as_secs()))
 }
 
 /// A request that never left us, or that the peer's HTTP/2 layer says it did not look at, may be
@@ -170,7 +195,7 @@ fn says_unprocessed(error: &h2::Error) -> bool {
 }
 
 /// The answer as the component gets it; a new root comes with the handle of its siblings.
-fn finish(broker: &Broker, outgoing: Outgoing, mut response: Response<Reply>) -> Result<Response<Reply>, Refusal> {
+pub fn finish(broker: &Broker, outgoing: Outgoing, mut response: Response<Reply>) -> Result<Response<Reply>, Refusal> {
     if let Parent::Root { root, is_new: true } = outgoing.parent {
         let handle = task::issue(broker, &outgoing.caller, root, outgoing.receipts)?;
         let value = headers::custody_value(&handle);

@@ -65,6 +65,7 @@ pub struct Stats {
     calls: Mutex<BTreeMap<(&'static str, String), u64>>,
     calls_without_custody: Mutex<BTreeMap<(&'static str, String), u64>>,
     connections_refused: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    connections_cut: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     log_detail: Mutex<String>,
     pub call_out: Histogram,
     pub call_in: Histogram,
@@ -79,6 +80,7 @@ pub struct Stats {
     pub out_connections: Gauge,
     pub peer_connections: Gauge,
     pub pool_connections: Gauge,
+    pub handshakes_waiting: Gauge,
     /// To external services.
     pub web_connections: Gauge,
     pub tunnels: Gauge,
@@ -105,6 +107,12 @@ impl Stats {
         *refused.entry((socket, why)).or_default() += 1;
     }
 
+    /// Counts one connection that was cut while it was in use.
+    pub fn count_cut_connection(&self, socket: &'static str, why: &'static str) {
+        let mut cut = self.connections_cut.lock().unwrap_or_else(PoisonError::into_inner);
+        *cut.entry((socket, why)).or_default() += 1;
+    }
+
     /// Why the log failed last; empty while it works.
     pub fn log_detail(&self) -> String {
         self.log_detail.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -119,12 +127,18 @@ impl Stats {
         let mut metrics = vec![
             metric("calls", "counter", "Brokered calls by direction and outcome.", self.call_samples()),
             metric(
+                "connections_refused",
+                "counter",
+                "Connections closed before a request.",
+                by_socket(&self.connections_refused),
+            ),
+            metric("connections_cut", "counter", "Connections cut while in use.", by_socket(&self.connections_cut)),
+            metric(
                 "calls_without_custody",
                 "counter",
                 "Those of the calls whose other end knows nothing of custody, by kind and outcome.",
                 self.without_custody_samples(),
             ),
-            metric("connections_refused", "counter", "Connections closed before a request.", self.refused_samples()),
             metric(
                 "call_seconds",
                 "histogram",
@@ -152,6 +166,7 @@ impl Stats {
             ("out_connections", "Connections of local components.", &self.out_connections),
             ("peer_connections", "Inbound mTLS connections.", &self.peer_connections),
             ("pool_connections", "Outbound mTLS connections.", &self.pool_connections),
+            ("handshakes_waiting", "Handshakes of peers that wait for their turn.", &self.handshakes_waiting),
             ("web_connections", "TLS connections to external services.", &self.web_connections),
             ("tunnels", "Tunnels that are open.", &self.tunnels),
         ] {
@@ -172,12 +187,12 @@ impl Stats {
         let sample = |((kind, code), count): (&(&str, String), &u64)| json!({"labels": {"kind": kind, "code": code}, "value": *count as f64});
         calls.iter().map(sample).collect()
     }
+}
 
-    fn refused_samples(&self) -> Vec<Value> {
-        let refused = self.connections_refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let sample = |((socket, why), count): (&(&str, &str), &u64)| json!({"labels": {"socket": socket, "why": why}, "value": *count as f64});
-        refused.iter().map(sample).collect()
-    }
+fn by_socket(counted: &Mutex<BTreeMap<(&'static str, &'static str), u64>>) -> Vec<Value> {
+    let counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
+    let sample = |((socket, why), count): (&(&str, &str), &u64)| json!({"labels": {"socket": socket, "why": why}, "value": *count as f64});
+    counted.iter().map(sample).collect()
 }
 
 fn metric(name: &str, kind: &str, help: &str, samples: Vec<Value>) -> Value {

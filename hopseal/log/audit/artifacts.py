@@ -20,7 +20,7 @@ from hopseal.log.audit.steps import Revocation
 from hopseal.log.audit.trust import LoggedBundle
 from hopseal.log.audit.witnessed import Proofs, WitnessedEntry, Witnesses, key_of
 from hopseal.log.bundle import Artifact, LoggedStatement, Seen
-from hopseal.log.entries import BundleEntry, Direction, RecordEntry, StatementEntry, TokenEntry, parse_entry
+from hopseal.log.entries import BundleEntry, CallEntry, Direction, RecordEntry, StatementEntry, TokenEntry, parse_entry
 from hopseal.log.judge import Finding
 from hopseal.log.leaf import REFUSED, numbered_leaf_of_line
 
@@ -69,6 +69,7 @@ class Artifacts:
         bundles: trust bundles that are proven to be logged.
         tokens: user tokens by their hash.
         refusals: messages that were refused.
+        calls: lines about calls that no record tells of.
         announced: evidence statements by brokers about the key of their log.
         revoking: evidence statements that withdraw an identity.
         revocations: those by a log's operator.
@@ -80,6 +81,7 @@ class Artifacts:
     bundles: list[LoggedBundle] = field(default_factory=list)
     tokens: dict[str, TokenEntry] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
+    calls: list[CallEntry] = field(default_factory=list)
     announced: list[ReadStatement] = field(default_factory=list)
     revoking: list[ReadStatement] = field(default_factory=list)
     revocations: list[Revocation] = field(default_factory=list)
@@ -111,7 +113,13 @@ def _read(artifact: Artifact, found: Artifacts, proofs: Proofs, witnesses: Witne
     if place is None:
         found.missing.append(f"proof:{artifact.origin}/{artifact.index}")
     kind = key_of(leaf).partition(".")[0]
-    readers = {"bundle": _read_bundle, "token": _read_token, "attest": _read_attest, "revoke": _read_revoke}
+    readers = {
+        "bundle": _read_bundle,
+        "token": _read_token,
+        "attest": _read_attest,
+        "revoke": _read_revoke,
+        "call": _read_call,
+    }
     if kind == REFUSED:
         found.refusals.append(_read_refusal(artifact, text))
     elif kind in readers:
@@ -130,6 +138,12 @@ def _read_token(_artifact: Artifact, text: bytes, _leaf: bytes, place: Witnessed
         known = found.tokens.setdefault(entry.th, entry)
         if known.claims != entry.claims:
             raise audit_refusal(AuditCode.ARTIFACT, f"another entry says something else of the token {entry.th}")
+
+
+def _read_call(_artifact: Artifact, text: bytes, _leaf: bytes, place: WitnessedEntry | None, found: Artifacts) -> None:
+    entry = parse_entry(text)
+    if isinstance(entry, CallEntry) and place is not None:
+        found.calls.append(entry)
 
 
 def _read_attest(artifact: Artifact, text: bytes, leaf: bytes, _place: WitnessedEntry | None, found: Artifacts) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from hopseal.custody.closing import Closing
 from hopseal.custody.errors import Code
 from hopseal.custody.evidence_statement import EvidenceStatement, is_accepted
+from hopseal.custody.observation import Observation
 from hopseal.custody.record import Record, SealedRecord
 from hopseal.log.audit.artifacts import Artifacts, Refusal
 from hopseal.log.audit.codes import is_missing
@@ -32,7 +33,7 @@ from hopseal.log.audit.report import (
 from hopseal.log.audit.statements import ReadStatement
 from hopseal.log.audit.steps import StatementReport
 from hopseal.log.audit.trust import TrustHistory
-from hopseal.log.entries import Direction
+from hopseal.log.entries import CallEntry, Direction
 from hopseal.log.judge import CHAIN_STEP, ChainJudge, Finding, JudgedHop
 from hopseal.log.tokens import check_token
 
@@ -61,6 +62,11 @@ class Conclusion:
         self._refusals: dict[str | None, list[Refusal]] = {}
         for refusal in artifacts.refusals:
             self._refusals.setdefault(refusal.unverified_cid, []).append(refusal)
+        self._led_by: dict[str | None, list[CallEntry]] = {}
+        for call in artifacts.calls:
+            if call.kind == "caller":
+                self._led_by.setdefault(call.cid, []).append(call)
+        self._tunnels = {call.rec: call for call in artifacts.calls if call.kind == "tunnel"}
         self._evidence: dict[str, list[EvidenceStatement]] = {}
         for facts in self.table.by_hash.values():
             if facts.statement.evidence is not None and facts.holds:
@@ -137,7 +143,8 @@ class Conclusion:
         roots = tuple(sorted(map(self._hop, trees), key=_by_log))
         hops = [each.verdict for root in roots for each in root.walk()] or [Verdict.INCOMPLETE]
         verdict = worst([*hops, *(each.verdict for each in loose)])
-        return ChainAudit(cid, verdict, roots, loose, tuple(self._refusals.get(cid, ())))
+        refusals, led_by = tuple(self._refusals.get(cid, ())), tuple(self._led_by.get(cid, ()))
+        return ChainAudit(cid, verdict, roots, loose, refusals, led_by)
 
     def _hop(self, judged: JudgedHop) -> HopAudit:
         facts = self.table.by_hash[judged.sealed.hash]
@@ -146,6 +153,8 @@ class Conclusion:
         answers = tuple(self._answers(about))
         closings = tuple(self._closings(about))
         parts = [self._verdict(facts), *(each.verdict for each in answers), *(each.verdict for each in closings)]
+        is_observed = self.table.is_without_custody(facts, record)
+        parts += [Verdict.OBSERVED] if is_observed else []
         return HopAudit(
             sealed=judged.sealed,
             verdict=worst(parts),
@@ -161,14 +170,17 @@ class Conclusion:
             based_on=tuple(self._citation(cited) for cited in record.based_on or ()),
             token=self._token(record),
             children=tuple(sorted(map(self._hop, judged.children), key=_by_log)),
+            is_observed=is_observed,
+            tunnel=self._tunnels.get(facts.hash),
         )
 
     def _answers(self, about: list[Facts]) -> Iterable[AnswerAudit]:
         for facts in about:
             if (outcome := facts.statement.outcome) is not None:
                 verdict, missing = self._verdict(facts), tuple(facts.missing)
-                kind = facts.statement.kind
-                yield AnswerAudit(facts.hash, kind, outcome, verdict, facts.finding, missing, facts.at)
+                kind, claims = facts.statement.kind, facts.statement.claims
+                host, spki = (claims.host, claims.spki) if isinstance(claims, Observation) else (None, None)
+                yield AnswerAudit(facts.hash, kind, outcome, verdict, facts.finding, missing, facts.at, host, spki)
 
     def _closings(self, about: list[Facts]) -> Iterable[ClosingAudit]:
         for facts in about:

@@ -1,8 +1,9 @@
 """Step 7: what only several statements or several logs show together.
 
-Owns: replays, forks, copies on both sides, receipts and closing statements against records, citations, continuations.
-Does not own: what a receipt says about sub-calls (``kids``). The direction of an entry is the exporter's word, so no
-check passes because of it alone: a record in more than two entries is a replay whatever they are called.
+Owns: replays, forks, copies on both sides, statements against the records that they name, citations, continuations.
+Does not own: what a receipt says about sub-calls (``kids``), what the statements of one stream say of each other
+(``streams``). The direction of an entry is the exporter's word, so no check passes because of it alone: a record in
+more than two entries is a replay whatever they are called.
 Source: custody-wire §7.1, §7.3, §8.4 and §11.7.
 """
 
@@ -14,17 +15,20 @@ from hopseal.custody.closing import Closing
 from hopseal.custody.errors import Code
 from hopseal.custody.outcome import Fin, Outcome
 from hopseal.custody.record import Record
+from hopseal.custody.segment import Segment
 from hopseal.limits import CLOCK_SKEW_S
 from hopseal.log.audit.artifacts import ArtifactProblem, Artifacts
 from hopseal.log.audit.codes import AuditCode
 from hopseal.log.audit.facts import CROSS_STEP, Facts, FactTable
 from hopseal.log.audit.kids import check_kids
+from hopseal.log.audit.streams import check_streams
 from hopseal.log.audit.witnessed import WitnessedEntry
 from hopseal.log.entries import Direction
 from hopseal.log.judge import Finding
 
 Receipts = Sequence[tuple[Facts, Outcome]]
 _COPIES = 2  # one sent, one received
+_CODES = {Closing: AuditCode.CLOSING, Segment: AuditCode.SEGMENT}
 
 
 def cross_check(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem, ...]:
@@ -32,13 +36,19 @@ def cross_check(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem
     _check_uses(table)
     problems = _check_logs(table, artifacts)
     refused = {each.unverified_jti for each in artifacts.refusals}
+    tunnels = {each.rec for each in artifacts.calls if each.kind == "tunnel"}
     for facts in table.by_hash.values():
         _check_subject(facts, table)
     answered = [(facts, record, table.receipts(facts.hash)) for facts, record in table.records]
     for facts, record, receipts in answered:
-        _check_copies(facts, record, receipts, is_refused=record.jti in refused)
+        is_plain = table.is_without_custody(facts, record)
+        _check_copies(facts, receipts, may_lack_copy=is_plain or record.jti in refused)
         _check_answers(facts, record, receipts, table)
-        _check_closings(receipts, table.about.get(facts.hash, ()))
+        if is_plain:
+            _check_observations(facts, record, table, tunnels)
+        elif not receipts:
+            facts.lacks("receipt")
+        check_streams(table.about.get(facts.hash, ()), receipts)
         _check_citations(facts, record, table)
         _check_continuation(facts, record, table)
     for facts, record, receipts in answered:
@@ -107,7 +117,7 @@ def _describe(seen: WitnessedEntry) -> str:
 
 
 def _check_subject(facts: Facts, table: FactTable) -> None:
-    """A receipt, observation or closing statement against the record that it names."""
+    """A receipt, observation, closing statement or segment against the record that it names."""
     subject = facts.statement.subject
     if subject is None:
         return
@@ -115,59 +125,59 @@ def _check_subject(facts: Facts, table: FactTable) -> None:
     if record is None:
         facts.lacks(f"rec:{subject}")
         return
-    code = AuditCode.CLOSING if isinstance(facts.statement.claims, Closing) else AuditCode.RECEIPT
+    code = _CODES.get(type(facts.statement.claims), AuditCode.RECEIPT)
     if facts.statement.cid != record.cid:
         facts.refuse(code, "it is of another chain than its record")
     if facts.statement.iat < record.iat - CLOCK_SKEW_S:
         facts.refuse(code, "it is older than its record")
-    if not _fits(facts, record):
+    if not _fits(facts, record, table):
         facts.refuse(code, "it is not between the two that its record is between")
 
 
-def _fits(facts: Facts, record: Record) -> bool:
+def _fits(facts: Facts, record: Record, table: FactTable) -> bool:
     claims, receipt = facts.statement.claims, facts.statement.receipt
     if receipt is not None:
         return str(receipt.iss) == record.aud and receipt.aud == record.iss
     if isinstance(claims, Closing):
-        return claims.iss == record.iss and str(claims.aud) == record.aud and record.bm is not None
+        opened = table.by_hash[str(claims.rec)]
+        # A stream to a callee without custody is closed for its caller's own log.
+        receiver = str(record.iss) if table.is_without_custody(opened, record) else record.aud
+        return claims.iss == record.iss and str(claims.aud) == receiver and record.bm is not None
+    if isinstance(claims, Segment):
+        return {str(claims.iss), str(claims.aud)} == {str(record.iss), record.aud} and record.bm is not None
     return str(facts.statement.iss) in {str(record.iss), record.aud}
 
 
-def _check_copies(facts: Facts, record: Record, receipts: Receipts, *, is_refused: bool) -> None:
-    """Both logs hold a record once; a receiver that refused it holds the refusal instead."""
+def _check_copies(facts: Facts, receipts: Receipts, *, may_lack_copy: bool) -> None:
+    """Both logs hold a record once; a receiver that refused it holds the refusal, one without custody nothing."""
     received, sent = facts.places(Direction.RECEIVED), facts.places(Direction.SENT)
     if len(received) > 1 or len(sent) > 1 or len(facts.entries) > _COPIES:
         facts.refuse(Code.REPLAYED, f"accepted {len(received)} times, in {len(facts.entries)} entries")
     if not sent:
         facts.lacks("copy:sent")
     was_denied = any(receipt.fin is Fin.DENY for _, receipt in receipts)
-    if not received and record.aud.startswith("spiffe://") and not is_refused and not was_denied:
+    if not received and not may_lack_copy and not was_denied:
         facts.lacks("copy:received")
 
 
 def _check_answers(facts: Facts, record: Record, receipts: Receipts, table: FactTable) -> None:
-    """A record without a receipt is dangling; a callee that answers twice may have told each side another story."""
+    """A callee that answers twice may have told each side another story; a stream has an end."""
     if len(receipts) > 1:
         for each, _ in receipts:
             each.refuse(AuditCode.RECEIPT, "another receipt for the same record")
     about = table.about.get(facts.hash, ())
-    if not receipts and record.aud.startswith("spiffe://"):
-        facts.lacks("receipt")
-    if not record.aud.startswith("spiffe://") and not any(each.statement.outcome for each in about):
-        facts.lacks("observation")
     if record.bm is not None and not any(isinstance(each.statement.claims, Closing) for each in about):
         facts.lacks("closing")
 
 
-def _check_closings(receipts: Receipts, about: Sequence[Facts]) -> None:
-    """A caller that closes one stream twice may have told each side another story; a cut stream has no whole answer."""
-    closings = [(each, said) for each in about if isinstance(said := each.statement.claims, Closing)]
-    is_whole = any(receipt.fin is Fin.EOF for _, receipt in receipts)
-    for each, said in closings:
-        if len(closings) > 1:
-            each.refuse(AuditCode.CLOSING, "another closing statement for the same record")
-        elif said.fin is not Fin.EOF and is_whole:
-            each.refuse(AuditCode.CLOSING, "it says that the stream was cut, and the receipt that it was not")
+def _check_observations(facts: Facts, record: Record, table: FactTable, tunnels: set[str | None]) -> None:
+    """Who calls somebody without custody says once what came back; of a tunnel, its log says what passed."""
+    observations = table.observations(facts.hash, str(record.iss))
+    if len(observations) > 1:
+        for observed in observations:
+            observed.refuse(AuditCode.RECEIPT, "another observation for the same record")
+    if not observations and facts.hash not in tunnels:
+        facts.lacks("observation")
 
 
 def _check_citations(facts: Facts, record: Record, table: FactTable) -> None:

@@ -15,6 +15,7 @@ from hopseal.log.audit.statements import ReadStatement
 from hopseal.log.audit.steps import Entry, StatementReport
 from hopseal.log.entries import Direction
 from hopseal.log.judge import Finding
+from hopseal.log.without_custody import may_lack_custody
 
 CROSS_STEP = 7
 
@@ -110,6 +111,17 @@ class FactTable:
         """The record with this hash, if it is here."""
         facts = self.by_hash.get(statement_hash)
         return facts.statement.record if facts else None
+
+    def observations(self, statement_hash: str, iss: str) -> list[Facts]:
+        """What ``iss`` says that it saw of the answer to this record."""
+        about = self.about.get(statement_hash, ())
+        return [each for each in about if each.statement.kind == "obs" and str(each.statement.iss) == iss]
+
+    def is_without_custody(self, facts: Facts, record: Record) -> bool:
+        """Whether the callee knows nothing of custody: its caller asked for no receipt, and nothing here is by it."""
+        if not may_lack_custody(record) or self.receipts(facts.hash) or facts.places(Direction.RECEIVED):
+            return False
+        return not record.aud.startswith("spiffe://") or bool(self.observations(facts.hash, str(record.iss)))
 
     def receipts(self, statement_hash: str) -> list[tuple[Facts, Outcome]]:
         """The receipts that name this record, observations not among them."""

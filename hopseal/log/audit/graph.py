@@ -12,7 +12,12 @@ from enum import StrEnum
 
 from hopseal.log.audit.report import AuditReport, ChainAudit, HopAudit, Verdict
 
-_COLOURS = {Verdict.VERIFIED: "#2e7d32", Verdict.INCOMPLETE: "#b26a00", Verdict.REFUSED: "#c62828"}
+_COLOURS = {
+    Verdict.VERIFIED: "#2e7d32",
+    Verdict.OBSERVED: "#1565c0",
+    Verdict.INCOMPLETE: "#b26a00",
+    Verdict.REFUSED: "#c62828",
+}
 _AGENTS = "/agents/"
 
 
@@ -106,7 +111,8 @@ def _edges(chain: ChainAudit) -> Iterator[Edge]:
 def _label(hop: HopAudit) -> str:
     record = hop.sealed.record
     answers = ", ".join(str(each.outcome.st) for each in hop.answers) or "no answer"
-    return f"{short_id(str(record.iss))} → {short_id(record.aud)}\n{record.op or '?'}: {answers}"
+    custody = ", no custody" if hop.is_observed else ""
+    return f"{short_id(str(record.iss))} → {short_id(record.aud)}\n{record.op or '?'}: {answers}{custody}"
 
 
 def _quote_dot(text: str) -> str:

@@ -60,8 +60,12 @@ def _answered(record_hash: str, callee: str, table: FactTable) -> list[Facts]:
 
 
 def _order(facts: Facts) -> tuple[int, int, str]:
-    places = facts.places(Direction.RECEIVED)
-    return (min((index for _, index in places), default=0), facts.statement.iat, facts.statement.jti)
+    return (min((index for _, index in _obtained(facts)), default=0), facts.statement.iat, facts.statement.jti)
+
+
+def _obtained(kid: Facts) -> list[tuple[str, int]]:
+    """Where the callee's log holds an answer: a receipt came in, an observation was made there."""
+    return kid.places(Direction.RECEIVED if kid.statement.receipt is not None else Direction.SENT)
 
 
 def _is_before(kid: Facts, own: Facts, sent: dict[str, int]) -> bool:
@@ -72,7 +76,7 @@ def _is_before(kid: Facts, own: Facts, sent: dict[str, int]) -> bool:
         own: the callee's receipt.
         sent: by log, where that holds the callee's receipt.
     """
-    received = dict(kid.places(Direction.RECEIVED))
+    received = dict(_obtained(kid))
     for origin in sent.keys() & received.keys():
         return received[origin] < sent[origin]
     return kid.statement.iat < own.statement.iat

@@ -19,6 +19,7 @@ from hopseal.custody.record import SealedRecord
 from hopseal.log.audit.artifacts import ArtifactProblem, Refusal
 from hopseal.log.audit.codes import is_missing
 from hopseal.log.audit.steps import Entry
+from hopseal.log.entries import CallEntry
 from hopseal.log.judge import Finding
 
 C_co = TypeVar("C_co", covariant=True)
@@ -26,14 +27,18 @@ T = TypeVar("T")
 
 
 class Verdict(StrEnum):
-    """What holds: everything; all that is there, and something is not; or something is wrong."""
+    """How much holds: all of it; all, by one side's word; all that is here, and something is not; or not even that.
+
+    One side's word is all there is of a call whose other end knows nothing of custody.
+    """
 
     VERIFIED = "verified"
+    OBSERVED = "observed"
     INCOMPLETE = "incomplete"
     REFUSED = "refused"
 
 
-_ORDER = (Verdict.REFUSED, Verdict.INCOMPLETE, Verdict.VERIFIED)
+_ORDER = (Verdict.REFUSED, Verdict.INCOMPLETE, Verdict.OBSERVED, Verdict.VERIFIED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class AnswerAudit:
         finding: what is wrong.
         missing: what is not there.
         at: T; None if it is not proven.
+        host, spki: of an observation: where the answer came from, and the hash of the server's public key.
     """
 
     hash: str
@@ -57,6 +63,8 @@ class AnswerAudit:
     finding: Finding | None
     missing: tuple[str, ...]
     at: int | None
+    host: str | None = None
+    spki: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,8 @@ class HopAudit:
         based_on: answers that it cites.
         token: whether the user's token is here and fits; None if it acts for nobody.
         children: records that continue it, by time.
+        is_observed: the callee knows nothing of custody; such a hop is never verified.
+        tunnel: what passed through the tunnel that it opened, by the word of its log.
     """
 
     sealed: SealedRecord
@@ -114,6 +124,8 @@ class HopAudit:
     based_on: tuple[Citation, ...]
     token: bool | None
     children: tuple[HopAudit, ...]
+    is_observed: bool = False
+    tunnel: CallEntry | None = None
 
     def walk(self) -> Iterator[HopAudit]:
         """This hop and all below it, each before what continues it."""
@@ -143,6 +155,7 @@ class ChainAudit:
         roots: first records, and records whose parent is not here.
         loose: statements whose record is not here.
         refusals: messages of this chain that were refused; no fault of the evidence.
+        led_by: calls without custody that its root answers to, by the word of their log.
     """
 
     cid: str
@@ -150,6 +163,7 @@ class ChainAudit:
     roots: tuple[HopAudit, ...]
     loose: tuple[LooseStatement, ...]
     refusals: tuple[Refusal, ...]
+    led_by: tuple[CallEntry, ...] = ()
 
     def hops(self) -> Iterator[HopAudit]:
         """Every hop, each before what continues it."""

@@ -11,7 +11,6 @@ use http::{HeaderMap, Method, Response, Version, header};
 
 use super::names::Named;
 use super::send::send;
-use crate::body::Buffered;
 use crate::broker::Broker;
 use crate::call::{CallRecord, Custody};
 use crate::directory::Component;
@@ -126,7 +125,7 @@ pub struct Call {
     pub target: PathAndQuery,
     /// As they will be sent, but for `Host`.
     pub headers: HeaderMap,
-    pub body: Buffered,
+    pub body: Content,
     pub operation: Operation,
 }
 
@@ -143,18 +142,20 @@ pub async fn call(
 ) -> Result<Response<Reply>, Refusal> {
     record.custody = remote.custody();
     record.callee = Some(remote.audience());
-    let Content::Whole(body) = body else {
-        return Err(Refusal::new("body_too_large", "no closing statement can follow where custody ends"));
-    };
     let (parent, context) = parent_of(broker, &caller, &parts.headers)?;
     let (receipts, terms) =
         context.map_or_else(Default::default, |found| (Arc::clone(&found.receipts), found.terms.clone()));
     let mut list = parts.headers;
     headers::strip(&mut list);
     list.remove(header::HOST);
-    list.remove(header::CONTENT_LENGTH);
-    users::keep(&parent, &mut list, target.query())?;
-    let operation = Operation::derive(&parts.method, target.path(), &list, &body.bytes);
+    if matches!(body, Content::Whole(_)) {
+        list.remove(header::CONTENT_LENGTH);
+    }
+    users::keep(&parent, &mut list, target.as_str())?;
+    let operation = match &body {
+        Content::Whole(body) => Operation::derive(&parts.method, target.path(), &list, &body.bytes),
+        Content::Stream(_) | Content::Upgrade => Operation::of_stream(&parts.method, target.path()),
+    };
     record.asks(&operation);
     let requested = Requested { operation: &operation, method: parts.method.as_str(), path: target.path() };
     judge_outgoing(broker, (&caller, remote.resource()), (&parent, &terms), requested, record)?;

@@ -22,11 +22,12 @@ use crate::instance::Leaf;
 use crate::log::{Claims, SealRequest, Sealed};
 use crate::operation::Operation;
 use crate::outbound::{Caller, Parent};
-use crate::outgoing::seal;
+use crate::outgoing::{Content, seal};
+use crate::passing::Passing;
 use crate::pool::Sender;
 use crate::problem::{Refusal, refusal_of};
 use crate::terms::Terms;
-use crate::upload::RequestBody;
+use crate::upload::{Closer, ClosingBody, RequestBody};
 use crate::users;
 use crate::voucher::join_decision;
 
@@ -36,7 +37,7 @@ use crate::voucher::join_decision;
 /// The record may not be made, or the log cannot be written: the request must not be sent.
 pub async fn compose(
     broker: &Arc<Broker>,
-    call: &Call,
+    call: &mut Call,
     line: &Line,
     record: &mut CallRecord,
 ) -> Result<(Request<RequestBody>, Asked), Refusal> {
@@ -53,6 +54,7 @@ pub async fn compose(
         bound: &bound,
         operation: &call.operation,
         srv: Some(line.x5t),
+        streams: matches!(call.body, Content::Stream(_)),
     };
     let (payload, claims, cid) = compose_record(&told)?;
     record.cid = Some(claims.cid.clone());
@@ -77,15 +79,36 @@ pub async fn compose(
         receipts: Arc::clone(&call.receipts),
         decision: Some(join_decision(record.decision.as_deref(), &record.policy)),
     };
-    Ok((build(call, line, &target_uri)?, asked))
+    let body = body_of(call, &asked, record)?;
+    Ok((build(call, line, &target_uri, body)?, asked))
+}
+
+/// What is sent after the head; the closing statement of a stream is the caller's own, and stays here.
+fn body_of(call: &mut Call, asked: &Asked, record: &mut CallRecord) -> Result<RequestBody, Refusal> {
+    let body = match &mut call.body {
+        Content::Whole(body) => return Ok(RequestBody::Whole(Full::new(body.bytes.clone()))),
+        Content::Upgrade => return Err(Refusal::new("upgrade_unsupported", "no WebSocket without custody")),
+        Content::Stream(body) => body.take().ok_or_else(|| Refusal::new("internal", "a stream is sent once"))?,
+    };
+    let sum = Passing::behind(&call.headers, record.pulse());
+    let closer = Closer {
+        broker: Arc::clone(&asked.broker),
+        leaf: Arc::clone(&asked.leaf),
+        callee: asked.leaf.id.clone(),
+        cid: asked.cid,
+        rec: asked.rec,
+    };
+    Ok(RequestBody::Closing(Box::new(ClosingBody::new(body, closer, sum).kept())))
 }
 
 /// The component's own message as its record binds it, and beside it the digest of the body, which does not leave.
 fn bound_fields(call: &Call) -> HeaderMap {
     let mut bound = call.headers.clone();
     bound.remove("content-digest");
-    if !call.body.bytes.is_empty() {
-        let digest = HeaderValue::from_str(&content_digest(&sha256(&call.body.bytes)));
+    if let Content::Whole(body) = &call.body
+        && !body.bytes.is_empty()
+    {
+        let digest = HeaderValue::from_str(&content_digest(&sha256(&body.bytes)));
         bound.extend(digest.ok().map(|value| (HeaderName::from_static("content-digest"), value)));
     }
     bound
@@ -105,6 +128,8 @@ pub struct Told<'a> {
     pub operation: &'a Operation,
     /// The leaf that the server showed.
     pub srv: Option<Thumbprint>,
+    /// The body is closed by a statement of its own.
+    pub streams: bool,
 }
 
 /// The record of a call to somebody who is not asked for a receipt.
@@ -124,7 +149,7 @@ pub fn compose_record(told: &Told<'_>) -> Result<(Payload, Claims, RandomId), Re
         exp: now + DEFAULT_LIFETIME_S,
         jti,
         rqb: binding::request_binding(told.method, told.target_uri, &lines).map_err(refusal_of)?,
-        streams: false,
+        streams: told.streams,
         operations: &[&operation.name, &operation.http],
         srv: told.srv,
         by: None,
@@ -154,10 +179,10 @@ pub fn compose_record(told: &Told<'_>) -> Result<(Payload, Claims, RandomId), Re
     Ok((payload.map_err(refusal_of)?, claims, cid))
 }
 
-fn build(call: &Call, line: &Line, target_uri: &str) -> Result<Request<RequestBody>, Refusal> {
+fn build(call: &Call, line: &Line, target_uri: &str, body: RequestBody) -> Result<Request<RequestBody>, Refusal> {
     let malformed = |why: String| Refusal::new("request_invalid", why);
     let mut list = call.headers.clone();
-    let mut request = Request::new(RequestBody::Whole(Full::new(call.body.bytes.clone())));
+    let mut request = Request::new(body);
     *request.method_mut() = call.method.clone();
     *request.uri_mut() = match line.sender {
         Sender::H2(_) => target_uri.parse::<Uri>().map_err(|error| malformed(error.to_string()))?,
