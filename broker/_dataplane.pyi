@@ -45,6 +45,9 @@ class DataPlane:
     def take_events(self) -> list[str]:
         """JSON objects with member ``event``, oldest first; empties the queue."""
 
+    def take_calls(self, end: str, most: int) -> tuple[str, list[str]]:
+        """Up to ``most`` calls that ended: lines with ``end`` for their last brace, and texts not printable."""
+
     def admit_caller(self, pidfd_inode: int, instance: str, component: str) -> None:
         """Calls of this process are calls of ``component`` ("agent/component")."""
 
@@ -115,6 +118,33 @@ class DataPlane:
             DataPlaneError: ``policy_invalid``; those in force stay.
         """
 
+    def descriptors(self) -> list[int]:
+        """``out.sock``, its lock file and the peer port; they stay the data plane's.
+
+        Raises:
+            DataPlaneError: ``not_running``; ``handed_over``.
+        """
+
+    def hand_over(self) -> tuple[int, int]:
+        """Stop accepting and writing the log; calls in progress go on (docs/adr/0017).
+
+        Returns:
+            A stream socket for the questions of this data plane and a datagram socket for connections that it passes
+            on, both the caller's, for :meth:`take_over` in another process.
+
+        Raises:
+            DataPlaneError: ``handover_failed``; nothing has changed unless it was done before.
+        """
+
+    def take_over(self, out: int, out_lock: int, peer: int, relay: int, forward: int) -> int:
+        """Start with what another process handed over, instead of :meth:`start`; returns the peer port.
+
+        All descriptors are the data plane's from then on.
+
+        Raises:
+            DataPlaneError: as of :meth:`start`; ``handover_failed``.
+        """
+
     def set_policy_sets(self, sets_json: str, facts_json: str) -> None:
         """Replace every policy set and the facts beside them, validated against the schema; judge open calls again.
 
@@ -148,6 +178,9 @@ class DataPlane:
 
     def log_durable(self) -> int:
         """How many log entries are durable: all whose number is smaller; 0 before ``start``."""
+
+    def take_leaves(self, start: int, end: int) -> list[bytes] | None:
+        """Leaves of durable entries ``start`` to ``end``, each given once; None if only the journal has them all."""
 
     def set_witnessed(self, count: int) -> None:
         """The first ``count`` log entries are witnessed; in strict mode calls wait for this."""

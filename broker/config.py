@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.audit.config import AuditConfig, read_audit
+from broker.bounds_config import LIMITS, TIMEOUTS_MS, read_bounds
 from broker.egress_config import EgressConfig, read_egress
 from broker.names import parse_component, parse_label
 from broker.policy.config import PolicyConfig, read_policies
@@ -90,6 +91,19 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HandoverConfig:
+    """A planned restart, see ``broker.handover``.
+
+    Args:
+        drain_s: how long the going process may take to finish what it began.
+        ready_s: how long the coming one may take until it can serve; else the going one goes on.
+    """
+
+    drain_s: float
+    ready_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerConfig:
     """Everything that ``broker.yaml`` says, checked."""
 
@@ -106,10 +120,13 @@ class BrokerConfig:
     policies: PolicyConfig
     default_component: str | None
     limits: Limits
+    bounds: Mapping[str, int]
+    timeouts_ms: Mapping[str, int]
     log: LogConfig
     issuers: tuple[IssuerConfig, ...]
     boundaries: Mapping[str, Boundary]
     audit: AuditConfig
+    handover: HandoverConfig
     egress: EgressConfig = field(default_factory=EgressConfig)
 
     @property
@@ -136,7 +153,7 @@ def load_config(path: Path) -> BrokerConfig:
         UnavailableError: the file cannot be read (``config_unreadable``).
     """
     settings, top = load_settings(path)
-    sockets = top.section("sockets", required=True)
+    sockets, limits = top.section("sockets", required=True), top.section("limits")
     config = BrokerConfig(
         trust_domain=top.parsed("trust_domain", TrustDomain.parse, _NO_TRUST_DOMAIN),
         node=top.parsed("node", parse_label, ""),
@@ -150,13 +167,18 @@ def load_config(path: Path) -> BrokerConfig:
         routes=_read_optional_path(top, "routes"),
         policies=read_policies(top),
         default_component=_read_component(top, "default_component"),
-        limits=_read_limits(top.section("limits")),
+        limits=_read_limits(limits),
+        bounds=read_bounds(limits, LIMITS),
+        timeouts_ms=read_bounds(top.section("timeouts_ms"), TIMEOUTS_MS),
         log=_read_log(top.section("log")),
         issuers=read_issuers(top),
         boundaries=read_boundaries(top),
         audit=_read_audit(top.section("audit")),
+        handover=_read_handover(top.section("handover")),
         egress=read_egress(top.section("egress")),
     )
+    if config.bounds["buffered_bytes"] < config.limits.body_bytes:
+        limits.mistake("buffered_bytes", "is less than limits.body_bytes", "leave room for one body at least")
     if config.trust_domain.name in config.boundaries:
         top.mistake(
             "boundaries", f"{config.trust_domain.name} is our own trust domain", "list other trust domains only"
@@ -222,6 +244,13 @@ def _read_log(section: Section) -> LogConfig:
 
 def _read_audit(section: Section) -> AuditConfig:
     return read_audit(section, _read_listen(section, "listen", "127.0.0.1:0") if "listen" in section else None)
+
+
+def _read_handover(section: Section) -> HandoverConfig:
+    return HandoverConfig(
+        drain_s=section.number("drain_s", default=60.0, minimum=0.0, maximum=3600.0),
+        ready_s=section.number("ready_s", default=20.0, minimum=0.1, maximum=600.0),
+    )
 
 
 def _read_listen(section: Section, key: str, default: str) -> Endpoint:

@@ -70,6 +70,16 @@ class FakeDataPlane:
         self.started = True
         return 8443
 
+    def descriptors(self) -> list[int]:
+        return []
+
+    def hand_over(self) -> tuple[int, int]:
+        return os.pipe()
+
+    def take_over(self, out: int, out_lock: int, peer: int, relay: int, forward: int) -> int:
+        self.started = True
+        return 8443
+
     def event_fd(self) -> int:
         return self._fd
 
@@ -78,6 +88,14 @@ class FakeDataPlane:
             os.eventfd_read(self._fd)
         taken, self._events = self._events, []
         return taken
+
+    def take_calls(self, end: str, most: int) -> tuple[str, list[str]]:
+        calls = [text for text in self._events if text.startswith('{"event":"call",') or text == '{"event":"call"}'][
+            :most
+        ]
+        taken = set(map(id, calls))
+        self._events = [text for text in self._events if id(text) not in taken]
+        return "".join(f"{text[:-1]}{end}\n" for text in calls), []
 
     def admit_caller(self, pidfd_inode: int, instance: str, component: str) -> None:
         self.calls.append(("admit_caller", pidfd_inode, instance, component))
@@ -164,6 +182,9 @@ class FakeDataPlane:
 
     def log_durable(self) -> int:
         return self.durable
+
+    def take_leaves(self, start: int, end: int) -> list[bytes] | None:
+        return None
 
     def set_witnessed(self, count: int) -> None:
         self.witnessed = max(self.witnessed, count)

@@ -111,12 +111,15 @@ fn status_of(code: &str) -> StatusCode {
     match code {
         "host_invalid" | "path_invalid" | "request_invalid" | "request_malformed" => StatusCode::BAD_REQUEST,
         "request_head_timeout" | "body_timeout" => StatusCode::REQUEST_TIMEOUT,
+        // It is seen in receipts only: 499 is what nginx writes down for it.
+        "call_abandoned" => StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT),
         "target_too_long" => StatusCode::URI_TOO_LONG,
         "headers_too_large" => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         "identity_none"
         | "identity_ambiguous"
         | "caller_gone"
         | "policy_denied"
+        | "operation_unreadable"
         | "may_not_start"
         | "egress_denied"
         | "egress_address"
@@ -136,7 +139,8 @@ fn status_of(code: &str) -> StatusCode {
         | "receipt_missing"
         | "receipt_invalid"
         | "answer_aborted"
-        | "answer_too_long" => StatusCode::BAD_GATEWAY,
+        | "answer_too_long"
+        | "handover_failed" => StatusCode::BAD_GATEWAY,
         "callee_timeout"
         | "peer_timeout"
         | "peer_connect_timeout"

@@ -66,6 +66,8 @@ pub enum Reply {
     Vouched(Box<VouchedBody>),
     /// A peer's answer on its way to a component.
     Verified(Box<VerifiedBody>),
+    /// What the broker that has taken over answers.
+    Passed(Incoming),
     /// The same of a party without custody.
     Observed(Box<ObservedBody>),
     /// A component's answer on its way to a peer without custody.
@@ -139,6 +141,8 @@ impl Body for AnswerBody {
             },
             Reply::Vouched(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
             Reply::Verified(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
+            Reply::Passed(body) => ready!(Pin::new(body).poll_frame(context))
+                .map(|frame| frame.map_err(|error| BodyFailed::new("handover_failed", error.to_string()))),
             Reply::Observed(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
             Reply::Plain(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
         };
@@ -156,6 +160,7 @@ impl Body for AnswerBody {
             Reply::Whole { data, trailers } => data.is_end_stream() && trailers.is_none(),
             Reply::Vouched(body) => body.is_end_stream(),
             Reply::Verified(body) => body.is_end_stream(),
+            Reply::Passed(body) => body.is_end_stream(),
             Reply::Observed(body) => body.is_end_stream(),
             Reply::Plain(body) => body.is_end_stream(),
         }
@@ -164,6 +169,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match &self.reply {
             Reply::Whole { data, .. } => data.size_hint(),
+            Reply::Passed(body) => body.size_hint(),
             Reply::Vouched(_) | Reply::Verified(_) | Reply::Observed(_) | Reply::Plain(_) => SizeHint::default(),
         }
     }

@@ -20,10 +20,11 @@ use crate::answers::{Answers, WatchedBody};
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::callers::Connected;
+use crate::descriptors;
 use crate::h1_stream::H1Stream;
-use crate::outbound;
 use crate::pidfd::{PinError, pin_peer};
 use crate::places::Places;
+use crate::relay;
 use crate::settings::{buffer_bytes, ms};
 
 /// Pause after accept fails, most likely for want of descriptors.
@@ -33,11 +34,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
     let Ok(listener) = tokio::net::UnixListener::from_std(listener) else { return };
     let limits = &broker.settings.limits;
-    let places = Places::new(limits.out_connections, limits.out_connections_per_uid);
+    let places = Places::new(descriptors::connections(limits.out_connections), limits.out_connections_per_uid);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = broker.shutdown.drain.cancelled() => return,
+            () = broker.shutdown.hand_over.cancelled() => return,
         };
         let Ok((stream, _address)) = accepted else {
             broker.stats.count_refused_connection("out", "accept");
@@ -66,7 +68,8 @@ pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
     }
 }
 
-async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
+/// Serves one connection to its end.
+pub async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
     broker.stats.out_connections.add(1);
     let answers = Answers::new();
     let (stream, said) = H1Stream::new(stream, answers.clone(), ms(broker.settings.timeouts_ms.header_read));
@@ -90,7 +93,7 @@ async fn exchange(
         move |request: Request<Incoming>| {
             let (broker, connected, answering) = (Arc::clone(&broker), Arc::clone(&connected), answers.begin());
             async move {
-                let answer = outbound::answer(&broker, &connected, request).await;
+                let answer = relay::answer(&broker, &connected, request).await;
                 Ok::<_, Infallible>(answer.map(|body| WatchedBody::new(body, answering)))
             }
         }

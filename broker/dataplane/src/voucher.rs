@@ -29,6 +29,7 @@ use crate::instance::Leaf;
 use crate::log::{About, Kind, LogError, SealRequest, Sealed};
 use crate::opened::Ending;
 use crate::problem::{Refusal, refusal_of};
+use crate::relay;
 use crate::settings::ms;
 
 /// What every receipt for one request says; it exists once the request passed custody-wire §6.11.
@@ -50,6 +51,32 @@ pub struct Voucher {
     pub decision: String,
     /// How the request's body ended, if it streams.
     pub ending: Option<Arc<Ending>>,
+}
+
+/// A voucher until it is spent: if the call is given up before, its record is not left without a receipt.
+#[derive(Default)]
+pub struct Pledge(Option<Voucher>);
+
+impl std::ops::Deref for Pledge {
+    type Target = Option<Voucher>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Pledge {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl Drop for Pledge {
+    fn drop(&mut self) {
+        if let Some(voucher) = self.0.take().filter(|voucher| voucher.is_accepted) {
+            voucher.abandon();
+        }
+    }
 }
 
 /// The head of an answer as a receipt binds it.
@@ -81,7 +108,17 @@ impl Voucher {
     /// Whether a refusal may have a receipt: a record that is played again has one, or will have.
     pub fn may_vouch_refusal(&self) -> bool {
         let receiver = &self.broker.receiver;
-        self.is_accepted || receiver.claim_refusal(&self.caller, self.jti, self.exp, clock::now_s())
+        // A broker that goes does not know what the one that came has vouched for.
+        let is_sole = self.broker.successor.get().is_none();
+        self.is_accepted || is_sole && receiver.claim_refusal(&self.caller, self.jti, self.exp, clock::now_s())
+    }
+
+    /// Logs that the caller was gone before there was an answer; nobody waits for it.
+    fn abandon(self) {
+        let response = Refusal::new("call_abandoned", "").response();
+        if let Ok(head) = bind_head(response.status(), response.headers()) {
+            HeadVoucher::new(self, head).abort(BodySum::of(&[]));
+        }
     }
 
     /// How an answer ends that is whole: without the end of the request there is no end of the exchange.
@@ -144,6 +181,7 @@ impl HeadVoucher {
         let broker = Arc::clone(&self.voucher.broker);
         let started = broker.started.get().ok_or_else(|| unavailable("not started".into()))?;
         let receipts = Arc::clone(&self.voucher.receipts);
+        relay::gather(&broker, &receipts).await;
         let queued =
             receipts.commit(|kids| self.request(body, fin, kids).map(|request| started.log.queue_seal(request)))?;
         match timeout(ms(broker.settings.timeouts_ms.log_write), queued.sealed()).await {

@@ -111,6 +111,11 @@ impl Question {
         let user = self.user.iter().flat_map(|user| [&user.issuer, &user.subject]);
         texts.into_iter().chain(optional).chain(listed).chain(user).map(String::len).sum()
     }
+
+    /// Whether nobody knows what the call asks for.
+    pub fn is_unreadable(&self) -> bool {
+        self.protocol == "unreadable"
+    }
 }
 
 fn yes() -> bool {
