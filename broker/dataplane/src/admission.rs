@@ -26,7 +26,9 @@ use crate::inbound::PeerConnection;
 use crate::instance::log_certificate;
 use crate::judge::{Requested, judge_incoming};
 use crate::log::{Claims, Direction, Entry, LogError};
+use crate::opened::Ending;
 use crate::operation::Operation;
+use crate::passing::Passing;
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
 use crate::users;
@@ -41,6 +43,8 @@ pub struct Received<'a> {
     pub headers: &'a HeaderMap,
     pub body: Body,
     pub operation: &'a Operation,
+    /// Whether it asks for a WebSocket.
+    pub is_upgrade: bool,
 }
 
 /// Steps 1 to 16 of custody-wire §6; leaves a voucher as soon as a refusal, too, has a receipt.
@@ -89,7 +93,7 @@ fn verify(
             "the body streams where no closing statement can follow",
         )));
     }
-    let vouch_for = voucher_of(broker, connection, &examined);
+    let vouch_for = voucher_of(broker, connection, received, &examined, record);
     let bundles = broker.trust.current();
     let authenticated = broker.receiver.authenticate(examined, &bundles, &policy, &operations, clock::now_s());
     if authenticated.as_ref().map_or_else(|rejection| is_after_proof(rejection.code), |_| true) {
@@ -115,8 +119,18 @@ fn verify(
     Ok(chain)
 }
 
-fn voucher_of(broker: &Arc<Broker>, connection: &PeerConnection, examined: &Examined) -> Voucher {
+fn voucher_of(
+    broker: &Arc<Broker>,
+    connection: &PeerConnection,
+    received: &Received<'_>,
+    examined: &Examined,
+    call: &mut CallRecord,
+) -> Voucher {
     let (rec, record) = examined.newest();
+    let mut passing = || match received.is_upgrade {
+        true => Passing::frames(true, call.pulse()),
+        false => Passing::behind(received.headers, call.pulse()),
+    };
     Voucher {
         broker: Arc::clone(broker),
         leaf: Arc::clone(&connection.leaf),
@@ -128,7 +142,8 @@ fn voucher_of(broker: &Arc<Broker>, connection: &PeerConnection, examined: &Exam
         is_accepted: false,
         receipts: Arc::default(),
         decision: String::new(),
-        ending: record.streams.then(Arc::default),
+        ending: record.streams.then(|| Arc::new(Ending::of(passing()))),
+        is_upgrade: received.is_upgrade,
     }
 }
 

@@ -47,6 +47,7 @@ pub enum Kind {
     /// Of the answer of a party without custody.
     Observation,
     Closing,
+    Segment,
 }
 
 impl Kind {
@@ -56,6 +57,7 @@ impl Kind {
             Self::Receipt => "rcp",
             Self::Observation => "obs",
             Self::Closing => "cls",
+            Self::Segment => "seg",
         }
     }
 }
