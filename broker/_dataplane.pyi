@@ -118,6 +118,33 @@ class DataPlane:
             DataPlaneError: ``policy_invalid``; those in force stay.
         """
 
+    def descriptors(self) -> list[int]:
+        """``out.sock``, its lock file and the peer port; they stay the data plane's.
+
+        Raises:
+            DataPlaneError: ``not_running``; ``handed_over``.
+        """
+
+    def hand_over(self) -> tuple[int, int]:
+        """Stop accepting and writing the log; calls in progress go on (docs/adr/0017).
+
+        Returns:
+            A stream socket for the questions of this data plane and a datagram socket for connections that it passes
+            on, both the caller's, for :meth:`take_over` in another process.
+
+        Raises:
+            DataPlaneError: ``handover_failed``; nothing has changed unless it was done before.
+        """
+
+    def take_over(self, out: int, out_lock: int, peer: int, relay: int, forward: int) -> int:
+        """Start with what another process handed over, instead of :meth:`start`; returns the peer port.
+
+        All descriptors are the data plane's from then on.
+
+        Raises:
+            DataPlaneError: as of :meth:`start`; ``handover_failed``.
+        """
+
     def set_policy_sets(self, sets_json: str, facts_json: str) -> None:
         """Replace every policy set and the facts beside them, validated against the schema; judge open calls again.
 

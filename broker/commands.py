@@ -40,7 +40,8 @@ def broker_group() -> None:
 @broker_group.command()
 @_config_option
 @click.option("--check", is_flag=True, help="Check the configuration, name every mistake, and exit.")
-def run(config_path: Path, check: bool) -> None:
+@click.option("--take-over", is_flag=True, help="Take over from the running broker; no call is lost.")
+def run(config_path: Path, *, check: bool, take_over: bool) -> None:
     """Run the broker in the foreground.
 
     Example: hopseal broker run --config /etc/hopseal/broker.yaml --check
@@ -50,7 +51,7 @@ def run(config_path: Path, check: bool) -> None:
         click.echo(f"{config_path}: no mistakes")
         return
     configure_logs(config.log)
-    asyncio.run(serve(config))
+    asyncio.run(serve(config, take_over=take_over))
 
 
 @broker_group.command()

@@ -90,6 +90,19 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HandoverConfig:
+    """A planned restart, see ``broker.handover``.
+
+    Args:
+        drain_s: how long the going process may take to finish what it began.
+        ready_s: how long the coming one may take until it can serve; else the going one goes on.
+    """
+
+    drain_s: float
+    ready_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerConfig:
     """Everything that ``broker.yaml`` says, checked."""
 
@@ -110,6 +123,7 @@ class BrokerConfig:
     issuers: tuple[IssuerConfig, ...]
     boundaries: Mapping[str, Boundary]
     audit: AuditConfig
+    handover: HandoverConfig
     egress: EgressConfig = field(default_factory=EgressConfig)
 
     @property
@@ -155,6 +169,7 @@ def load_config(path: Path) -> BrokerConfig:
         issuers=read_issuers(top),
         boundaries=read_boundaries(top),
         audit=_read_audit(top.section("audit")),
+        handover=_read_handover(top.section("handover")),
         egress=read_egress(top.section("egress")),
     )
     if config.trust_domain.name in config.boundaries:
@@ -222,6 +237,13 @@ def _read_log(section: Section) -> LogConfig:
 
 def _read_audit(section: Section) -> AuditConfig:
     return read_audit(section, _read_listen(section, "listen", "127.0.0.1:0") if "listen" in section else None)
+
+
+def _read_handover(section: Section) -> HandoverConfig:
+    return HandoverConfig(
+        drain_s=section.number("drain_s", default=60.0, minimum=0.0, maximum=3600.0),
+        ready_s=section.number("ready_s", default=20.0, minimum=0.1, maximum=600.0),
+    )
 
 
 def _read_listen(section: Section, key: str, default: str) -> Endpoint:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from broker.config import BrokerConfig
@@ -34,6 +35,15 @@ class DataPlane(Protocol):
 
     def start(self) -> int:
         """Bind both sockets, open the log, rebuild the replay store; the peer port."""
+
+    def descriptors(self) -> list[int]:
+        """``out.sock``, its lock and the peer port, for a process that takes over; they stay the data plane's."""
+
+    def hand_over(self) -> tuple[int, int]:
+        """Stop accepting and writing the log; two sockets for the process that takes over, now the caller's."""
+
+    def take_over(self, out: int, out_lock: int, peer: int, relay: int, forward: int) -> int:
+        """Start with what another process handed over; all descriptors are now the data plane's; the peer port."""
 
     def event_fd(self) -> int:
         """An eventfd, readable once :meth:`take_events` has news that must not wait, or many lines about calls."""
@@ -148,12 +158,25 @@ def start_data_plane(data_plane: DataPlane) -> int:
         InvalidError: a path or setting must be corrected first; the code is the data plane's.
         UnavailableError: a socket, port or log is taken or cannot be opened; the code is the data plane's.
     """
+    return _started(data_plane.start)
+
+
+def _started(start: Callable[[], int]) -> int:
     try:
-        return data_plane.start()
+        return start()
     except Exception as error:  # the binding's own exception type exists only where it is installed
         code, message = error.args if len(error.args) == 2 else ("start_failed", repr(error))
         family = InvalidError if code in _MUST_CORRECT else UnavailableError
         raise family(str(code), str(message), remedy=_REMEDIES.get(str(code), "")) from error
+
+
+def take_over_data_plane(data_plane: DataPlane, descriptors: tuple[int, int, int, int, int]) -> int:
+    """The peer port, once the data plane serves in another one's place.
+
+    Raises:
+        InvalidError, UnavailableError: as of :func:`start_data_plane`.
+    """
+    return _started(lambda: data_plane.take_over(*descriptors))
 
 
 def encode_settings(config: BrokerConfig) -> str:

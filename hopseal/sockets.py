@@ -57,6 +57,31 @@ class BoundSocket:
             return False
         return (found.st_dev, found.st_ino) == self.device_inode
 
+    @classmethod
+    def inherit(cls, path: Path, sock_fd: int, lock_fd: int) -> BoundSocket:
+        """The socket that another process bound at ``path`` and passed on with its lock; both are now this one's.
+
+        Raises:
+            SocketPathRefusedError: the socket is bound elsewhere (``socket_path_occupied``).
+            UnavailableError: nothing is at ``path`` any more (``socket_unavailable``).
+        """
+        sock = socket.socket(fileno=sock_fd)
+        sock.setblocking(False)
+        if sock.getsockname() != str(path):
+            raise SocketPathRefusedError(
+                "socket_path_occupied", f"the inherited socket is not bound at {path}", remedy="restart instead"
+            )
+        try:
+            found = path.lstat()
+        except OSError as error:
+            raise UnavailableError("socket_unavailable", f"{path}: {error.strerror}") from error
+        return cls(sock, path, (found.st_dev, found.st_ino), lock_fd)
+
+    def leave(self) -> None:
+        """Close it here and leave path and lock to the process that has them too."""
+        self.sock.close()
+        os.close(self.lock_fd)
+
     def close(self) -> None:
         """Close the socket, remove the path if it is still ours, release the lock."""
         if self.is_in_place():

@@ -107,6 +107,15 @@ class ComponentProcess:
         self._process.stdout.close()
 
 
+def _documents(line: str) -> list[dict]:
+    """The JSON objects in one line: two processes that share a file may write their ends of lines late."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while line.startswith("{", at):
+        document, at = decoder.raw_decode(line, at)
+        found.append(document)
+    return found
+
+
 class BrokerProcess:
     """``hopseal broker run`` as a process of its own, configured inside ``folder``."""
 
@@ -124,12 +133,11 @@ class BrokerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def start(self, *, wait: bool = True) -> BrokerProcess:
+    def start(self, *, wait: bool = True, take_over: bool = False) -> BrokerProcess:
         """Start it; with ``wait`` return once it serves."""
+        arguments = ["run", "--config", str(self.config), *(["--take-over"] if take_over else [])]
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _RUN, "run", "--config", str(self.config)], cwd=ROOT, stderr=log, stdout=log
-            )
+            self._process = subprocess.Popen([sys.executable, "-c", _RUN, *arguments], cwd=ROOT, stderr=log, stdout=log)
         seen = len(self.events("broker_started"))
         if wait:
             wait_until(
@@ -144,8 +152,7 @@ class BrokerProcess:
         """The log lines of one event."""
         if not self.log_path.exists():
             return []
-        lines = self.log_path.read_text().splitlines()
-        found = [json.loads(line) for line in lines if line.startswith("{")]
+        found = [each for line in self.log_path.read_text().splitlines() for each in _documents(line)]
         return [each for each in found if each.get("event") == name]
 
     def get(self, path: str) -> tuple[int, bytes]:

@@ -90,11 +90,23 @@ class Node:
         self._ended = threading.Event()
         self._control = threading.Thread(target=self._run_control, daemon=True)
         self.port = 0
+        self.routes = "{}"
 
     def start(self) -> Node:
         self.port = self.plane.start()
         self._control.start()
         return self
+
+    def succeeded(self) -> Node:
+        """Another data plane that has taken over from this one, which drains on; both run in this process."""
+        settings = {**self.settings, "peer_listen": f"127.0.0.1:{self.port}"}
+        node = Node(self.folder, self.authority, self.caller, self.listens, settings, on_event=self.on_event)
+        node.routes = self.routes
+        node.plane.set_routes(node.routes)
+        descriptors = [os.dup(each) for each in self.plane.descriptors()]
+        node.port = node.plane.take_over(*descriptors, *self.plane.hand_over())
+        node._control.start()
+        return node
 
     def stop(self) -> None:
         self._ended.set()
@@ -113,7 +125,8 @@ class Node:
         self.plane.withdraw(instance(name), f"crm/{name}", "drifted")
 
     def route(self, **ports: int) -> None:
-        self.plane.set_routes(json.dumps({f"crm/{name}": [f"127.0.0.1:{port}"] for name, port in ports.items()}))
+        self.routes = json.dumps({f"crm/{name}": [f"127.0.0.1:{port}"] for name, port in ports.items()})
+        self.plane.set_routes(self.routes)
 
     def of(self, event: str) -> list[dict]:
         return [found for found in list(self.events) if found["event"] == event]

@@ -70,6 +70,16 @@ class FakeDataPlane:
         self.started = True
         return 8443
 
+    def descriptors(self) -> list[int]:
+        return []
+
+    def hand_over(self) -> tuple[int, int]:
+        return os.pipe()
+
+    def take_over(self, out: int, out_lock: int, peer: int, relay: int, forward: int) -> int:
+        self.started = True
+        return 8443
+
     def event_fd(self) -> int:
         return self._fd
 

@@ -30,6 +30,7 @@ use crate::opened::Ending;
 use crate::operation::Operation;
 use crate::passing::Passing;
 use crate::problem::{Refusal, refusal_of};
+use crate::relay;
 use crate::settings::ms;
 use crate::users;
 use crate::voucher::{Voucher, receipt_unavailable};
@@ -58,19 +59,23 @@ pub async fn accept(
     record: &mut CallRecord,
     voucher: &mut Option<Voucher>,
 ) -> Result<Chain, Refusal> {
-    let chain = verify(broker, connection, received, record, voucher)?;
+    let verified = verify(broker, connection, received, record, voucher)?;
+    if broker.successor.get().is_some() {
+        Box::pin(relay::claim(broker, &verified)).await?;
+    }
+    let chain = commit(broker, verified, voucher)?;
     log_accepted(broker, &chain, received.operation).await?;
     Ok(chain)
 }
 
-/// Steps 1 to 15: nothing waits, and nothing was logged.
+/// Steps 1 to 14: nothing waits, and nothing was logged.
 fn verify(
     broker: &Arc<Broker>,
     connection: &PeerConnection,
     received: &Received<'_>,
     record: &mut CallRecord,
     voucher: &mut Option<Voucher>,
-) -> Result<Chain, Refusal> {
+) -> Result<Verified, Refusal> {
     let policy = broker.receive_policy();
     let now = clock::now_s();
     let lines = headers::lines(received.headers);
@@ -111,6 +116,11 @@ fn verify(
     if !connection.leaf.may_sign(clock::now_s()) {
         return Err(receipt_unavailable("the server leaf may not seal: svid_expired"));
     }
+    Ok(verified)
+}
+
+/// Step 15: from here on the record is used.
+fn commit(broker: &Arc<Broker>, verified: Verified, voucher: &mut Option<Voucher>) -> Result<Chain, Refusal> {
     let chain = broker.receiver.commit(verified, clock::now_s()).map_err(refusal_of)?;
     voucher.iter_mut().for_each(|voucher| voucher.is_accepted = true);
     if let Some(token) = chain.behalf().and_then(Behalf::token) {

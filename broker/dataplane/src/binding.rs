@@ -3,6 +3,7 @@
 //! Owns: translating arguments, errors and the interpreter lock. Long calls release it; no thread
 //! of the data plane ever needs it.
 
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,13 +18,23 @@ use crate::instance::{InstanceKey, log_certificate};
 use crate::listeners::socket_at;
 use crate::log::{Artifact, Entry};
 use crate::policy_binding;
-use crate::server::Server;
+use crate::server::{Inherited, Server};
 use crate::settings::Settings;
 
 create_exception!(_dataplane, DataPlaneError, PyException, "A stable code and a message.");
 
 pub fn error(code: &str, message: impl Into<String>) -> PyErr {
     DataPlaneError::new_err((code.to_owned(), message.into()))
+}
+
+/// A descriptor that Python gives away.
+#[allow(unsafe_code, reason = "descriptors come from Python as numbers")]
+fn owned(fd: i32) -> PyResult<OwnedFd> {
+    if fd < 0 {
+        return Err(error("handover_failed", "not a descriptor"));
+    }
+    // SAFETY: the control process has received it a moment ago, gives it away here and closes it nowhere.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 enum State {
@@ -54,12 +65,49 @@ impl DataPlane {
             if !matches!(*state, State::Made) {
                 return Err(("started_twice", "a data plane starts once".to_owned()));
             }
-            let server = Server::start(&self.broker)?;
+            let server = Server::start(&self.broker, None)?;
             let port = server.peer_port;
             *state = State::Running(Box::new(server));
             Ok(port)
         });
         started.map_err(|(code, message)| error(code, message))
+    }
+
+    fn take_over(&self, py: Python<'_>, out: i32, out_lock: i32, peer: i32, relay: i32, forward: i32) -> PyResult<u16> {
+        let inherited = Inherited {
+            out: owned(out)?.into(),
+            out_lock: owned(out_lock)?.into(),
+            peer: owned(peer)?.into(),
+            relay: owned(relay)?.into(),
+            forward: owned(forward)?.into(),
+        };
+        let started = py.detach(|| {
+            let mut state = self.state();
+            if !matches!(*state, State::Made) {
+                return Err(("started_twice", "a data plane starts once".to_owned()));
+            }
+            let server = Server::start(&self.broker, Some(inherited))?;
+            let port = server.peer_port;
+            *state = State::Running(Box::new(server));
+            Ok(port)
+        });
+        started.map_err(|(code, message)| error(code, message))
+    }
+
+    fn descriptors(&self) -> PyResult<Vec<i32>> {
+        let state = self.state();
+        let State::Running(server) = &*state else { return Err(error("not_running", "nothing is served")) };
+        let found = server.descriptors().ok_or_else(|| error("handed_over", "another process has taken over"))?;
+        Ok(found.iter().map(AsRawFd::as_raw_fd).collect())
+    }
+
+    fn hand_over(&self, py: Python<'_>) -> PyResult<(i32, i32)> {
+        let given = py.detach(|| match &mut *self.state() {
+            State::Running(server) => server.hand_over().map_err(|error| error.to_string()),
+            State::Made | State::Stopped => Err("nothing is served".to_owned()),
+        });
+        let (relay, forward) = given.map_err(|why| error("handover_failed", why))?;
+        Ok((relay.into_raw_fd(), forward.into_raw_fd()))
     }
 
     fn event_fd(&self) -> i32 {

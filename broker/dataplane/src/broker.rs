@@ -43,6 +43,7 @@ use crate::outside::{Roots, WebConnections};
 use crate::places::{Parts, Places};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
+use crate::relay::Successor;
 use crate::retries::Retries;
 use crate::settings::{Settings, ms};
 use crate::stats::Stats;
@@ -124,6 +125,8 @@ pub struct Broker {
     pub unproven: Throttle,
     /// Users' tokens whose line is in the log.
     pub logged_tokens: LoggedTokens,
+    /// The process that has taken over from this one.
+    pub successor: OnceLock<Arc<Successor>>,
     /// Counts changes of documents and policies: what is open is judged again.
     pub changes: watch::Sender<u64>,
     pub open_calls: Arc<OpenCalls>,
@@ -179,6 +182,7 @@ impl Broker {
             started: OnceLock::new(),
             unproven: Throttle::new(UNPROVEN_PER_SECOND, UNPROVEN_BURST),
             logged_tokens: LoggedTokens::default(),
+            successor: OnceLock::new(),
             changes: watch::Sender::new(0),
             open_calls: Arc::default(),
             decisions: Decisions::default(),

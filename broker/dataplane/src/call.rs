@@ -75,6 +75,8 @@ pub struct CallRecord {
     code: String,
     detail: Option<String>,
     complete: bool,
+    /// Whether this process tells of it.
+    is_told: bool,
     /// The call's share of the bound on calls in progress.
     place: Option<OwnedSemaphorePermit>,
     /// And of the calling peer's part of it.
@@ -140,6 +142,7 @@ impl CallRecord {
             code: "cancelled".to_owned(),
             detail: None,
             complete: false,
+            is_told: true,
             place: None,
             part: None,
             pulse: None,
@@ -182,6 +185,11 @@ impl CallRecord {
         let over = CancellationToken::new();
         self.over = Some(over.clone().drop_guard());
         over
+    }
+
+    /// Another process answers it, and tells of it.
+    pub fn pass_on(&mut self) {
+        self.is_told = false;
     }
 
     /// The call is judged again from now on, until it is over.
@@ -253,6 +261,9 @@ impl Drop for CallRecord {
         self.stats.calls_in_progress.add(-1);
         if self.direction == "out" {
             self.stats.calls_out_in_progress.add(-1);
+        }
+        if !self.is_told {
+            return;
         }
         self.stats.count_call(self.direction, &self.code, took);
         let without = self.custody.kind();

@@ -131,6 +131,11 @@ impl Callers {
 }
 
 impl Connected {
+    /// The instance, if it is admitted now.
+    pub fn admitted(&self) -> Option<InstanceKey> {
+        self.caller.verdict.admitted()
+    }
+
     /// The instance that this caller acts as; asks the control process if it is not known.
     ///
     /// # Errors

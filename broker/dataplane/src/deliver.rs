@@ -23,6 +23,7 @@ use crate::grpc;
 use crate::headers;
 use crate::opened::OpenedBody;
 use crate::problem::{DECISION, Refusal};
+use crate::relay;
 use crate::settings::ms;
 use crate::terms::{Terms, expires_at};
 use crate::upload::RequestBody;
@@ -148,6 +149,7 @@ async fn attempt(
     body: RequestBody,
 ) -> Result<Response<Incoming>, Undelivered> {
     let request = build(broker, delivery, &reached, body).map_err(Undelivered::Refused)?;
+    relay::hand_on(broker, request.headers(), &reached.instance).await;
     let deadline = ms(broker.settings.timeouts_ms.response_head);
     let sent = timeout(deadline, reached.sender.send(request)).await;
     let sent = sent.map_err(|_| Undelivered::Refused(Refusal::new("callee_timeout", "no answer in time")))?;

@@ -34,6 +34,21 @@ impl Gathered {
         *self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// All of them.
+    pub fn all(&self) -> Vec<StatementHash> {
+        self.lock().clone()
+    }
+
+    /// Adds those of `others` that are not there: another process obtained them under the same handle.
+    pub fn merge(&self, others: &[StatementHash]) {
+        let mut receipts = self.lock();
+        for other in others {
+            if !receipts.contains(other) {
+                receipts.push(*other);
+            }
+        }
+    }
+
     /// Whether no further call may be made under this handle.
     pub fn is_full(&self) -> bool {
         self.lock().len() >= MAX_RECEIPTS

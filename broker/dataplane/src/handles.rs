@@ -19,14 +19,22 @@ const HANDLE_BYTES: usize = 16;
 
 type Handle = [u8; HANDLE_BYTES];
 
-struct Held<T> {
+struct Entry<T> {
     owner: InstanceKey,
     expires_at: i64,
     continues: Arc<T>,
 }
 
+/// One handle with all that is known of it, for another process.
+pub struct Held<T> {
+    pub handle: String,
+    pub owner: InstanceKey,
+    pub expires_at: i64,
+    pub continues: Arc<T>,
+}
+
 struct Store<T> {
-    held: HashMap<Handle, Held<T>>,
+    held: HashMap<Handle, Entry<T>>,
     /// Oldest first, per instance: what is dropped when one instance holds too many.
     by_owner: HashMap<InstanceKey, VecDeque<Handle>>,
 }
@@ -48,6 +56,11 @@ impl<T> Handles<T> {
     /// its oldest, and in a full store whoever holds most does: load must not stop all calls.
     pub fn issue(&self, owner: &InstanceKey, continues: Arc<T>, expires_at: i64) -> Option<String> {
         let handle = random()?;
+        self.insert(handle, owner, continues, expires_at);
+        Some(URL_SAFE_NO_PAD.encode(handle))
+    }
+
+    fn insert(&self, handle: Handle, owner: &InstanceKey, continues: Arc<T>, expires_at: i64) {
         let mut guard = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let store = &mut *guard;
         if store.by_owner.get(owner).is_some_and(|own| own.len() >= self.limit_per_instance) {
@@ -59,8 +72,27 @@ impl<T> Handles<T> {
             store.drop_oldest_of(&largest);
         }
         store.by_owner.entry(owner.clone()).or_default().push_back(handle);
-        store.held.insert(handle, Held { owner: owner.clone(), expires_at, continues });
-        Some(URL_SAFE_NO_PAD.encode(handle))
+        store.held.insert(handle, Entry { owner: owner.clone(), expires_at, continues });
+    }
+
+    /// Takes a handle over that another process gave to `owner`.
+    pub fn adopt(&self, handle: &str, owner: &InstanceKey, continues: Arc<T>, expires_at: i64) {
+        if let Some(handle) = parse(handle) {
+            self.insert(handle, owner, continues, expires_at);
+        }
+    }
+
+    /// Every handle, the oldest of each owner first.
+    pub fn all(&self) -> Vec<Held<T>> {
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        store.by_owner.values().flatten().filter_map(|handle| store.held_of(*handle)).collect()
+    }
+
+    /// One handle of `owner`.
+    pub fn kept(&self, handle: &str, owner: &InstanceKey) -> Option<Held<T>> {
+        let handle = parse(handle)?;
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        store.held_of(handle).filter(|held| held.owner == *owner)
     }
 
     /// What `handle` continues, if it is `owner`'s and has not expired.
@@ -91,6 +123,12 @@ impl<T> Handles<T> {
 }
 
 impl<T> Store<T> {
+    fn held_of(&self, handle: Handle) -> Option<Held<T>> {
+        let Entry { owner, expires_at, continues } = self.held.get(&handle)?;
+        let (owner, expires_at, continues) = (owner.clone(), *expires_at, Arc::clone(continues));
+        Some(Held { handle: URL_SAFE_NO_PAD.encode(handle), owner, expires_at, continues })
+    }
+
     fn drop_oldest_of(&mut self, owner: &InstanceKey) {
         let Some(handles) = self.by_owner.get_mut(owner) else { return };
         if let Some(oldest) = handles.pop_front() {
@@ -170,6 +208,20 @@ mod tests {
             assert!(handles.find(&handle, &owner(held_by), 0).is_some());
         }
         assert_eq!(handles.len(), 3);
+    }
+
+    #[test]
+    fn handles_go_to_another_process_with_their_owners() {
+        let (handles, next) = (Handles::new(8, 8), Handles::new(8, 8));
+        let given: Vec<_> = (0..3).map(|n| handles.issue(&owner("a"), Arc::new(n), 100 + n).unwrap()).collect();
+        let all = handles.all();
+        assert_eq!(all.iter().map(|held| &held.handle).collect::<Vec<_>>(), given.iter().collect::<Vec<_>>());
+        for held in all {
+            next.adopt(&held.handle, &held.owner, held.continues, held.expires_at);
+        }
+        assert_eq!(next.find(&given[2], &owner("a"), 101).as_deref(), Some(&2));
+        assert!(next.find(&given[2], &owner("b"), 101).is_none() && next.find(&given[2], &owner("a"), 102).is_none());
+        assert!(handles.kept(&given[0], &owner("b")).is_none() && handles.kept(&given[0], &owner("a")).is_some());
     }
 
     #[test]

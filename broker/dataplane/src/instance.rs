@@ -33,6 +33,10 @@ impl InstanceKey {
         Self(Arc::new((instance.to_owned(), component.to_owned())))
     }
 
+    pub fn instance(&self) -> &str {
+        &self.0.0
+    }
+
     pub fn component(&self) -> &str {
         &self.0.1
     }

@@ -57,8 +57,8 @@ pub fn judge_outgoing(
         user: users::user_of(parent),
         ..question(Side::Caller, &caller.leaf.id, resource, requested)
     };
-    decide(broker, with_approvals(question, &terms.approvals), record)
-        .map_err(|(why, id)| Refusal::new("policy_denied", why).decided(id))
+    decide(broker, with_approvals(question, &terms.approvals), requested.operation, record)
+        .map_err(|denied| denied.refusal(|why| Refusal::new("policy_denied", why)))
 }
 
 /// Decides a peer's call whose chain is verified.
@@ -82,7 +82,8 @@ pub fn judge_incoming(
         user: chain.behalf().map(users::on_behalf),
         ..question(Side::Callee, &newest.iss, Resource::Component(callee.id.to_string()), requested)
     };
-    decide(broker, with_approvals(question, &newest.approvals), record).map_err(|(why, id)| forbidden(why).decided(id))
+    decide(broker, with_approvals(question, &newest.approvals), requested.operation, record)
+        .map_err(|denied| denied.refusal(forbidden))
 }
 
 /// Decides a call of an mTLS peer that sends no custody record: its SVID is all that is known of it.
@@ -103,7 +104,8 @@ pub fn judge_unrecorded(
         recorded: false,
         ..question(Side::Callee, caller, Resource::Component(callee.id.to_string()), requested)
     };
-    decide(broker, question, record).map_err(|(why, id)| Refusal::new("policy_denied", why).decided(id))
+    decide(broker, question, requested.operation, record)
+        .map_err(|denied| denied.refusal(|why| Refusal::new("policy_denied", why)))
 }
 
 /// The refusal of a call that was allowed when it came in and is not any more.
@@ -152,13 +154,32 @@ fn with_approvals(question: Question, approvals: &[Approval]) -> Question {
     Question { approvals: approvals.iter().map(|approval| approval.id.clone()).collect(), approved_by, ..question }
 }
 
-/// The error is why, and the decision's id.
-fn decide(broker: &Broker, question: Question, record: &mut CallRecord) -> Result<(), (String, String)> {
+/// A call that policy does not allow.
+struct Denied {
+    /// For the operator.
+    why: String,
+    /// Of the decision.
+    id: String,
+    /// Whether rules would have to read what nobody can.
+    is_unreadable: bool,
+}
+
+impl Denied {
+    fn refusal(self, denied: impl FnOnce(String) -> Refusal) -> Refusal {
+        let refusal =
+            if self.is_unreadable { Refusal::new("operation_unreadable", self.why) } else { denied(self.why) };
+        refusal.decided(self.id)
+    }
+}
+
+fn decide(broker: &Broker, question: Question, operation: &Operation, record: &mut CallRecord) -> Result<(), Denied> {
     // Entered before it is decided: a change of policy in between finds it among the open calls.
     let entered = broker.open_calls.enter(question);
     let id = broker.decisions.new_id();
     record.decision = Some(id.clone());
-    let Some(policy) = broker.policy() else { return Err(("no policy is loaded".to_owned(), id)) };
+    let Some(policy) = broker.policy() else {
+        return Err(Denied { why: "no policy is loaded".to_owned(), id, is_unreadable: false });
+    };
     let decision = Arc::new(policy.decide(&entered.open.question));
     note(broker, &id, &entered.open, &decision, false);
     record.policy.clone_from(&decision.policies);
@@ -168,7 +189,11 @@ fn decide(broker: &Broker, question: Question, record: &mut CallRecord) -> Resul
         return Ok(());
     }
     record.question = Some(Arc::clone(&entered.open));
-    Err((decision.detail.clone(), id))
+    let why = match operation.unreadable.filter(|_| decision.is_unreadable) {
+        Some(reason) => format!("{}: {reason}", decision.detail),
+        None => decision.detail.clone(),
+    };
+    Err(Denied { why, id, is_unreadable: decision.is_unreadable })
 }
 
 fn note(broker: &Broker, id: &str, open: &Arc<Open>, decision: &Arc<Decision>, revoked: bool) {

@@ -56,6 +56,7 @@ mod pool;
 mod preface;
 mod problem;
 mod receive;
+mod relay;
 mod reply;
 mod requests;
 mod retries;

@@ -28,6 +28,8 @@ pub struct Shutdown {
     /// Finish what peers began and take nothing new from them; after `drain`, because a component's call may
     /// go to another one here through our own peer port.
     pub drain_peers: CancellationToken,
+    /// Another process has the sockets: take no new connections, and end those there are as they fall idle.
+    pub hand_over: CancellationToken,
     /// Close at once.
     pub stop: CancellationToken,
 }

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::PidfdFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -99,6 +100,13 @@ pub fn is_supported() -> bool {
     pair.is_ok_and(|(one, _other)| peer_pidfd(one.as_fd()).is_ok_and(|pidfd| has_own_inode(pidfd.as_fd())))
 }
 
+/// The process `pid`, if it is still the one with this pidfd inode; for a peer that another process pinned before.
+pub fn reopen(pid: i32, inode: u64, uid: u32) -> Option<PinnedPeer> {
+    let pidfd = rustix::process::pidfd_open(rustix::process::Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let is_it = rustix::fs::fstat(&pidfd).is_ok_and(|found| found.st_ino == inode) && !is_dead(pidfd.as_fd());
+    is_it.then_some(PinnedPeer { pidfd, inode, pid, uid })
+}
+
 fn has_own_inode(pidfd: BorrowedFd<'_>) -> bool {
     rustix::fs::fstatfs(pidfd).is_ok_and(|found| found.f_type == PIDFS_MAGIC)
 }
@@ -162,6 +170,14 @@ mod tests {
         let anonymous = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         assert!(!has_own_inode(anonymous.as_fd()));
         assert!(is_supported());
+    }
+
+    #[test]
+    fn a_process_is_opened_again_by_its_pid_only_if_it_is_the_same() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let peer = pin_peer(one.as_fd()).unwrap();
+        assert_eq!(reopen(peer.pid, peer.inode, peer.uid).map(|found| found.inode), Some(peer.inode));
+        assert!(reopen(peer.pid, peer.inode + 1, peer.uid).is_none() && reopen(0, peer.inode, peer.uid).is_none());
     }
 
     #[test]

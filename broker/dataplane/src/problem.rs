@@ -117,6 +117,7 @@ pub fn status_of(code: &str) -> StatusCode {
         | "identity_ambiguous"
         | "caller_gone"
         | "policy_denied"
+        | "operation_unreadable"
         | "may_not_start"
         | "egress_denied"
         | "egress_address"
@@ -140,7 +141,8 @@ pub fn status_of(code: &str) -> StatusCode {
         | "receipt_missing"
         | "receipt_invalid"
         | "answer_aborted"
-        | "answer_too_long" => StatusCode::BAD_GATEWAY,
+        | "answer_too_long"
+        | "handover_failed" => StatusCode::BAD_GATEWAY,
         "callee_timeout"
         | "peer_timeout"
         | "peer_connect_timeout"

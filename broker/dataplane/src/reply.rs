@@ -74,6 +74,8 @@ pub enum Reply {
     Verified(Box<VerifiedBody>),
     /// No body: a WebSocket begins, which ends the call.
     Upgraded(Box<Tunnel>),
+    /// What the broker that has taken over answers.
+    Passed(Incoming),
     /// The same of a party without custody.
     Observed(Box<ObservedBody>),
     /// A component's answer on its way to a peer without custody.
@@ -207,6 +209,8 @@ impl Body for AnswerBody {
             Reply::Upgraded(_) => None,
             Reply::Vouched(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
             Reply::Verified(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
+            Reply::Passed(body) => ready!(Pin::new(body).poll_frame(context))
+                .map(|frame| frame.map_err(|error| BodyFailed::new("handover_failed", error.to_string()))),
             Reply::Observed(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
             Reply::Plain(body) => ready!(Pin::new(body.as_mut()).poll_frame(context)),
         };
@@ -232,6 +236,7 @@ impl Body for AnswerBody {
             Reply::Upgraded(_) => true,
             Reply::Vouched(body) => body.is_end_stream(),
             Reply::Verified(body) => body.is_end_stream(),
+            Reply::Passed(body) => body.is_end_stream(),
             Reply::Observed(body) => body.is_end_stream(),
             Reply::Plain(body) => body.is_end_stream(),
         }
@@ -241,6 +246,7 @@ impl Body for AnswerBody {
         match &self.reply {
             Reply::Whole { data, .. } => data.size_hint(),
             Reply::Upgraded(_) => SizeHint::with_exact(0),
+            Reply::Passed(body) => body.size_hint(),
             Reply::Vouched(_) | Reply::Verified(_) | Reply::Observed(_) | Reply::Plain(_) => SizeHint::default(),
         }
     }

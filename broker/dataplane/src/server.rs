@@ -3,8 +3,11 @@
 //! Owns: the order of start-up (lock and bind, read the log, then accept) and of shutdown (stop
 //! accepting, drain, close, flush the log). Does not own: what connections do.
 
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -29,6 +32,7 @@ use crate::log::store::LogFiles;
 use crate::log::{Beginning, Entry, Log};
 use crate::pidfd;
 use crate::places::{Places, Turns};
+use crate::relay::{self, Ask, Kept, Predecessor, RemoteLog, SharedStore, Successor};
 use crate::runtime::Running;
 use crate::socket::{self, BoundSocket};
 use crate::stats::{Gauge, Stats};
@@ -42,6 +46,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Largest time that one drain poll sleeps.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 
+/// How long a start waits for the handles of a broker that goes; what comes later is good all the same.
+const HANDLES_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A code and a message for the control process.
 pub type StartError = (&'static str, String);
 
@@ -52,6 +59,20 @@ pub struct Server {
     runtime: Running,
     log_thread: JoinHandle<()>,
     socket: Option<BoundSocket>,
+    /// For the process that takes over.
+    peer: TcpListener,
+    store: SharedStore,
+}
+
+/// What a going broker passed on.
+pub struct Inherited {
+    pub out: UnixListener,
+    pub out_lock: File,
+    pub peer: TcpListener,
+    /// Where it asks.
+    pub relay: UnixStream,
+    /// Where it passes connections.
+    pub forward: UnixDatagram,
 }
 
 impl Server {
@@ -59,33 +80,106 @@ impl Server {
     ///
     /// # Errors
     /// A code and message: the socket, port, log or kernel is not as needed; nothing is left behind.
-    pub fn start(broker: &Arc<Broker>) -> Result<Self, StartError> {
+    pub fn start(broker: &Arc<Broker>, inherited: Option<Inherited>) -> Result<Self, StartError> {
         let settings = &broker.settings;
         if !pidfd::is_supported() {
             return Err(("kernel_unsupported", "processes cannot be told apart; Linux 6.14 or newer is needed".into()));
         }
-        let socket = socket::bind(&settings.out_socket, settings.out_socket_mode)?;
-        let peer =
-            TcpListener::bind(settings.peer_listen).map_err(|error| listen_error(settings.peer_listen, &error))?;
+        let (socket, peer, relay) = match inherited {
+            Some(Inherited { out, out_lock, peer, relay, forward }) => {
+                (BoundSocket::inherit(&settings.out_socket, out, out_lock)?, peer, Some((relay, forward)))
+            }
+            None => {
+                let socket = socket::bind(&settings.out_socket, settings.out_socket_mode)?;
+                let peer = TcpListener::bind(settings.peer_listen)
+                    .map_err(|error| listen_error(settings.peer_listen, &error))?;
+                (socket, peer, None)
+            }
+        };
         let bound = peer.local_addr().map_err(|error| listen_error(settings.peer_listen, &error))?;
-        let log_thread = open_log(broker, bound)?;
+        let (log_thread, store) = open_log(broker, bound)?;
         let failed = |error: io::Error| ("start_failed", error.to_string());
         let out = socket.listener.try_clone().map_err(failed)?;
         peer.set_nonblocking(true).map_err(failed)?;
         let Some(Started { log, .. }) = broker.started.get() else { return Err(failed(io::Error::other("no log"))) };
         let runtime = log.serve(|at_rest| Running::start(settings.worker_threads, at_rest)).map_err(failed)?;
+        if let Some((relay, forward)) = relay {
+            let handle = runtime.handle.clone();
+            let predecessor = Predecessor::serve(broker, relay, store.clone(), handle).map_err(failed)?;
+            runtime.handle.spawn(relay::accept_forwarded(Arc::clone(broker), forward, predecessor.gone.clone()));
+            if !predecessor.wait_ready(HANDLES_TIMEOUT) {
+                broker.events.push(Weight::Required, &json!({"event": "handover_slow"}));
+            }
+        }
+        let accepted = peer.try_clone().map_err(failed)?;
         runtime.handle.spawn(unix_server::accept(Arc::clone(broker), out));
-        runtime.handle.spawn(accept_peers(Arc::clone(broker), peer));
+        runtime.handle.spawn(accept_peers(Arc::clone(broker), accepted));
         runtime.handle.spawn(sweep(Arc::clone(broker)));
         let watched = Arc::clone(broker);
         runtime.handle.spawn(async move { watched.streams.watch(&watched.shutdown).await });
         runtime.handle.spawn(judge_by_the_clock(Arc::clone(broker)));
-        Ok(Self { peer_port: bound.port(), broker: Arc::clone(broker), runtime, log_thread, socket: Some(socket) })
+        Ok(Self {
+            peer_port: bound.port(),
+            broker: Arc::clone(broker),
+            runtime,
+            log_thread,
+            socket: Some(socket),
+            peer,
+            store,
+        })
+    }
+
+    /// What a process that takes over needs before the switch: `out.sock`, its lock, the peer port.
+    pub fn descriptors(&self) -> Option<[BorrowedFd<'_>; 3]> {
+        let (out, lock) = self.socket.as_ref()?.descriptors();
+        Some([out, lock, self.peer.as_fd()])
+    }
+
+    /// The switch: from now on another process accepts and writes the log; it needs the two sockets.
+    ///
+    /// # Errors
+    /// There is no descriptor or thread left, or it was done before; this process goes on as it was.
+    pub fn hand_over(&mut self) -> io::Result<(OwnedFd, OwnedFd)> {
+        let (own, theirs) = UnixStream::pair()?;
+        let (forward, forwarded) = UnixDatagram::pair()?;
+        let socket = self.socket.take().ok_or_else(|| io::Error::other("handed over before"))?;
+        let successor = match Successor::start(own, forward) {
+            Ok(successor) => successor,
+            Err(error) => {
+                self.socket = Some(socket);
+                return Err(error);
+            }
+        };
+        self.broker.shutdown.hand_over.cancel();
+        socket.leave();
+        let _first = self.broker.successor.set(Arc::clone(&successor));
+        self.store.exchange(Box::new(RemoteLog(Arc::clone(&successor))));
+        if let Some(started) = self.broker.started.get() {
+            // The successor answers only when what it appended is witnessed.
+            started.log.set_witnessed(u64::MAX);
+        }
+        let broker = Arc::clone(&self.broker);
+        // Those that are made from now on are handed on by whoever makes them.
+        std::thread::Builder::new().name("handles".into()).spawn(move || {
+            for held in broker.handles.all() {
+                let _expired_or_withdrawn_there = successor.ask_blocking(Ask::Keep(Box::new(Kept::new(&held))));
+            }
+            successor.ask_blocking(Ask::Ready);
+        })?;
+        self.broker.shutdown.drain_peers.cancel();
+        Ok((theirs.into(), forwarded.into()))
     }
 
     /// Takes nothing new and waits for what is in progress, at most `timeout`.
     pub fn drain(&mut self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
+        if self.broker.successor.get().is_some() {
+            // Each connection of a component ends with its next answer, or when it was idle for long.
+            let stats = &self.broker.stats;
+            while (stats.out_connections.get() > 0 || stats.calls_in_progress.get() > 0) && Instant::now() < deadline {
+                std::thread::sleep(DRAIN_POLL);
+            }
+        }
         let wait_for_none = |calls: &Gauge| {
             while calls.get() > 0 && Instant::now() < deadline {
                 std::thread::sleep(DRAIN_POLL);
@@ -117,7 +211,7 @@ fn listen_error(address: SocketAddr, error: &io::Error) -> StartError {
     (code, format!("{address}: {error}"))
 }
 
-fn open_log(broker: &Arc<Broker>, bound: SocketAddr) -> Result<JoinHandle<()>, StartError> {
+fn open_log(broker: &Arc<Broker>, bound: SocketAddr) -> Result<(JoinHandle<()>, SharedStore), StartError> {
     let settings = &broker.settings;
     let now = clock::now_s();
     let (files, found) =
@@ -126,6 +220,7 @@ fn open_log(broker: &Arc<Broker>, bound: SocketAddr) -> Result<JoinHandle<()>, S
             (code, format!("{}: {error}", settings.log_dir.display()))
         })?;
     let complete = found.damaged == 0 && found.accepted.iter().all(|accepted| restore(broker, accepted, now).is_some());
+    let store = SharedStore::new(Box::new(files));
     let observer = Arc::new(Observer { events: Arc::clone(&broker.events), stats: Arc::clone(&broker.stats) });
     let beginning = Beginning {
         node: settings.node.clone(),
@@ -133,7 +228,7 @@ fn open_log(broker: &Arc<Broker>, bound: SocketAddr) -> Result<JoinHandle<()>, S
         certificates: found.certificates,
         latest_exp: found.latest_exp,
     };
-    let (log, thread) = Log::start(Box::new(files), beginning, settings.patience(), observer)
+    let (log, thread) = Log::start(Box::new(store.clone()), beginning, settings.patience(), observer)
         .map_err(|error| ("log_unavailable", error.to_string()))?;
     if found.damaged > 0 {
         let damaged = json!({"event": "log_damaged", "lines": found.damaged});
@@ -145,7 +240,7 @@ fn open_log(broker: &Arc<Broker>, bound: SocketAddr) -> Result<JoinHandle<()>, S
     let started = Started { log, peer_address: loopback(bound), trusted_from };
     broker.started.set(started).map_err(|_| ("started_twice", "a data plane starts once".to_owned()))?;
     broker.log_bundles();
-    Ok(thread)
+    Ok((thread, store))
 }
 
 /// Remembers one accepted record; None if the log's claims cannot be read or there is no room.
@@ -231,6 +326,7 @@ async fn accept_peers(broker: Arc<Broker>, listener: TcpListener) {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = broker.shutdown.drain_peers.cancelled() => return,
+            () = broker.shutdown.hand_over.cancelled() => return,
         };
         let Ok((tcp, address)) = accepted else {
             broker.stats.count_refused_connection("peer", "accept");

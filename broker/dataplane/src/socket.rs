@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -25,7 +25,34 @@ pub struct BoundSocket {
     pub listener: UnixListener,
     path: PathBuf,
     inode: u64,
-    _lock: File,
+    lock: File,
+    /// Another process has it: the path stays when this one goes.
+    is_shared: bool,
+}
+
+impl BoundSocket {
+    /// The socket that another process bound at `path` and passed on, with the lock that it holds.
+    ///
+    /// # Errors
+    /// `socket_failed`: something else is at the path now.
+    pub fn inherit(path: &Path, listener: UnixListener, lock: File) -> Result<Self, PathRefused> {
+        let inode = fs::symlink_metadata(path).map_err(|error| failed(&path.display(), &error))?.ino();
+        let bound = listener.local_addr().map_err(|error| failed(&path.display(), &error))?;
+        if bound.as_pathname() != Some(path) {
+            return Err(("socket_failed", format!("{} is not where the inherited socket is bound", path.display())));
+        }
+        Ok(Self { listener, path: path.to_owned(), inode, lock, is_shared: false })
+    }
+
+    /// Socket and lock, for the process that takes over.
+    pub fn descriptors(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.listener.as_fd(), self.lock.as_fd())
+    }
+
+    /// Closes it here and leaves it to the process that has taken over.
+    pub fn leave(mut self) {
+        self.is_shared = true;
+    }
 }
 
 /// Binds `path` with permission bits `mode`.
@@ -46,13 +73,13 @@ pub fn bind(path: &Path, mode: u32) -> Result<BoundSocket, PathRefused> {
     }
     let listener = listen(path, mode).map_err(|error| failed(&shown, &error))?;
     let inode = fs::symlink_metadata(path).map_err(|error| failed(&shown, &error))?.ino();
-    Ok(BoundSocket { listener, path: path.to_owned(), inode, _lock: lock })
+    Ok(BoundSocket { listener, path: path.to_owned(), inode, lock, is_shared: false })
 }
 
 impl Drop for BoundSocket {
     fn drop(&mut self) {
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode);
-        if ours {
+        if ours && !self.is_shared {
             let _stale_one_is_replaced_later = fs::remove_file(&self.path);
         }
     }

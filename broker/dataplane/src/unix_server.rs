@@ -28,10 +28,10 @@ use crate::callers::Connected;
 use crate::executor::{ConnectionTasks, cut_of_this_task};
 use crate::h1_stream::H1Stream;
 use crate::h2_stream::{Flood, H2Stream};
-use crate::outbound;
 use crate::pidfd::{PinError, pin_peer};
 use crate::places::Places;
 use crate::preface::{Rewound, Spoken, sniff};
+use crate::relay;
 use crate::settings::{buffer_bytes, ms};
 
 /// Pause after accept fails, most likely for want of descriptors.
@@ -50,6 +50,7 @@ pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = broker.shutdown.drain.cancelled() => return,
+            () = broker.shutdown.hand_over.cancelled() => return,
         };
         let Ok((stream, _address)) = accepted else {
             broker.stats.count_refused_connection("out", "accept");
@@ -78,7 +79,8 @@ pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
     }
 }
 
-async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
+/// Serves one connection to its end.
+pub async fn serve(broker: Arc<Broker>, stream: UnixStream, connected: Connected) {
     broker.stats.out_connections.add(1);
     let serving = Arc::new(Serving {
         closed: connected.caller.closed.clone(),
@@ -125,7 +127,7 @@ impl Serving {
         let (answering, busy) = (self.answers.begin(), self.activity.busy());
         let is_h2 = request.version() == Version::HTTP_2;
         let writer = || if is_h2 { cut_of_this_task() } else { self.cut.clone() };
-        let answered = outbound::answer(broker, &self.connected, request).await;
+        let answered = relay::answer(broker, &self.connected, request).await;
         answering.watch(answered.map(|answer| answer.holding(busy).watched(&broker.streams, writer)))
     }
 }
@@ -215,6 +217,8 @@ async fn supervise<C: Future<Output = hyper::Result<()>>>(
         () = closed.cancelled() => return None,
         () = unread.as_mut() => return None,
         () = broker.shutdown.drain.cancelled() => false,
+        // HTTP/2 has a goodbye that loses no request: the next one goes to the broker that takes over.
+        () = broker.shutdown.hand_over.cancelled(), if idle.is_some() => false,
         () = unused => true,
     };
     finish(served.as_mut());

@@ -30,6 +30,7 @@ use crate::instance::Leaf;
 use crate::log::{About, Kind, LogError, SealRequest, Sealed};
 use crate::opened::Ending;
 use crate::problem::{Refusal, refusal_of};
+use crate::relay;
 use crate::settings::ms;
 
 /// What every receipt for one request says; it exists once the request passed custody-wire §6.11.
@@ -87,7 +88,9 @@ impl Voucher {
     /// Whether a refusal may have a receipt: a record that is played again has one, or will have.
     pub fn may_vouch_refusal(&self) -> bool {
         let receiver = &self.broker.receiver;
-        self.is_accepted || receiver.claim_refusal(&self.caller, self.jti, self.exp, clock::now_s())
+        // A broker that goes does not know what the one that came has vouched for.
+        let is_sole = self.broker.successor.get().is_none();
+        self.is_accepted || is_sole && receiver.claim_refusal(&self.caller, self.jti, self.exp, clock::now_s())
     }
 
     /// How an answer ends that is whole: without the end of the request there is no end of the exchange.
@@ -166,6 +169,7 @@ impl HeadVoucher {
         let broker = Arc::clone(&self.voucher.broker);
         let started = broker.started.get().ok_or_else(|| unavailable("not started".into()))?;
         let receipts = Arc::clone(&self.voucher.receipts);
+        relay::gather(&broker, &receipts).await;
         let queued =
             receipts.commit(|kids| self.request(body, fin, kids).map(|request| started.log.queue_seal(request)))?;
         match timeout(ms(broker.settings.timeouts_ms.log_write), queued.sealed()).await {

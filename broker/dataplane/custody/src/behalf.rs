@@ -86,6 +86,16 @@ impl std::fmt::Debug for Presented {
 }
 
 impl Presented {
+    /// One token, or none.
+    #[must_use]
+    pub fn one(token: Option<(TokenType, String)>) -> Self {
+        match token {
+            Some((TokenType::Transaction, text)) => Self { transaction: Some(text), access: None },
+            Some((TokenType::Access, text)) => Self { transaction: None, access: Some(text) },
+            None => Self::default(),
+        }
+    }
+
     /// The token in the one field line for each type; None without such a line, with several, or another scheme.
     #[must_use]
     pub fn read(headers: &[HeaderLine<'_>]) -> Self {

@@ -26,6 +26,7 @@ pub mod interop;
 pub mod jcs;
 pub mod json;
 pub mod jwks;
+pub mod kept;
 pub mod limits;
 pub mod merkle;
 pub mod messages;

@@ -30,6 +30,7 @@ mod examine;
 mod policy;
 mod prove;
 mod receipt;
+mod restore;
 mod signer;
 
 pub(crate) use authenticate::fold;
@@ -37,6 +38,7 @@ pub use closing::ExpectedClosing;
 pub use examine::peek_unverified;
 pub use policy::Policy;
 pub use receipt::Exchange;
+pub use restore::KeptChain;
 
 /// The TLS peer of a connection: its certificates, parsed once.
 #[derive(Clone, Debug)]

@@ -14,6 +14,8 @@ use crate::statement::StatementClaims;
 
 mod write;
 
+pub(crate) use write::{approval_value, authority_value, continuation_value, narrowing_value};
+
 /// Bytes of `task.id`.
 const MAX_TASK_ID_BYTES: usize = 128;
 const APPROVAL_TYPES: [&str; 5] = ["ciba", "mcp-elicit", "webauthn", "mission", "ticket"];
@@ -178,7 +180,7 @@ impl Task {
 }
 
 impl Continuation {
-    fn parse(members: &[(String, Value)]) -> Result<Self> {
+    pub(crate) fn parse(members: &[(String, Value)]) -> Result<Self> {
         let claims = Claims(members);
         claims.only(&["rec", "cid", "why"])?;
         let known = |text: &str| matches!(text, "boundary" | "resume" | "queue").then(|| text.to_owned());

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::artifact::Artifact;
+use super::relayed::Relayed;
 
 /// Who made the record that an entry tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +117,8 @@ pub enum Entry {
         latest_exp: i64,
     },
     Artifact(Artifact),
+    /// A line of the broker that this one took over from.
+    Relayed(Relayed),
     /// A call of which there is no statement.
     Call(Box<Unrecorded>),
 }
@@ -186,6 +189,7 @@ impl Entry {
             Self::Record { direction: Direction::Received, refused: None, claims, .. } => {
                 claims.as_ref().map(|claims| claims.exp)
             }
+            Self::Relayed(relayed) => relayed.accepted().map(|accepted| accepted.exp),
             _ => None,
         }
     }

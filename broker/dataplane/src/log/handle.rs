@@ -194,7 +194,11 @@ impl Log {
         }
     }
 
-    async fn wait_witnessed(&self, count: u64) -> Result<(), LogError> {
+    /// Waits until the first `count` entries are witnessed, if that is asked for.
+    ///
+    /// # Errors
+    /// No quorum has confirmed them in time.
+    pub async fn wait_witnessed(&self, count: u64) -> Result<(), LogError> {
         match &self.witnessed {
             Some(witnessed) if !Box::pin(witnessed.covers(count)).await => Err(LogError::Unwitnessed),
             _ => Ok(()),

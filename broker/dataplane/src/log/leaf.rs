@@ -29,6 +29,7 @@ pub fn leaf_of(entry: &Entry, line: &[u8]) -> Option<String> {
             let hash = sha256(&decode_base64(der)?);
             Some(format!("custody/v1 cert {}\n", encode_base64url(&hash)))
         }
+        Entry::Relayed(_) => None,
         _ => LineStart::read(json).map(|start| artifact(start.r#type)),
     }
 }

@@ -144,6 +144,10 @@ impl Entry {
             Self::Call(call) => {
                 return serde_json::to_writer(lines, &CallLine { n, at_ms, r#type: "call", call });
             }
+            Self::Relayed(relayed) => {
+                lines.extend_from_slice(&relayed.to_json(n, at_ms));
+                return Ok(());
+            }
             Self::Certificate { x5t, der } => json!({"n": n, "at_ms": at_ms, "type": "cert", "x5t": x5t, "der": der}),
             Self::Bundle { trust_domain, sequence, x509 } => {
                 json!({"n": n, "at_ms": at_ms, "type": "bundle", "td": trust_domain, "sequence": sequence, "x509": x509})

@@ -15,6 +15,7 @@ mod leaf;
 mod line;
 mod outcomes;
 mod queue;
+pub mod relayed;
 mod reserve;
 #[cfg(test)]
 mod samples;

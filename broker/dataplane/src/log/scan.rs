@@ -19,7 +19,7 @@ const REPLAYABLE_S: i64 = MAX_LIFETIME_S + MAX_SKEW_S + 1;
 const MOST_IN_A_WRITE: u64 = 4096;
 
 /// An accepted record whose replay must still be refused.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     pub iss: String,
     pub jti: String,
@@ -198,13 +198,20 @@ impl Scan {
         {
             return;
         }
-        if let (Some(iss), Some(jti), Some(exp), Some(cid)) = (entry.iss, entry.jti, entry.exp, entry.cid) {
-            self.latest_exp = self.latest_exp.max(exp);
-            if exp < since {
-                return;
+        if let Some(accepted) = entry.into_accepted() {
+            self.latest_exp = self.latest_exp.max(accepted.exp);
+            if accepted.exp >= since {
+                self.accepted.push(accepted);
             }
-            self.accepted.push(Accepted { iss, jti, exp, cid, root: entry.ancestors.into_iter().next() });
         }
+    }
+}
+
+impl ReadLine {
+    /// The record that it tells of; None if a claim is missing.
+    pub fn into_accepted(self) -> Option<Accepted> {
+        let root = self.ancestors.into_iter().next();
+        Some(Accepted { iss: self.iss?, jti: self.jti?, exp: self.exp?, cid: self.cid?, root })
     }
 }
 

@@ -49,6 +49,9 @@ const FIRST_CHANGING: usize = 28;
 /// Stands for a name that the schema does not have.
 const UNKNOWN: usize = NAMES.len() - 1;
 
+/// What nobody knows of a body that cannot be read.
+const OF_BODY: [&str; 5] = ["operation", "target", "args_hash", "risk", "risk_level"];
+
 /// A set of context attributes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reads(u64);
@@ -69,6 +72,11 @@ impl Reads {
 
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         NAMES[..UNKNOWN].iter().enumerate().filter(move |(index, _)| self.has(*index)).map(|(_, name)| *name)
+    }
+
+    /// Whether the answer rests on what stands in a request's body.
+    pub fn needs_body(self) -> bool {
+        OF_BODY.iter().any(|name| NAMES.iter().position(|known| known == name).is_some_and(|index| self.has(index)))
     }
 
     /// Whether a decision is the same whenever the same request comes again.

@@ -63,6 +63,7 @@ fn word(reason: &Reason) -> &'static str {
     match reason {
         Reason::Permitted => "permitted",
         Reason::Forbidden => "forbidden",
+        Reason::Unreadable => "unreadable",
         Reason::Unpermitted => "unpermitted",
         Reason::GuardRail(_) => "guard_rail",
         Reason::Failed(_) => "failed",

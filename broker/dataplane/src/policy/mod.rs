@@ -13,6 +13,7 @@ mod index;
 mod question;
 mod rules;
 mod slice;
+mod unread;
 mod verdict;
 
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub struct Decision {
     pub would_deny: Vec<(String, String)>,
     /// Whether the answer can change with time alone.
     pub is_changing: bool,
+    /// Whether it is denied because rules would have to read a body that nobody can.
+    pub is_unreadable: bool,
 }
 
 /// Policies and facts, parsed once.
@@ -141,6 +144,7 @@ impl Policy {
             detail: if verdict.allowed { String::new() } else { self.describe(&verdict.reason, &verdict.rules) },
             would_deny: self.would_deny(verdict),
             is_changing: false,
+            is_unreadable: verdict.reason == Reason::Unreadable,
         }
     }
 
@@ -159,6 +163,7 @@ impl Policy {
         match reason {
             Reason::Permitted => format!("permitted by {rules}"),
             Reason::Forbidden => format!("forbidden by {rules}"),
+            Reason::Unreadable => format!("the operation cannot be read, and {rules} would have to"),
             Reason::Unpermitted => "no rule permits it".to_owned(),
             Reason::GuardRail(name) => format!("the guard rail \"{name}\" does not hold: none of {rules}"),
             Reason::Failed(why) => format!("cannot be decided: {why}"),

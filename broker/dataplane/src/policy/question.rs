@@ -102,6 +102,13 @@ pub struct Question {
     pub evidence_age_s: Option<i64>,
 }
 
+impl Question {
+    /// Whether nobody knows what the call asks for.
+    pub fn is_unreadable(&self) -> bool {
+        self.protocol == "unreadable"
+    }
+}
+
 fn yes() -> bool {
     true
 }

@@ -16,6 +16,7 @@ use super::facts::Facts;
 use super::index::Index;
 use super::question::Question;
 use super::rules::Rules;
+use super::unread::BodyRules;
 use super::verdict::{Parts, Verdict, request_of};
 
 /// Pairs that are kept; paths of strangers could otherwise fill the memory.
@@ -30,6 +31,7 @@ pub struct Slice {
     resource: EntityUid,
     entities: Entities,
     parts: Parts,
+    of_body: BodyRules,
     pub reads: Reads,
     /// How many policies were looked at.
     pub considered: usize,
@@ -44,6 +46,7 @@ impl Slice {
         Ok(Self {
             caller_documented: question.caller_documented,
             parts: Parts::of(rules, &places)?,
+            of_body: BodyRules::of(rules, &places),
             considered: places.len(),
             reads: reads.fold(Reads::default(), Reads::union),
             principal,
@@ -53,8 +56,14 @@ impl Slice {
         })
     }
 
-    /// The verdict on `question`, remembered where that is safe.
+    /// The verdict on `question`.
     pub fn judge(&self, authorizer: &Authorizer, question: &Question, facts: &Facts, now_ms: i64) -> Arc<Verdict> {
+        let verdict = self.remember(authorizer, question, facts, now_ms);
+        if question.is_unreadable() { Arc::new(self.of_body.applied_to(&verdict)) } else { verdict }
+    }
+
+    /// What the rules say, remembered where that is safe.
+    fn remember(&self, authorizer: &Authorizer, question: &Question, facts: &Facts, now_ms: i64) -> Arc<Verdict> {
         if !self.reads.is_lasting() {
             return Arc::new(self.evaluate(authorizer, question, facts, now_ms));
         }

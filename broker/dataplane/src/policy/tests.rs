@@ -364,3 +364,65 @@ fn an_explanation_names_rule_set_and_layer() {
     assert_eq!((&told["allowed"], &told["would_deny"][0]["sets"]), (&json!(true), &json!(["new"])));
     assert_eq!(told["question"]["caller"], A);
 }
+
+/// A compressed body, say, on its way to an MCP server.
+fn unreadable() -> Question {
+    Question {
+        protocol: "unreadable".into(),
+        http: "POST /mcp".into(),
+        operation: "POST /mcp".into(),
+        ..question("/mcp")
+    }
+}
+
+const TOOLS: &str = r#"@id("tools") permit(principal, action, resource)
+    when { context.protocol == "mcp" && context.operation like "tools/call crm.*" };"#;
+const NO_DELETE: &str = r#"@id("no delete") forbid(principal, action, resource)
+    when { context.operation like "tools/call crm.delete*" };"#;
+
+#[test]
+fn what_cannot_be_read_is_refused_where_a_rule_would_have_to_read_it() {
+    for restriction in [
+        NO_DELETE,
+        r#"@id("no delete") forbid(principal, action, resource) when { context has target && context.target == "x" };"#,
+        r#"@id("no delete") forbid(principal, action, resource) when { context has risk_level && context.risk_level > 2 };"#,
+    ] {
+        let policy =
+            policy(&[("documents", "documents", false, EVERYTHING), ("rules", "operator", false, restriction)]);
+        let decision = policy.decide(&unreadable());
+        assert!(!decision.allowed && decision.is_unreadable);
+        assert!(decision.detail.contains("\"no delete\" of rules"), "{}", decision.detail);
+        assert_eq!(decision.policies, ["no delete"]);
+        let readable = policy.decide(&question("/mcp"));
+        assert!(readable.allowed && !readable.is_unreadable);
+    }
+}
+
+#[test]
+fn the_operator_learns_that_a_permit_would_have_to_read_the_body() {
+    let policy = policy(&[("documents", "documents", false, TOOLS)]);
+    let decision = policy.decide(&unreadable());
+    assert!(!decision.allowed && decision.is_unreadable);
+    assert!(decision.detail.contains("\"tools\" of documents"), "{}", decision.detail);
+    let other = policy.decide(&question("/mcp"));
+    assert!(!other.allowed && !other.is_unreadable);
+}
+
+#[test]
+fn what_cannot_be_read_is_allowed_where_nothing_depends_on_it() {
+    let rules = [("documents", "documents", false, EVERYTHING), ("rules", "operator", false, NO_SECRETS)];
+    assert!(policy(&rules).decide(&unreadable()).allowed);
+    let elsewhere = NO_DELETE.replace("resource)", "resource == Hopseal::Component::\"spiffe://td/agents/crm/other\")");
+    assert!(policy(&[rules[0], ("rules", "operator", false, &elsewhere)]).decide(&unreadable()).allowed);
+    let guarded = policy(&[rules[0], ("rules", "operator", false, NO_DELETE)]);
+    assert!(!guarded.decide(&unreadable()).allowed);
+}
+
+#[test]
+fn a_set_that_observes_tells_that_it_would_have_to_read_the_body() {
+    let policy = policy(&[("documents", "documents", false, EVERYTHING), ("trial", "operator", true, NO_DELETE)]);
+    let decision = policy.decide(&unreadable());
+    assert!(decision.allowed);
+    assert_eq!(decision.would_deny.len(), 1);
+    assert!(decision.would_deny[0].1.contains("cannot be read"), "{:?}", decision.would_deny);
+}

@@ -51,6 +51,8 @@ pub enum Reason {
     Forbidden,
     /// No rule permits it.
     Unpermitted,
+    /// These rules would have to read the body, and nobody can.
+    Unreadable,
     /// The guard rail of this name does not hold.
     GuardRail(String),
     /// A rule, or the question itself, could not be evaluated.

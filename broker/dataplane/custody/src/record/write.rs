@@ -46,20 +46,20 @@ fn user_value(user: &User) -> Value {
     Value::Object(members.into_vec())
 }
 
-fn approval_value(approval: &Approval) -> Value {
+pub(crate) fn approval_value(approval: &Approval) -> Value {
     let mut members = Members::default();
     members.add("typ", text(&approval.typ)).add("id", text(&approval.id)).add("h", text(&approval.h));
     members.add("by", text(&approval.by)).add("at", integer(approval.at));
     Value::Object(members.into_vec())
 }
 
-fn continuation_value(cont: &Continuation) -> Value {
+pub(crate) fn continuation_value(cont: &Continuation) -> Value {
     let mut members = Members::default();
     members.add("rec", text(&cont.rec)).add("cid", text(&cont.cid)).add("why", text(&cont.why));
     Value::Object(members.into_vec())
 }
 
-fn authority_value(auth: &Authority) -> Value {
+pub(crate) fn authority_value(auth: &Authority) -> Value {
     narrowing_value(&Narrowing {
         scope: auth.scope.clone(),
         exp: Some(auth.exp),
@@ -69,7 +69,7 @@ fn authority_value(auth: &Authority) -> Value {
     })
 }
 
-fn narrowing_value(limits: &Narrowing) -> Value {
+pub(crate) fn narrowing_value(limits: &Narrowing) -> Value {
     let mut members = Members::default();
     let scope = limits.scope.as_ref().map(|scope| scope.iter().map(String::as_str).collect::<Vec<_>>().join(" "));
     members.maybe("scope", scope.map(|scope| text(&scope)));
