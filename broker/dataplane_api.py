@@ -213,6 +213,8 @@ def encode_settings(config: BrokerConfig) -> str:
                 "peer_connections": config.limits.connections,
                 "peer_connections_per_address": config.limits.connections_per_peer,
                 "handshakes": config.limits.handshakes,
+                **config.bounds,
             },
+            "timeouts_ms": dict(config.timeouts_ms),
         }
     )

@@ -297,7 +297,7 @@ def test_a_going_process_that_dies_costs_the_successor_nothing(tmp_path: Path) -
             a.stop()
             assert call(new, handle=handle).status == 200
             numbers = [entry.n for entry in new.log().entries]
-        assert numbers == list(range(len(numbers)))
+            assert numbers == list(range(len(numbers)))
         finally:
             new.stop()
 

@@ -339,6 +339,22 @@ def test_a_program_that_hangs_up_ends_its_call(scene: Scene) -> None:
     running.communicate("\n", timeout=20)
 
 
+def test_a_program_that_resets_its_connection_is_nothing_to_report(scene: Scene) -> None:
+    code = (
+        "import os, socket, struct, sys, time, urllib.parse\n"
+        "at = urllib.parse.urlsplit(os.environ['http_proxy'])\n"
+        "for delay in (0, 0.05, 0.5):\n"
+        "    s = socket.create_connection((at.hostname, at.port))\n"
+        "    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n"
+        "    s.sendall(b'GET http://tool.crm/ HTTP/1.1\\r\\nHost: tool.crm\\r\\n\\r\\n')\n"
+        "    time.sleep(delay)\n"
+        "    s.close()\n"
+        "time.sleep(0.5)\n"
+    )
+    done = scene.run("--", sys.executable, "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_request_that_is_none_is_refused_by_the_bridge(scene: Scene) -> None:
     code = (
         "import os, socket, sys, urllib.parse\n"

@@ -48,6 +48,9 @@ impl Custody {
     }
 }
 
+/// Calls that an identity may always have in progress, if there are places at all.
+const FEWEST_CALLS: usize = 2;
+
 /// Facts about one call, filled in as they become known; told when dropped.
 pub struct CallRecord {
     pub caller: Option<String>,
@@ -170,13 +173,18 @@ impl CallRecord {
         Ok(())
     }
 
-    /// Takes one of the places that a peer may have at most.
+    /// Takes one of the places that an identity may have: as many as it leaves free of all, and at least a few.
     ///
     /// # Errors
     /// `overloaded`.
-    pub fn occupy_part(&mut self, places: &Places<SpiffeId>, peer: &SpiffeId) -> Result<(), Refusal> {
-        let place = places.take(peer.clone());
-        self.part = Some(place.ok_or_else(|| Refusal::new("overloaded", "too many calls of this peer in progress"))?);
+    pub fn occupy_part(
+        &mut self,
+        all: &Semaphore,
+        places: &Places<SpiffeId>,
+        identity: &SpiffeId,
+    ) -> Result<(), Refusal> {
+        let place = places.take_of(identity.clone(), all.available_permits().max(FEWEST_CALLS));
+        self.part = Some(place.ok_or_else(|| Refusal::new("overloaded", "too many calls of this one in progress"))?);
         Ok(())
     }
 

@@ -135,11 +135,12 @@ async fn call(
     let instance = connected.instance(&broker.events, timeout).await?;
     let caller = identify(broker, instance)?;
     record.caller = Some(caller.leaf.id.to_string());
+    record.occupy_part(&broker.calls, &broker.component_calls, &caller.leaf.id)?;
     let (mut parts, ()) = request.into_parts();
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
     let is_for_broker = named.host == BROKER_HOST && named.port.is_none();
-    let body = take_in(broker, &parts.headers, body, is_for_broker).await?;
+    let body = take_in(broker, &caller, &parts.headers, body, is_for_broker).await?;
     if wish.is_some() && is_for_broker {
         return Err(Refusal::new("upgrade_unsupported", "the broker itself serves no WebSocket"));
     }
@@ -285,21 +286,22 @@ pub fn context_of(broker: &Broker, caller: &Caller, list: &HeaderMap) -> Result<
 
 async fn take_in(
     broker: &Broker,
+    caller: &Caller,
     list: &HeaderMap,
     body: &mut Option<Incoming>,
     is_for_broker: bool,
 ) -> Result<Content, Refusal> {
+    let memory = broker.memory.within(broker.component_memory.of(caller.leaf.id.clone()));
     if is_for_broker || broker.settings.streams == Streams::Reject {
         let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
-        let read = broker.memory.read(list, body).await;
-        return read.map(Content::Whole).map_err(|refusal| match &*refusal.code {
+        return memory.read(list, body).await.map(Content::Whole).map_err(|refusal| match &*refusal.code {
             "body_timeout" if grpc::is_grpc(list) => {
                 Refusal::new("streams_refused", "a gRPC stream needs streams: accept")
             }
             _ => refusal,
         });
     }
-    let memory = if grpc::is_grpc(list) { broker.memory.patient(grpc::END_WAIT) } else { broker.memory.clone() };
+    let memory = if grpc::is_grpc(list) { memory.patient(grpc::END_WAIT) } else { memory };
     Ok(match memory.read_or_stream(list, body).await? {
         Intake::Whole(body) => Content::Whole(body),
         Intake::Stream(body) => Content::Stream(Some(body)),

@@ -29,7 +29,7 @@ use crate::problem::Refusal;
 use crate::reply::{AnswerBody, Reply};
 use crate::settings::Streams;
 use crate::vouched::{Peer, vouch, vouch_refusal};
-use crate::voucher::Voucher;
+use crate::voucher::{Pledge, Voucher};
 use crate::websocket;
 
 /// Answers one request of a peer; never fails, refusals are answers.
@@ -45,7 +45,7 @@ pub async fn answer(
     let (parts, body) = request.into_parts();
     let mut body = Some(body);
     let peer = Peer::of(&parts.method, parts.version, &parts.headers, broker.settings.body_limit_bytes);
-    let mut voucher = None;
+    let mut voucher = Pledge::default();
     let called =
         call(broker, connection, Request::from_parts(parts, ()), &mut body, &peer, &mut record, &mut voucher).await;
     match called {
@@ -66,7 +66,7 @@ pub async fn answer(
                     log_refused(broker, &refusal, claimed, record.cid.is_some()).await;
                 }
             });
-            let response = match voucher.filter(Voucher::may_vouch_refusal) {
+            let response = match voucher.take().filter(Voucher::may_vouch_refusal) {
                 Some(voucher) => tokio::join!(logged, Box::pin(vouch_refusal(voucher, &peer, &refusal))).1,
                 None => {
                     logged.await;
@@ -89,7 +89,7 @@ async fn call(
     voucher: &mut Option<Voucher>,
 ) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
-    record.occupy_part(&broker.peer_calls, &connection.chain.id)?;
+    record.occupy_part(&broker.calls, &broker.peer_calls, &connection.chain.id)?;
     let wish = websocket::take_wish(&mut request)?;
     headers::verify_form(&request)?;
     if wish.is_some() {

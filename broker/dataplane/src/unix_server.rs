@@ -25,6 +25,7 @@ use crate::answers::{Answers, WatchedBody};
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::callers::Connected;
+use crate::descriptors;
 use crate::executor::{ConnectionTasks, cut_of_this_task};
 use crate::h1_stream::H1Stream;
 use crate::h2_stream::{Flood, H2Stream};
@@ -45,7 +46,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
     let Ok(listener) = tokio::net::UnixListener::from_std(listener) else { return };
     let limits = &broker.settings.limits;
-    let places = Places::new(limits.out_connections, limits.out_connections_per_uid);
+    let places = Places::new(descriptors::connections(limits.out_connections), limits.out_connections_per_uid);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -172,6 +172,7 @@ pub struct ReadLine {
     pub r#type: String,
     pub dir: Option<Direction>,
     pub verdict: Option<String>,
+    pub code: Option<String>,
     #[serde(default)]
     pub ancestors: Vec<String>,
     pub iss: Option<String>,

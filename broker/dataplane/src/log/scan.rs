@@ -18,7 +18,10 @@ const REPLAYABLE_S: i64 = MAX_LIFETIME_S + MAX_SKEW_S + 1;
 /// More lines than one write has.
 const MOST_IN_A_WRITE: u64 = 4096;
 
-/// An accepted record whose replay must still be refused.
+/// Codes of refusals that have a receipt (custody-wire §7.1): those behind the proof of who sent the record.
+const WITH_RECEIPT: [&str; 3] = ["custody_authority", "custody_chain", "custody_forbidden"];
+
+/// An accepted record whose replay must still be refused, or a refused one that has its one receipt already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     pub iss: String,
@@ -27,6 +30,7 @@ pub struct Accepted {
     pub cid: String,
     /// Sealed root of the chain, or None if the record itself is the root.
     pub root: Option<String>,
+    pub is_refused: bool,
 }
 
 /// What one file of the log holds, or several in a row.
@@ -192,26 +196,28 @@ impl Scan {
             self.certificates.extend(entry.x5t);
             return;
         }
-        if entry.r#type != "rec"
-            || entry.dir != Some(Direction::Received)
-            || entry.verdict.as_deref() != Some("accepted")
-        {
-            return;
-        }
-        if let Some(accepted) = entry.into_accepted() {
-            self.latest_exp = self.latest_exp.max(accepted.exp);
-            if accepted.exp >= since {
-                self.accepted.push(accepted);
+        if let Some(used) = entry.into_used() {
+            self.latest_exp = self.latest_exp.max(used.exp);
+            if used.exp >= since {
+                self.accepted.push(used);
             }
         }
     }
 }
 
 impl ReadLine {
-    /// The record that it tells of; None if a claim is missing.
-    pub fn into_accepted(self) -> Option<Accepted> {
+    /// The record of a peer that it says was used; None if it says no such thing or a claim is missing.
+    pub fn into_used(self) -> Option<Accepted> {
+        let is_refused = match (self.verdict.as_deref(), self.code.as_deref()) {
+            (Some("accepted"), _) => false,
+            (Some("refused"), Some(code)) if WITH_RECEIPT.contains(&code) => true,
+            _ => return None,
+        };
+        if self.r#type != "rec" || self.dir != Some(Direction::Received) {
+            return None;
+        }
         let root = self.ancestors.into_iter().next();
-        Some(Accepted { iss: self.iss?, jti: self.jti?, exp: self.exp?, cid: self.cid?, root })
+        Some(Accepted { iss: self.iss?, jti: self.jti?, exp: self.exp?, cid: self.cid?, root, is_refused })
     }
 }
 
@@ -235,6 +241,22 @@ mod tests {
         let found = scan(&lines(&[5, 10, 15])[..], 10).unwrap();
         assert_eq!(found.accepted.iter().map(|a| a.jti.as_str()).collect::<Vec<_>>(), ["j1", "j2"]);
         assert_eq!((found.next_n, found.damaged), (3, 0));
+    }
+
+    #[test]
+    fn refusals_that_have_a_receipt_are_kept_and_others_are_not() {
+        let mut log = Vec::new();
+        let codes = ["custody_forbidden", "custody_malformed", "custody_replayed", "custody_chain"];
+        for (n, code) in (0..).zip(codes) {
+            let mut entry = received(code, 10);
+            if let super::super::Entry::Record { refused, .. } = &mut entry {
+                *refused = Some(code.into());
+            }
+            entry.write_line(n, 0, &mut log).unwrap();
+        }
+        let found = scan(&log[..], 0).unwrap();
+        assert_eq!(found.accepted.iter().map(|a| a.jti.as_str()).collect::<Vec<_>>(), [codes[0], codes[3]]);
+        assert!(found.accepted.iter().all(|a| a.is_refused));
     }
 
     #[test]
