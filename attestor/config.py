@@ -33,6 +33,7 @@ class SocketPaths:
     workload: Path
     broker: Path
     admin: Path
+    connect: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +171,16 @@ def _read_sockets(section: Section) -> SocketPaths:
         workload=section.path("workload", default=f"{_RUN}/agent/api.sock"),
         broker=section.path("broker", default=f"{_RUN}/attestor/broker.sock"),
         admin=section.path("admin", default=f"{_RUN}/attestor/admin.sock"),
+        connect=_beside(section, "connect", section.path("broker", default=f"{_RUN}/attestor/broker.sock")),
     )
-    if len({paths.workload, paths.broker, paths.admin}) != 3:
+    if len({paths.workload, paths.broker, paths.admin, paths.connect}) != 4:
         section.report("two sockets have one path", "give each its own")
     return paths
+
+
+def _beside(section: Section, key: str, broker: Path) -> Path:
+    """By default in the folder of ``broker``: whoever may use one may use the other."""
+    return section.path(key, default=str(broker.with_name("connect.sock")))
 
 
 def _read_upstream(section: Section) -> UpstreamSettings:

@@ -8,15 +8,17 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
+use tokio_util::either::Either;
 
+use crate::connector;
 use crate::directory::Component;
 use crate::instance::InstanceKey;
 use crate::lifetime::Shutdown;
@@ -54,6 +56,7 @@ pub struct ComponentSockets {
     idle_timeout: Duration,
     idle_limit: usize,
     header_bytes: usize,
+    connect_socket: Option<PathBuf>,
 }
 
 impl ComponentSockets {
@@ -68,6 +71,7 @@ impl ComponentSockets {
             idle_timeout: ms(timeouts.idle),
             idle_limit: limits.idle_connections,
             header_bytes: limits.component_header_bytes,
+            connect_socket: settings.connect_socket.clone(),
         }
     }
 
@@ -80,15 +84,21 @@ impl ComponentSockets {
             return Ok(reached);
         }
         let path = component.listen.as_deref().ok_or_else(|| Refusal::new("callee_unavailable", "no listen socket"))?;
-        let before = socket_at(path);
-        let stream = self.connect(path).await?;
-        let listener = match pin(&stream)? {
-            Some(peer) => self.listeners.find(&component.qualified, peer.inode, peer.pidfd),
-            None => {
-                let replaced = || Refusal::new("callee_unavailable", "the socket was replaced meanwhile");
-                let socket = before.filter(|before| socket_at(path) == Some(*before)).ok_or_else(replaced)?;
-                self.listeners.find_dead(&component.qualified, socket)
-            }
+        let (stream, listener) = if connector::is_tcp(path) {
+            let (stream, peer) = self.connect_tcp(&component.qualified).await?;
+            (Either::Right(stream), self.listeners.find(&component.qualified, peer.inode, peer.pidfd))
+        } else {
+            let before = socket_at(path);
+            let stream = self.connect(path).await?;
+            let listener = match pin(&stream)? {
+                Some(peer) => self.listeners.find(&component.qualified, peer.inode, peer.pidfd),
+                None => {
+                    let replaced = || Refusal::new("callee_unavailable", "the socket was replaced meanwhile");
+                    let socket = before.filter(|before| socket_at(path) == Some(*before)).ok_or_else(replaced)?;
+                    self.listeners.find_dead(&component.qualified, socket)
+                }
+            };
+            (Either::Left(stream), listener)
         };
         let listener = listener.ok_or_else(|| Refusal::new("callee_unavailable", "too many listeners are known"))?;
         let instance = self.listeners.instance(&listener, path, self.verdict_timeout).await?;
@@ -150,6 +160,14 @@ impl ComponentSockets {
             }
         }
         None
+    }
+
+    /// The connect timeout, and that of the looks before and after: the attestor takes as long as it may.
+    async fn connect_tcp(&self, component: &str) -> Result<(TcpStream, PinnedPeer), Refusal> {
+        let connecting = connector::connect(self.connect_socket.as_deref(), component);
+        let made = timeout(self.connect_timeout + self.verdict_timeout, connecting).await;
+        made.unwrap_or_else(|_| Err("the attestor did not connect in time".to_owned()))
+            .map_err(|why| Refusal::new("callee_unavailable", why))
     }
 
     async fn connect(&self, path: &Path) -> Result<UnixStream, Refusal> {

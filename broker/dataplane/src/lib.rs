@@ -18,6 +18,7 @@ mod call;
 mod callers;
 mod clock;
 mod component;
+mod connector;
 mod decisions;
 mod deliver;
 mod directory;
