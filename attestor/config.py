@@ -167,20 +167,17 @@ def _parse_group(text: str) -> int:
 
 
 def _read_sockets(section: Section) -> SocketPaths:
+    broker = section.path("broker", default=f"{_RUN}/attestor/broker.sock")
     paths = SocketPaths(
         workload=section.path("workload", default=f"{_RUN}/agent/api.sock"),
-        broker=section.path("broker", default=f"{_RUN}/attestor/broker.sock"),
+        broker=broker,
         admin=section.path("admin", default=f"{_RUN}/attestor/admin.sock"),
-        connect=_beside(section, "connect", section.path("broker", default=f"{_RUN}/attestor/broker.sock")),
+        # By default in the folder of the broker's: whoever may use one may use the other.
+        connect=section.path("connect", default=str(broker.parent / "connect.sock")),
     )
     if len({paths.workload, paths.broker, paths.admin, paths.connect}) != 4:
         section.report("two sockets have one path", "give each its own")
     return paths
-
-
-def _beside(section: Section, key: str, broker: Path) -> Path:
-    """By default in the folder of ``broker``: whoever may use one may use the other."""
-    return section.path(key, default=str(broker.with_name("connect.sock")))
 
 
 def _read_upstream(section: Section) -> UpstreamSettings:

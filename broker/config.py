@@ -215,7 +215,7 @@ def _read_attestor(section: Section) -> AttestorConfig:
         workload_socket=section.path("workload_socket"),
         broker_socket=broker_socket,
         admin_socket=_read_optional_path(section, "admin_socket"),
-        connect_socket=_read_optional_path(section, "connect_socket") or broker_socket.with_name("connect.sock"),
+        connect_socket=_read_optional_path(section, "connect_socket") or broker_socket.parent / "connect.sock",
         grace_s=section.number("grace_s", default=10.0, minimum=0.0, maximum=MAX_GRACE_S),
     )
 
