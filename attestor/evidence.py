@@ -26,13 +26,23 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from attestor.collectors.cgroup import CgroupInvalid
+from attestor.collectors.children import measure_children
 from attestor.collectors.config import ConfigLimits, measure_config
 from attestor.collectors.container import measure_container
 from attestor.collectors.posture import measure_posture
 from attestor.collectors.process import measure_exe, measure_process, read_exe_identity
 from attestor.collectors.secrets import SecretScans
 from attestor.digests import DigestCache
-from attestor.facts import ConfigFacts, ContainerFacts, Evidence, ExeIdentity, PostureFacts, ProcessFacts, Unreadable
+from attestor.facts import (
+    CHILDREN_NOT_MEASURED,
+    ConfigFacts,
+    ContainerFacts,
+    Evidence,
+    ExeIdentity,
+    PostureFacts,
+    ProcessFacts,
+    Unreadable,
+)
 from attestor.listeners import ListenersUnreadable, find_listeners
 from attestor.offload import Offload
 from attestor.peer import PeerGone, PinnedProcess
@@ -72,16 +82,23 @@ class EvidenceCollector:
         engines: container engines of this node; closed with the collector.
         timeout_s: deadline of each measurement.
         limits: caps on what is read.
+        wants_children: whether some document asks what the processes below one of that user execute.
 
     Attributes:
         offload: the thread pool of every blocking read in the attestor.
     """
 
     def __init__(
-        self, engines: Sequence[Engine], *, timeout_s: float = 1.0, limits: EvidenceLimits | None = None
+        self,
+        engines: Sequence[Engine],
+        *,
+        timeout_s: float = 1.0,
+        limits: EvidenceLimits | None = None,
+        wants_children: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self.engines = tuple(engines)
         self._timeout_s = timeout_s
+        self._wants_children = wants_children
         self._limits = limits or EvidenceLimits()
         self._sockets = tuple(engine.socket for engine in self.engines)
         self.offload = Offload()
@@ -118,12 +135,13 @@ class EvidenceCollector:
             self._container(process, known),
         )
         sets = config_files(container) if callable(config_files) else config_files
-        config, posture = await asyncio.gather(
+        config, posture, children = await asyncio.gather(
             self._config(process, sets),
             self._posture(process, container),
+            self._children(process),
         )
         self._check(process, facts, exe)
-        return Evidence(_with_digest(facts, exe), container, config, posture, time.time())
+        return Evidence(_with_digest(facts, exe), container, config, posture, time.time(), children)
 
     def confirm(self, process: PinnedProcess, exe: ExeIdentity) -> None:
         """Return only if ``process`` lives and still executes ``exe``; two short reads of kernel memory.
@@ -196,6 +214,12 @@ class EvidenceCollector:
             return measure_config(root_fd, paths, self._limits.config, self._digests, self._scans)
         finally:
             os.close(root_fd)
+
+    async def _children(self, process: PinnedProcess) -> frozenset[str] | Unreadable:
+        if not self._wants_children(process.uid):
+            return CHILDREN_NOT_MEASURED
+        measure = partial(measure_children, process.pid, self._digests, self._limits.exe_bytes)
+        return await self._read(process, "children", measure)
 
     async def _posture(
         self, process: PinnedProcess, container: ContainerFacts | Unreadable | None

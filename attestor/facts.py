@@ -159,12 +159,16 @@ class PostureFacts:
     failed: tuple[FailedControl, ...]
 
 
+CHILDREN_NOT_MEASURED = Unreadable("children_not_measured", "no document asked for the processes below it")
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything measured about one process at one time.
 
     Attributes:
         container: ``None`` when the cgroup names no container.
+        children: digests of what the processes below it execute.
         config: one entry for each set of declared paths that was asked for.
         measured_at: seconds since the epoch when the last read ended.
     """
@@ -174,6 +178,7 @@ class Evidence:
     config: Mapping[tuple[str, ...], ConfigFacts | Unreadable]
     posture: PostureFacts | Unreadable
     measured_at: float
+    children: frozenset[str] | Unreadable = CHILDREN_NOT_MEASURED
 
     @property
     def engine(self) -> EngineKind | Literal["none"] | None:

@@ -88,6 +88,18 @@ def _exe(evidence: Evidence, block: AttestBlock) -> Item | None:
     return _item("exe", block.exe, (digest,), digest in block.exe)
 
 
+def _children(evidence: Evidence, block: AttestBlock) -> Item | None:
+    if not block.children:
+        return None
+    own = _of_process(evidence, lambda facts: facts.exe_sha256)
+    if isinstance(own, Unreadable) or isinstance(evidence.children, Unreadable):
+        why = own if isinstance(own, Unreadable) else evidence.children
+        return _unreadable("children", block.children, why) if isinstance(why, Unreadable) else None
+    # Between fork and exec a child executes what its parent does.
+    measured = tuple(sorted(evidence.children - {own}))
+    return _item("children", block.children, measured or (_NONE,), set(measured) <= set(block.children))
+
+
 def _config(evidence: Evidence, block: AttestBlock) -> Item | None:
     if block.config is None:
         return None
@@ -212,6 +224,7 @@ def find_secrets(evidence: Evidence, block: AttestBlock) -> tuple[FoundSecret, .
 _COMPARISONS: tuple[Callable[[Evidence, AttestBlock], Item | None], ...] = (
     _image,
     _exe,
+    _children,
     _config,
     _unit,
     _uid,

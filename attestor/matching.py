@@ -182,6 +182,15 @@ def wanted_config(approved: ApprovedSet, uid: int) -> frozenset[tuple[str, ...]]
     )
 
 
+def wants_children(approved: ApprovedSet, uid: int) -> bool:
+    """Whether judging a process that runs as ``uid`` needs what the processes below it execute."""
+    return any(
+        block.children and block.uid in {None, uid}
+        for approval in approved.approvals
+        for block in approval.alternatives
+    )
+
+
 def narrow_config(evidence: Evidence, approved: ApprovedSet) -> frozenset[tuple[str, ...]]:
     """Of the sets of files only those whose alternative has no other item that differs.
 

@@ -46,6 +46,7 @@ from attestor.gauges import add_gauges, add_socket_gauges
 from attestor.history import History
 from attestor.history_files import HistoryFiles
 from attestor.latest import Latest
+from attestor.matching import wants_children
 from attestor.metrics import Metrics
 from attestor.peer import pin_pid
 from attestor.registry import Registry
@@ -88,7 +89,10 @@ class AttestorService:
             *(Engine("podman", str(path), timeout_s=timeout_s) for path in config.podman),
         )
         self._collector = EvidenceCollector(
-            self._engines, timeout_s=config.collector_timeout_s, limits=_evidence_limits(config)
+            self._engines,
+            timeout_s=config.collector_timeout_s,
+            limits=_evidence_limits(config),
+            wants_children=lambda uid: wants_children(self._bench.approved_now(), uid),
         )
         self._entries: Latest[tuple[Entry, ...]] = Latest()
         self._upstream = build_upstream(

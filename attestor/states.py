@@ -187,6 +187,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
                 ("gid", "group", "run it with the approved group, or approve this one"),
                 ("unit", "systemd unit or cgroup", "start it by its unit, or approve this one"),
                 ("exe", "executable", "start the approved build, or approve this one with `hopseal agents approve`"),
+                ("children", "program of a process below it", "start only approved programs, or approve this one"),
                 ("image", "image", "run the approved image, or approve this one with `hopseal agents approve`"),
                 (
                     "config",

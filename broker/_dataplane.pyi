@@ -45,6 +45,9 @@ class DataPlane:
     def take_events(self) -> list[str]:
         """JSON objects with member ``event``, oldest first; empties the queue."""
 
+    def take_calls(self, end: str, most: int) -> tuple[str, list[str]]:
+        """Up to ``most`` calls that ended: lines with ``end`` for their last brace, and texts not printable."""
+
     def admit_caller(self, pidfd_inode: int, instance: str, component: str) -> None:
         """Calls of this process are calls of ``component`` ("agent/component")."""
 
@@ -175,6 +178,9 @@ class DataPlane:
 
     def log_durable(self) -> int:
         """How many log entries are durable: all whose number is smaller; 0 before ``start``."""
+
+    def take_leaves(self, start: int, end: int) -> list[bytes] | None:
+        """Leaves of durable entries ``start`` to ``end``, each given once; None if only the journal has them all."""
 
     def set_witnessed(self, count: int) -> None:
         """The first ``count`` log entries are witnessed; in strict mode calls wait for this."""

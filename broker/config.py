@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.audit.config import AuditConfig, read_audit
+from broker.bounds_config import LIMITS, TIMEOUTS_MS, read_bounds
 from broker.egress_config import EgressConfig, read_egress
 from broker.names import parse_component, parse_label
 from broker.policy.config import PolicyConfig, read_policies
@@ -122,6 +123,8 @@ class BrokerConfig:
     policies: PolicyConfig
     default_component: str | None
     limits: Limits
+    bounds: Mapping[str, int]
+    timeouts_ms: Mapping[str, int]
     log: LogConfig
     issuers: tuple[IssuerConfig, ...]
     boundaries: Mapping[str, Boundary]
@@ -153,7 +156,7 @@ def load_config(path: Path) -> BrokerConfig:
         UnavailableError: the file cannot be read (``config_unreadable``).
     """
     settings, top = load_settings(path)
-    sockets = top.section("sockets", required=True)
+    sockets, limits = top.section("sockets", required=True), top.section("limits")
     config = BrokerConfig(
         trust_domain=top.parsed("trust_domain", TrustDomain.parse, _NO_TRUST_DOMAIN),
         node=top.parsed("node", parse_label, ""),
@@ -167,7 +170,9 @@ def load_config(path: Path) -> BrokerConfig:
         routes=_read_optional_path(top, "routes"),
         policies=read_policies(top),
         default_component=_read_component(top, "default_component"),
-        limits=_read_limits(top.section("limits")),
+        limits=_read_limits(limits),
+        bounds=read_bounds(limits, LIMITS),
+        timeouts_ms=read_bounds(top.section("timeouts_ms"), TIMEOUTS_MS),
         log=_read_log(top.section("log")),
         issuers=read_issuers(top),
         boundaries=read_boundaries(top),
@@ -175,6 +180,8 @@ def load_config(path: Path) -> BrokerConfig:
         handover=_read_handover(top.section("handover")),
         egress=read_egress(top.section("egress")),
     )
+    if config.bounds["buffered_bytes"] < config.limits.body_bytes:
+        limits.mistake("buffered_bytes", "is less than limits.body_bytes", "leave room for one body at least")
     if config.trust_domain.name in config.boundaries:
         top.mistake(
             "boundaries", f"{config.trust_domain.name} is our own trust domain", "list other trust domains only"

@@ -51,6 +51,12 @@ class DataPlane(Protocol):
     def take_events(self) -> list[str]:
         """JSON texts of what happened since the last call."""
 
+    def take_calls(self, end: str, most: int) -> tuple[str, list[str]]:
+        """Up to ``most`` calls that ended, oldest first, which :meth:`take_events` then does not bring.
+
+        Those in printable ASCII are lines of JSON, each with ``end`` in place of its last brace; the others JSON texts.
+        """
+
     def admit_caller(self, pidfd_inode: int, instance: str, component: str) -> None:
         """Calls of this process are calls of ``component``."""
 
@@ -103,6 +109,9 @@ class DataPlane(Protocol):
 
     def log_durable(self) -> int:
         """How many log entries are durable: all whose number is smaller."""
+
+    def take_leaves(self, start: int, end: int) -> list[bytes] | None:
+        """Leaves of durable entries ``start`` to ``end``, each given once; None if only the journal has them all."""
 
     def set_witnessed(self, count: int) -> None:
         """The first ``count`` log entries are witnessed."""
@@ -205,6 +214,8 @@ def encode_settings(config: BrokerConfig) -> str:
                 "peer_connections": config.limits.connections,
                 "peer_connections_per_address": config.limits.connections_per_peer,
                 "handshakes": config.limits.handshakes,
+                **config.bounds,
             },
+            "timeouts_ms": dict(config.timeouts_ms),
         }
     )

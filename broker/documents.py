@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import structlog
 
@@ -90,6 +91,24 @@ def encode_components(documents: DocumentSet, partners: Mapping[str, SpiffeId]) 
             for component in documents.components
         ]
     )
+
+
+def describe_outside(documents: DocumentSet) -> list[dict[str, Any]]:
+    """What each component may reach without custody, and who may reach it so; components without any are left out."""
+    described = [
+        {
+            "component": component.qualified,
+            "calls": [
+                *(each.qualified for each in component.calls if each.custody is Custody.NONE),
+                *(str(each.spiffe_id) for each in component.peers),
+                *(each.authority for each in component.externals if not each.opaque),
+            ],
+            "tunnels": [each.authority for each in component.externals if each.opaque],
+            "called_by": list(component.accept_plain),
+        }
+        for component in documents.components
+    ]
+    return [each for each in described if each["calls"] or each["tunnels"] or each["called_by"]]
 
 
 def _encode_outside(component: Component) -> dict[str, object]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,11 +18,13 @@ import structlog
 from broker.dataplane_api import DataPlane
 from broker.identities.registry import Identities
 from broker.issuers import IssuerKeys
+from broker.logs import CallLines
 
 Event: TypeAlias = Mapping[str, Any]
 
 _LOOK_EVERY_S = 0.1
 _AT_ONCE = 256  # events handled before other tasks get their turn
+_CALLS_AT_ONCE = 1024
 _CALL = '"event":"call"'  # cannot stand inside a JSON string, where its quotes would be escaped
 
 log = structlog.get_logger("broker.data_plane")
@@ -43,7 +45,7 @@ class DataPlaneEvents:
         data_plane: reports them.
         identities: told about processes.
         issuers: told about tokens whose key is not known.
-        write_calls: writes the log lines of calls, given as the data plane's JSON texts.
+        call_lines: writes the log lines of calls.
     """
 
     def __init__(
@@ -51,12 +53,12 @@ class DataPlaneEvents:
         data_plane: DataPlane,
         identities: Identities,
         issuers: IssuerKeys,
-        write_calls: Callable[[Sequence[str]], None],
+        call_lines: CallLines,
     ) -> None:
         self._data_plane = data_plane
         self._identities = identities
         self._issuers = issuers
-        self._write_calls = write_calls
+        self._call_lines = call_lines
         self.log_health = LogHealth()
 
     async def run(self) -> None:
@@ -79,18 +81,23 @@ class DataPlaneEvents:
             loop.remove_reader(descriptor)
 
     async def _take(self) -> None:
-        calls: list[str] = []
+        # Before the rest, which would bring each as a text of its own.
+        calls = list(iter(self._take_calls, ("", [])))
+        late: list[str] = []
         for index, text in enumerate(self._data_plane.take_events(), start=1):
             if _CALL in text:
-                calls.append(text)
+                late.append(text)
                 continue
             self.handle(json.loads(text))
             if index % _AT_ONCE == 0:
                 await asyncio.sleep(0)
         # After the rest: a process that waits for its identity does not wait for lines about others' calls.
-        for start in range(0, len(calls), _AT_ONCE):
-            self._write_calls(calls[start : start + _AT_ONCE])
+        for lines, others in (*calls, ("", late)) if late else calls:
+            self._call_lines.write(lines, others)
             await asyncio.sleep(0)
+
+    def _take_calls(self) -> tuple[str, list[str]]:
+        return self._data_plane.take_calls(self._call_lines.end(), _CALLS_AT_ONCE)
 
     def handle(self, event: Event) -> None:
         """Act on one event and write its log line."""

@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import logging
 import sys
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
 
 import structlog
@@ -41,29 +41,38 @@ def configure_logs(config: LogConfig) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)r")
 
 
-def call_writer(config: LogConfig) -> Callable[[Sequence[str]], None]:
-    """What writes the lines about calls: thousands a second, so JSON that is printable as it is stays as it is."""
-    if logging.getLevelNamesMapping()[config.level.upper()] > logging.INFO:
-        return lambda _texts: None
-    return _write_json_calls if config.format == "json" else _write_calls
+class CallLines:
+    """The lines about calls: thousands a second, so JSON that is printable as it is stays as it is.
+
+    Args:
+        config: of the log.
+    """
+
+    def __init__(self, config: LogConfig) -> None:
+        self._is_wanted = logging.getLevelNamesMapping()[config.level.upper()] <= logging.INFO
+        self._is_json = config.format == "json"
+
+    def end(self) -> str:
+        """What a line that the data plane makes ends with, instead of its last brace."""
+        now = dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
+        return f',"level":"info","timestamp":"{now}"}}'
+
+    def write(self, lines: str, others: Sequence[str]) -> None:
+        """Write ``lines``, made with :meth:`end`, and a line for each of ``others``, the data plane's JSON texts."""
+        if not self._is_wanted:
+            return
+        if self._is_json:
+            sys.stderr.write(lines)
+        else:
+            _write_events(map(json.loads, lines.splitlines()))
+        _write_events(map(json.loads, others))
 
 
-def _write_calls(texts: Sequence[str]) -> None:
+def _write_events(events: Iterable[dict[str, Any]]) -> None:
     log = structlog.get_logger("broker.data_plane")
-    for text in texts:
-        event = json.loads(text)
-        log.info(event.pop("event"), **event)
-
-
-def _write_json_calls(texts: Sequence[str]) -> None:
-    now = dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
-    end = f',"level":"info","timestamp":"{now}"}}\n'
-    sys.stderr.write("".join(text[:-1] + end for text in texts if _is_plain(text)))
-    _write_calls([text for text in texts if not _is_plain(text)])
-
-
-def _is_plain(text: str) -> bool:
-    return text.isascii() and text.isprintable()
+    for event in events:
+        fields = {key: value for key, value in event.items() if key not in {"event", "level", "timestamp"}}
+        log.info(event["event"], **fields)
 
 
 def escape_controls(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

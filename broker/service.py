@@ -37,7 +37,7 @@ from broker.handover import Descriptors, HandoverServer, Predecessor, find_prede
 from broker.identities.registry import Identities
 from broker.issuers import IssuerKeys, encode_issuers
 from broker.listening import Places, peer_port_of
-from broker.logs import call_writer
+from broker.logs import CallLines
 from broker.metrics import BrokerCollector
 from broker.notify import notify_service_manager
 from broker.own_identity import OwnIdentityClient
@@ -132,7 +132,7 @@ class Broker:
             self.documents, data_plane, self.policies, self.identities, self.callees, partners
         )
         self.issuers = IssuerKeys(config.issuers, source)
-        self.events = DataPlaneEvents(data_plane, self.identities, self.issuers, call_writer(config.log))
+        self.events = DataPlaneEvents(data_plane, self.identities, self.issuers, CallLines(config.log))
         self.local_log = LocalLog(config, log_signer, data_plane, self.own.current, source)
         self._attestor_admin = AttestorAdmin(config.attestor.admin_socket) if config.attestor.admin_socket else None
         self.status = self._build_status(config, places.admin)

@@ -18,6 +18,7 @@ from broker.audit.local_log import LocalLog
 from broker.callees import Callees
 from broker.config import BrokerConfig
 from broker.dataplane_api import DataPlane
+from broker.documents import describe_outside
 from broker.events import DataPlaneEvents
 from broker.identities.registry import Identities
 from broker.identities.tracked import Tracked, TrackedState
@@ -46,6 +47,7 @@ class Status:
     identities: list[dict[str, Any]]
     callees: list[dict[str, Any]]
     routes: dict[str, Any]
+    without_custody: list[dict[str, Any]]
     audit: dict[str, Any]
     issuers: list[dict[str, Any]]
     stats: dict[str, Any]
@@ -112,6 +114,7 @@ class StatusReader:
                 ],
                 "problems": list(self._routes.current.value.problems),
             },
+            without_custody=self._read_outside(),
             audit=self._local_log.describe(),
             issuers=[state.to_json() for state in self._issuers.current.value],
             stats=json.loads(self._data_plane.stats()),
@@ -160,6 +163,10 @@ class StatusReader:
             "loaded_at": state.loaded_at,
             "problems": [asdict(problem) for problem in state.problems],
         }
+
+    def _read_outside(self) -> list[dict[str, Any]]:
+        documents = self._documents.current.documents
+        return describe_outside(documents) if documents is not None else []
 
     def _read_attestor(self) -> dict[str, Any]:
         link = self._link.state.value

@@ -993,4 +993,36 @@ def a_call_to_the_outside_that_nobody_observed() -> Tampered:
     return evidence(story.scene, text)
 
 
+@refused(7, "audit_receipt")
+def two_observations_that_tell_different_stories() -> Tampered:
+    story = tell()
+    text = story.scene.call("orchestrator", "https://api.crm.example.com", story.first)
+    seen = story.scene.observe(text)
+    story.scene.observe(text, st=500)
+    story.scene.witness()
+    return evidence(story.scene, seen)
+
+
+@incomplete("receipt")
+def an_observation_where_a_receipt_was_asked_for() -> Tampered:
+    """The caller's broker drops the receipt and says that the callee knows nothing of custody; its record has `rr`."""
+    story = tell()
+    record = story.scene.record("orchestrator", "crm-connector", story.first, rr=True)
+    text = seal(record, story.scene.parties["orchestrator"])
+    story.scene.left.statement(text, "sent", story.scene.at)
+    story.scene.observe(text, iss=SpiffeId.parse(spiffe("orchestrator")))
+    story.scene.witness()
+    return evidence(story.scene, text)
+
+
+@refused(7, "audit_receipt")
+def an_observation_by_somebody_who_had_no_part_in_the_call() -> Tampered:
+    story = tell()
+    text = story.scene.call("orchestrator", "https://api.crm.example.com", story.first)
+    reasoner = SpiffeId.parse(spiffe("reasoner"))
+    seen = story.scene.observe(text, iss=reasoner, aud=reasoner)
+    story.scene.witness()
+    return evidence(story.scene, seen)
+
+
 __all__ = ["ATTACKS", "AUTHORITY", "PARTIES", "TRUST_ATTESTOR", "Attack", "Tampered", "attestor_says"]

@@ -1,6 +1,7 @@
 """A node in a process of its own, to be killed: reads its set-up as JSON, prints its port and the time its start took.
 
-It admits everybody. With ``tlog`` its log is tiled and signed in that folder.
+It admits everybody, and answers the line ``stats`` with its metrics. With ``tlog`` its log is tiled and signed in that
+folder.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ def main() -> None:
         threading.Thread(target=follow, args=(Path(setup["tlog"]), plane), daemon=True).start()
     print(port, took_s, flush=True)
     while True:
+        asked, _, _ = select.select([sys.stdin], [], [], 0)
+        if asked and sys.stdin.readline() == "stats\n":
+            print(plane.stats(), flush=True)
         select.select([plane.event_fd()], [], [], 0.05)
         for text in plane.take_events():
             event = json.loads(text)

@@ -89,6 +89,14 @@ class FakeDataPlane:
         taken, self._events = self._events, []
         return taken
 
+    def take_calls(self, end: str, most: int) -> tuple[str, list[str]]:
+        calls = [text for text in self._events if text.startswith('{"event":"call",') or text == '{"event":"call"}'][
+            :most
+        ]
+        taken = set(map(id, calls))
+        self._events = [text for text in self._events if id(text) not in taken]
+        return "".join(f"{text[:-1]}{end}\n" for text in calls), []
+
     def admit_caller(self, pidfd_inode: int, instance: str, component: str) -> None:
         self.calls.append(("admit_caller", pidfd_inode, instance, component))
         self.callers[pidfd_inode] = ("admitted", instance, component)
@@ -174,6 +182,9 @@ class FakeDataPlane:
 
     def log_durable(self) -> int:
         return self.durable
+
+    def take_leaves(self, start: int, end: int) -> list[bytes] | None:
+        return None
 
     def set_witnessed(self, count: int) -> None:
         self.witnessed = max(self.witnessed, count)

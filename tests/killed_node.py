@@ -68,6 +68,15 @@ class NodeProcess:
         self.start_took_s = float(took_s)
         return int(port)
 
+    def metric(self, name: str, **labels: str) -> float:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(b"stats\n")
+        self.process.stdin.flush()
+        metrics = json.loads(self.process.stdout.readline())["metrics"]
+        (found,) = [each for each in metrics if each["name"] == f"hopseal_broker_{name}"]
+        return sum(each["value"] for each in found["samples"] if each["labels"].items() >= labels.items())
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()

@@ -32,7 +32,9 @@ class WholeNode:
     def write(self, agent: str, components: list[dict[str, object]]) -> None:
         """Replace the document of ``agent``; each component is what :meth:`start` and :meth:`run` make of its name."""
         for each in components:
-            each["attest"] = {"uid": os.geteuid(), "exe": [file_digest(self.python(str(each["name"])))]}
+            own = {"uid": os.geteuid(), "exe": [file_digest(self.python(str(each["name"])))]}
+            more = each.get("attest", {})
+            each["attest"] = {**(more if isinstance(more, dict) else {}), **own}
         document = {
             "apiVersion": "hopseal.dev/v1alpha1",
             "kind": "Agent",

@@ -3,7 +3,8 @@
 Owns: finding an entry by its number, following into the next file. Does not own: writing, which only the data plane
 does; how far the journal is durable, which the caller says.
 
-Race: behind the last durable line there may be one that is being written, or that failed and will be overwritten. So
+Race: behind the last durable line there may be one that is being written, or that failed and will be overwritten, or
+zeros, into which lines are written. So
 nothing that was read beyond the durable end is kept: every call reads again from the end of the last line it gave.
 """
 
@@ -103,6 +104,8 @@ class Journal:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 yield line + b"\n"
+            if rest.startswith(b"\0"):
+                return  # space that is written ahead: no line has a zero byte
             if len(rest) > _MAX_LINE_BYTES:
                 raise self._contradiction("a line has no end")
 

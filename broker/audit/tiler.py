@@ -141,7 +141,9 @@ class Tiler:
     def _advance(self, tree: GrowingTree) -> SignedCheckpoint:
         """One round; in a thread."""
         end = min(self._data_plane.log_durable(), tree.size + MAX_ROUND)
-        tiles = tree.add(self._journal.read_leaves(tree.size, end))
+        # What was just written need not be read again.
+        leaves = self._data_plane.take_leaves(tree.size, end)
+        tiles = tree.add(self._journal.read_leaves(tree.size, end) if leaves is None else leaves)
         self._store.write_tiles(tiles)
         signed = self._sign(tree)
         self._store.drop_partial(tile for tile, _ in tiles)

@@ -6,6 +6,7 @@ Owns: turning leaves into tiles. Does not own: where tiles are kept (``tile_stor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from broker.audit.errors import LogContradictionError
 from hopseal.custody.merkle import hash_leaf
@@ -49,20 +50,21 @@ class GrowingTree:
         """Every tile that is new or larger with these further leaves, with its bytes."""
         before = self.size
         tiles: list[tuple[Tile, bytes]] = []
-        for leaf in leaves:
-            self._entries.append(leaf)
-            self.size += 1
-            tiles += self._push(0, hash_leaf(leaf))
+        further = iter(leaves)
+        while part := tuple(islice(further, TILE_WIDTH - len(self._entries))):
+            self._entries += part
+            self.size += len(part)
+            tiles += self._push(0, list(map(hash_leaf, part)))
         if self.size > before:
             tiles += self._partial_tiles(before)
         return tiles
 
-    def _push(self, level: int, value: bytes) -> Iterator[tuple[Tile, bytes]]:
-        """The tiles that become full with a further hash at ``level``."""
+    def _push(self, level: int, hashes: list[bytes]) -> Iterator[tuple[Tile, bytes]]:
+        """The tiles that become full with further hashes at ``level``, no more than it has room for."""
         if level == len(self._edges):
             self._edges.append([])
         edge = self._edges[level]
-        edge.append(value)
+        edge += hashes
         if len(edge) < TILE_WIDTH:
             return
         index = (self.size >> TILE_HEIGHT * (level + 1)) - 1
@@ -72,7 +74,7 @@ class GrowingTree:
         yield Tile(level, index), b"".join(edge)
         full = hash_perfect(tuple(edge))
         edge.clear()
-        yield from self._push(level + 1, full)
+        yield from self._push(level + 1, [full])
 
     def _partial_tiles(self, before: int) -> Iterator[tuple[Tile, bytes]]:
         for level, edge in enumerate(self._edges):

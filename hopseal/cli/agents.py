@@ -274,6 +274,7 @@ def _attest_json(block: AttestBlock) -> dict[str, Any]:
     values: dict[str, Any] = {
         "image": list(block.image),
         "exe": list(block.exe),
+        "children": list(block.children),
         "config": {"files": list(block.config.files), "digest": list(block.config.digests)} if block.config else None,
         "posture": str(block.posture) if block.posture else None,
         "uid": block.uid,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -86,11 +85,12 @@ def _open_task(task_id: str | None, command: tuple[str, ...]) -> RunTask:
     try:
         found.open()
     except CallDeniedError as error:
-        if error.code in _NEEDS_DOCUMENT:
-            program = shutil.which(command[0]) or command[0]
-            click.secho("  → add a component like this to an Agent document:", fg="cyan", err=True)
-            click.echo(draft_runner(Path(program).name), err=True)
-        raise
+        if error.code not in _NEEDS_DOCUMENT:
+            raise
+        print_error(error)
+        click.secho("  → the component that this would be, for an Agent document:", fg="cyan", err=True)
+        click.echo(draft_runner(Path(command[0]).name), err=True)
+        click.get_current_context().exit(exit_code(error))
     return found
 
 

@@ -16,7 +16,7 @@ from hopseal.errors import InvalidError, UnavailableError
 from hopseal.running.stdio_child import StdioChild
 from hopseal.sockets import bind_unix_socket
 
-_SOCKET_MODE = 0o660
+_SOCKET_MODE = 0o666  # the folder says who may enter; only what the broker vouches for is served
 _PATH = "/mcp"
 _DRAIN_S = 5.0
 

@@ -31,6 +31,7 @@ def read_attest(section: Section) -> AttestBlock:
         unit=section.parsed("unit", parse_unit, None, default="") if "unit" in section else None,
         container_labels=_read_labels(section),
         unsafe_uid_only=section.flag("unsafeUidOnly", default=False),
+        children=parsed_texts(section, "children", parse_digest),
         forbid_static_secrets=section.flag("forbidStaticSecrets", default=False),
     )
     _check(section, block)

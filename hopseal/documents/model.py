@@ -90,6 +90,7 @@ class AttestBlock:
         unit: systemd unit name, or cgroup path beginning with ``/``.
         container_labels: name and value of container labels, sorted by name.
         unsafe_uid_only: the author accepts that nothing but the uid (and gid) is attested.
+        children: digests of what processes below it may execute, beside its own executable; empty: anything.
         forbid_static_secrets: no credential may lie in the container's environment or in the declared files.
     """
 
@@ -103,6 +104,7 @@ class AttestBlock:
     container_labels: tuple[tuple[str, str], ...] = ()
     unsafe_uid_only: bool = False
     forbid_static_secrets: bool = False
+    children: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,7 @@ def _attest() -> Schema:
         {
             "image": _DIGESTS,
             "exe": _DIGESTS,
+            "children": _DIGESTS,
             "config": _object({"files": files, "digest": {**_DIGESTS, "minItems": 1}}, "files", "digest"),
             "posture": _choice(Posture),
             "uid": _ID,

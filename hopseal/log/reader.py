@@ -1,7 +1,8 @@
 """A whole log out of its bytes: entries, damage, torn tail; and finding chains in it.
 
 Owns: what counts as damage. Whatever cannot be read at the very end is a torn write, which was never acknowledged and
-which the writer cuts off when it starts again; it is told apart as ``torn_bytes``. Everything else is damage.
+which the writer cuts off when it starts again; it is told apart as ``torn_bytes``. Zeros behind it are space that is
+written ahead. Everything else is damage.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def read_files(files: Sequence[tuple[str, bytes]]) -> LogContents:
                 entries.append(entry)
                 end = offset + len(line)
             offset += len(line)
-        torn_bytes = len(data) - end
+        torn_bytes = max(0, len(data.rstrip(b"\0")) - end)
     return LogContents(tuple(entries), tuple(damage), torn_bytes)
 
 

@@ -59,7 +59,7 @@ class Bridge:
         assert task is not None  # callbacks of a server run in tasks
         self._serving.add(task)
         try:
-            with suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError):
+            with suppress(OSError, asyncio.IncompleteReadError):
                 await self._serve(reader, writer)
         except asyncio.CancelledError:
             if not self._is_closed:  # else the end of the run, which nobody has to be told of
@@ -128,7 +128,7 @@ class Bridge:
             await _copy(far[0], near[1])
         finally:
             upload.cancel()
-            with suppress(asyncio.CancelledError, ConnectionError):
+            with suppress(asyncio.CancelledError, OSError):
                 await upload
 
 

@@ -2,10 +2,11 @@
 
 Owns: the process, its lines, and noticing that it is another program now. Does not own: what the lines mean.
 
-The process is looked at before every line that it is given and after every line that it gave: the inode that it
-executes, and the auxiliary vector that the kernel writes anew at every exec, also of the same program. What that does
-not see: programs that it starts, or code that it loads; and a program that turns address randomisation off before it
-executes itself again.
+What it executes when it first says something is what counts: launchers (``#!/usr/bin/env``, ``npx``) execute the
+program proper before it can. From then on the process is looked at before every line that it is given and after every
+line that it gave: the inode that it executes, and the auxiliary vector that the kernel writes anew at every exec, also
+of the same program. What that does not see: programs that it starts, or code that it loads; and a program that turns
+address randomisation off before it executes itself again.
 Source: proc(5) ``/proc/PID/exe`` and ``/proc/PID/auxv``; MCP, "stdio" and its shutdown.
 """
 
@@ -51,9 +52,9 @@ def read_execution(pid: int) -> Execution:
 class StdioChild:
     """One child; make it with :meth:`start`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, execution: Execution) -> None:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self._execution = execution
+        self._execution: Execution | None = None
         self._is_stopping = False
         self._writing = asyncio.Lock()
 
@@ -63,7 +64,6 @@ class StdioChild:
 
         Raises:
             InvalidError: it cannot be executed (code ``command_not_found``).
-            ChildGoneError: it has ended already.
         """
         try:
             process = await asyncio.create_subprocess_exec(
@@ -77,11 +77,7 @@ class StdioChild:
             )
         except OSError as error:
             raise InvalidError("command_not_found", f"{command[0]} cannot be executed: {error.strerror}") from error
-        try:
-            return cls(process, read_execution(process.pid))
-        except OSError as error:
-            await process.wait()
-            raise _gone("child_exited", f"{command[0]} ended at once with {process.returncode}") from error
+        return cls(process)
 
     @property
     def pid(self) -> int:
@@ -89,19 +85,22 @@ class StdioChild:
         return self._process.pid
 
     def check(self) -> None:
-        """Return only if the child lives and executes what it was started with.
+        """Return only if the child lives and executes what it did when it first said something.
 
         Raises:
             ChildGoneError: it does not.
         """
         if self._process.returncode is not None:
             raise _gone("child_exited", f"the server ended with {self._process.returncode}")
+        current = self._look()
+        if self._execution is not None and current != self._execution:
+            raise _gone("child_executed", f"the server executed another program, inode {current.inode}")
+
+    def _look(self) -> Execution:
         try:
-            current = read_execution(self.pid)
+            return read_execution(self.pid)
         except OSError as error:
             raise _gone("child_exited", "the server ended") from error
-        if current != self._execution:
-            raise _gone("child_executed", f"the server executed another program, inode {current.inode}")
 
     async def send(self, line: bytes) -> None:
         """Give it one line; raises :class:`ChildGoneError`."""
@@ -142,6 +141,7 @@ class StdioChild:
                 code = self._process.returncode
                 raise _gone("child_exited", "the server closed its output" if code is None else f"it ended with {code}")
             self.check()
+            self._execution = self._execution or self._look()
             yield line.rstrip(b"\r\n")
 
     async def stop(self) -> None:
@@ -167,8 +167,4 @@ def _end_with_parent() -> None:
 
 
 def _gone(code: str, why: str) -> ChildGoneError:
-    return ChildGoneError(
-        code,
-        why,
-        remedy="start it again; if the command is a script that executes another program, name that one",
-    )
+    return ChildGoneError(code, why, remedy="see what it wrote before, and start hopseal serve-stdio again")

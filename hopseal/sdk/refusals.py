@@ -15,9 +15,8 @@ from hopseal.errors import DeniedError, HopsealError, InvalidError, UnavailableE
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 MAX_PROBLEM_BYTES = 1 << 16
-_CLIENT_ERRORS = range(400, 500)
-_AGAIN = frozenset({425, 502, 503, 504})
-_NO = frozenset({403, 407})
+_DENIED = 403
+_INVALID = frozenset({*range(400, 500), 501}) - {403, 408, 425, 429}
 
 REMEDIES = MappingProxyType(
     {
@@ -27,6 +26,9 @@ REMEDIES = MappingProxyType(
         "may_not_start": "calls without a task need mayStart in the document, or the handle of the inbound request",
         "attestor_unavailable": "the attestor is away: hopseal status",
         "unknown_peer": "no document names that peer: hopseal agents list",
+        "endpoints_failing": "the peer's broker failed too often just now: ask again in a while",
+        "retry_budget_spent": "too many calls of this node failed and were sent again: ask again in a while",
+        "overloaded": "the broker has as much to do as it takes: ask again in a while",
         "handle_unknown": "the task is gone (the broker was restarted, or it is another component's): start a new one",
         "callee_unavailable": "the peer has no identity now: hopseal status, hopseal explain AGENT/COMPONENT",
         "peer_unreachable": "no route answers: see routes in broker.yaml",
@@ -93,6 +95,6 @@ def read_refusal(status: int, media_type: str | None, body: bytes) -> CallRefuse
 
 
 def _family(status: int) -> type[CallRefusedError]:
-    if status in _NO:
+    if status == _DENIED:
         return CallDeniedError
-    return CallInvalidError if status in _CLIENT_ERRORS and status not in _AGAIN else CallUnavailableError
+    return CallInvalidError if status in _INVALID else CallUnavailableError

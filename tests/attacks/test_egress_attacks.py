@@ -29,6 +29,7 @@ CARRIERS = {
     "as the framework forwards it": lambda token: ({"Authorization": f"Bearer {token}"}, "/"),
     "under another scheme": lambda token: ({"Authorization": f"Token {token}"}, "/"),
     "in a field of its own": lambda token: ({"X-User": token}, "/"),
+    "in the path": lambda token: ({}, f"/{token}/x"),
     "in the query": lambda token: ({}, f"/?access_token={token}"),
 }
 

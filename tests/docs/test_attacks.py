@@ -28,6 +28,7 @@ def rows(page: Path, heading: str) -> dict[str, str]:
 
 FORCED = rows(PAGE, "Attack table of custody-wire §14")
 THREATS = rows(PAGE, "Threats to custody, policy and audit")
+ABUSE = rows(PAGE, "Resource abuse on the broker's sockets")
 
 
 @cache
@@ -47,7 +48,7 @@ def test_every_attack_of_the_table_is_forced_by_a_test() -> None:
     assert len(FORCED) > 20
 
 
-@pytest.mark.parametrize("row", [*FORCED.items(), *THREATS.items()], ids=lambda row: row[0])
+@pytest.mark.parametrize("row", [*FORCED.items(), *THREATS.items(), *ABUSE.items()], ids=lambda row: row[0])
 def test_every_test_that_is_named_exists(row: tuple[str, str]) -> None:
     found = NAMED.findall(row[1])
     assert found
@@ -57,6 +58,14 @@ def test_every_test_that_is_named_exists(row: tuple[str, str]) -> None:
         assert name in functions, f"{path}::{name}"
         cases = {each.name for each in ATTACKS} if name == ON_TAMPERED_EVIDENCE else texts
         assert not case or case in cases, f"{path}::{name}[{case}]"
+
+
+def test_every_file_of_the_corpus_that_is_named_exists() -> None:
+    corpus = ROOT / "tests" / "attacks" / "corpus" / "http"
+    named = re.findall(r"(h[12]/[a-z0-9-]*)(…?)", " ".join(ABUSE.values()))
+    assert len(named) > 10
+    for name, is_prefix in named:
+        assert list(corpus.glob(f"{name}*.txt" if is_prefix else f"{name}.txt")), name
 
 
 def test_what_is_not_stopped_is_said_not_to_be() -> None:

@@ -45,7 +45,7 @@ async def broker(folder: Path) -> AsyncIterator[BrokerProcess]:
 
 
 def lines(folder: Path) -> list[bytes]:
-    return [read_payload(line) for line in (folder / "state/log/custody.log").read_bytes().splitlines()]
+    return [read_payload(line) for line in (folder / "state/log/custody.log").read_bytes().rstrip(b"\0").splitlines()]
 
 
 def attested(folder: Path) -> list[dict]:

@@ -182,7 +182,7 @@ def test_artifacts_are_logged_after_the_certificates_that_verify_them(tmp_path: 
         wait_until(lambda: node.plane.log_durable() == len(node.log().entries) >= begun)
     finally:
         node.stop()
-    lines = (node.log_dir / "custody.log").read_bytes().splitlines()
+    lines = (node.log_dir / "custody.log").read_bytes().rstrip(b"\0").splitlines()
     assert all(line.decode().isprintable() for line in lines)
     kinds = [json.loads(read_payload(line))["type"] for line in lines]
     assert kinds[-3:] == ["cert", "attest", "token"]

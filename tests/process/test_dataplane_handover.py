@@ -296,7 +296,8 @@ def test_a_going_process_that_dies_costs_the_successor_nothing(tmp_path: Path) -
         try:
             a.stop()
             assert call(new, handle=handle).status == 200
-            assert [entry.n for entry in new.log().entries] == list(range(len(new.log().entries)))
+            numbers = [entry.n for entry in new.log().entries]
+            assert numbers == list(range(len(numbers)))
         finally:
             new.stop()
 

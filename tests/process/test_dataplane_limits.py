@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import os
+import resource
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -16,9 +20,10 @@ import h2.settings
 import pytest
 
 from dataplane_nodes import NAMES, TRUST_DOMAIN, Component, Node, Seen, answer, call, components, pair, raw, spiffe_id
-from dataplane_peer import Message, connected, context, send
+from dataplane_peer import SNI, Message, connected, context, send
 from dataplane_server import Peer, Request, honest
 from dataplane_server import Reply as PeerReply
+from killed_node import node_process
 from svid_authority import Authority
 from waiting import wait_until
 
@@ -183,6 +188,139 @@ def test_a_peer_that_opens_no_window_holds_no_call(tmp_path: Path, body: str) ->
             assert send(node.port, svid, Message(svid).wire()) is not None
         finally:
             node.stop()
+
+
+def test_a_flood_of_interim_answers_ends_with_its_call(tmp_path: Path) -> None:
+    path, over = tmp_path / "tool.sock", threading.Event()
+
+    def inform(handler: http.server.BaseHTTPRequestHandler, seen: Seen) -> None:
+        with contextlib.suppress(OSError):
+            while seen.body != b"{}" and not over.is_set():
+                handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 100)
+        answer(handler, b"final")
+
+    with Component(path, inform):
+        settings = {"timeouts_ms": {"response_head": 500}}
+        node = Node(tmp_path / "n", Authority(TRUST_DOMAIN), listens={"tool": path}, settings=settings).start()
+        try:
+            svid = node.authority.issue(spiffe_id("orchestrator"))
+            got = send(node.port, svid, Message(svid, body=b"[]").wire())
+            assert got is not None
+            assert got.code == "callee_timeout"
+            got = send(node.port, svid, Message(svid).wire())
+            assert got is not None
+            assert got.body == b"final"
+        finally:
+            over.set()
+            node.stop()
+
+
+def test_resets_of_requests_that_were_taken_up_cut_the_connection(tmp_path: Path) -> None:
+    """Reset once each was looked at, they pass what the HTTP/2 layer bounds by itself."""
+    with pair(tmp_path) as (a, b, _tool):
+        svid = a.authority.issue(spiffe_id("orchestrator"))
+        client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="ascii"))
+        client.initiate_connection()
+        headers = [(":method", "POST"), (":path", "/mcp"), (":scheme", "https"), (":authority", "x")]
+        is_cut = lambda: b.metric("connections_cut", socket="peer", why="h2_resets") == 1  # noqa: E731
+        with connected(b.port, context(svid, ("h2",))) as connection, contextlib.suppress(OSError):
+            while not is_cut():
+                streams = [client.get_next_available_stream_id() + 2 * index for index in range(250)]
+                for stream in streams:
+                    client.send_headers(stream, headers)
+                connection.sendall(client.data_to_send())
+                wait_until(lambda: is_cut() or b.metric("calls_in_progress") == 250)
+                for stream in streams:
+                    client.reset_stream(stream)
+                connection.sendall(client.data_to_send())
+                wait_until(lambda: is_cut() or b.metric("calls_in_progress") == 0)
+        wait_until(is_cut)
+        wait_until(lambda: b.metric("calls_in_progress") == 0)
+        assert call(a).status == 200
+
+
+# --- handshakes
+
+
+def hello(port: int, source: str) -> socket.socket:
+    """A connection from ``source`` that sends the first message of a handshake and no other."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context(None).wrap_bio(incoming, outgoing, server_hostname=SNI)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    connection = socket.create_connection(("127.0.0.1", port), source_address=(source, 0))
+    connection.sendall(outgoing.read())
+    return connection
+
+
+def test_a_flood_of_handshakes_leaves_turns_to_other_addresses(tmp_path: Path) -> None:
+    limits = {"handshakes": 8, "handshake_queue": 16}
+    settings = {"limits": limits, "timeouts_ms": {"handshake": 60_000}}
+    with pair(tmp_path, **settings) as (a, b, _tool), contextlib.ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(hello(b.port, "127.0.0.2"))
+        # Of 8 turns it has 2, of 16 places in the queue 8, and the rest is closed.
+        wait_until(lambda: b.metric("connections_refused", why="handshake_queue") == 20)
+        assert b.metric("handshakes_waiting") == 8
+        assert [call(a).status for _ in range(3)] == [200] * 3
+        stack.close()
+        wait_until(lambda: b.metric("handshakes_waiting") == 0)
+
+
+def test_a_handshake_that_stands_still_ends(tmp_path: Path) -> None:
+    with pair(tmp_path, timeouts_ms={"handshake": 300}) as (_a, b, _tool), hello(b.port, "127.0.0.2") as connection:
+        connection.settimeout(5)
+        while connection.recv(65536):
+            pass
+        wait_until(lambda: b.metric("connections_refused", why="handshake_timeout") == 1)
+
+
+def test_connections_of_one_identity_are_bounded(tmp_path: Path) -> None:
+    limits = {"peer_connections_per_identity": 3}
+    with pair(tmp_path, limits=limits) as (a, b, _tool), contextlib.ExitStack() as stack:
+        svid = a.authority.issue(spiffe_id("reasoner"))
+        for _ in range(3):
+            stack.enter_context(connected(b.port, context(svid)))
+        wait_until(lambda: b.metric("peer_connections") == 3)
+        with contextlib.suppress(OSError), connected(b.port, context(svid)) as one_more:
+            assert one_more.recv(1) == b""
+        wait_until(lambda: b.metric("connections_refused", why="too_many_of_identity") == 1)
+        assert call(a).status == 200
+
+
+# --- descriptors
+
+
+def test_without_descriptors_it_accepts_nobody_serves_who_is_there_and_recovers(tmp_path: Path) -> None:
+    authority = Authority(TRUST_DOMAIN)
+    with node_process(tmp_path, authority) as node, contextlib.ExitStack() as stack:
+        port, svid = node.start(), authority.issue(spiffe_id("orchestrator"))
+        served = stack.enter_context(connected(port, context(svid)))
+        wire = lambda: Message(svid).wire().replace(b"connection: close", b"connection: keep-alive")  # noqa: E731
+        served.sendall(wire())
+        assert b" 200 " in served.recv(65536)
+        pid, (_, most) = node.process.pid, resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), most))
+        began = time.monotonic()
+        waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+        waiting += [socket.socket(socket.AF_UNIX) for _ in range(20)]
+        for each in waiting[20:]:
+            each.connect(str(node.folder / "out.sock"))
+        for listener in ("peer", "out"):
+            wait_until(lambda listener=listener: node.metric("connections_refused", socket=listener, why="accept") >= 3)
+        served.sendall(wire())
+        assert b" 200 " in served.recv(65536)
+        # It tries again every 50 ms, not as fast as it can.
+        tried = node.metric("connections_refused", socket="peer", why="accept")
+        assert tried <= 2 + (time.monotonic() - began) / 0.05
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+        got = send(port, svid, Message(svid).wire())
+        assert got is not None
+        assert got.status == 200
+        waiting[-1].sendall(b"GET / HTTP/1.1\r\nHost: nobody.crm\r\n\r\n")
+        assert b"unknown_peer" in waiting[-1].recv(65536)
+        for each in waiting:
+            each.close()
 
 
 # --- endpoints that fail

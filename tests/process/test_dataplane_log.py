@@ -23,7 +23,7 @@ from dataplane_nodes import (
     spiffe_id,
 )
 from dataplane_peer import Message, send
-from hopseal.log.entries import BundleEntry, CertificateEntry, Direction, RecordEntry, StartEntry
+from hopseal.log.entries import BundleEntry, CertificateEntry, Direction, RecordEntry, StartEntry, StatementEntry
 from hopseal.log.offline import verify_chain_offline
 from hopseal.log.reader import read_log
 from hopseal.svid import X509Svid
@@ -85,6 +85,21 @@ def test_after_a_kill_every_replay_is_still_refused(killed: NodeProcess, svid: X
     assert not killed.log().damage
 
 
+def test_after_a_kill_a_denied_record_gets_no_second_receipt(killed: NodeProcess, svid: X509Svid) -> None:
+    """Two receipts for one record would accuse the callee."""
+    killed.setup["policies"] = "forbid(principal, action, resource);"
+    message, receipts = Message(svid).wire(), []
+    for _ in range(2):
+        port = killed.start()
+        answers = [send(port, svid, message) for _ in range(2)]
+        assert [each.code for each in answers if each] == ["custody_forbidden"] * 2
+        receipts += ["custody-receipt" in each.headers for each in answers if each]
+        killed.kill()
+    assert receipts == [True, False, False, False]
+    sent = [each for each in killed.log().entries if isinstance(each, StatementEntry)]
+    assert len(sent) == 1
+
+
 def test_after_a_kill_the_roots_of_a_chain_still_come_from_one_issuer(
     killed: NodeProcess, svid: X509Svid, authority: Authority
 ) -> None:
@@ -132,8 +147,8 @@ def test_a_torn_last_line_is_cut_off_and_the_numbering_goes_on(killed: NodeProce
     data = Message(svid).wire()
     send(port, svid, data)
     killed.kill()
-    whole = killed.log_file.read_bytes()
-    killed.log_file.write_bytes(whole + b'0badc0de {"n":99,"at_ms":1,"ty')
+    whole = killed.log_file.read_bytes().rstrip(b"\0")
+    killed.log_file.write_bytes(whole + b'0badc0de {"n":99,"at_ms":1,"ty' + bytes(64))
     port = killed.start()
     assert send(port, svid, data).code == "custody_replayed"
     contents = killed.log()

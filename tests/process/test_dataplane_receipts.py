@@ -380,7 +380,7 @@ def test_a_short_answer_that_does_not_end_is_an_error_in_time(tmp_path: Path) ->
 
     with pair(tmp_path, timeouts_ms={"response_head": 500}) as (a, b, tool):
         tool.respond = hang
-        assert call(a).code in {"callee_timeout", "peer_unreachable"}
+        assert call(a).code in {"callee_timeout", "peer_timeout"}
         wait_until(lambda: outcomes(b))
         assert outcomes(b)[0].fin is not Fin.EOF
         go_on.set()
@@ -398,6 +398,38 @@ def test_a_caller_that_hangs_up_leaves_a_receipt_that_says_so(nodes: tuple[Node,
     (outcome,) = outcomes(b)
     assert outcome.fin is Fin.ABORT
     assert outcome.length >= 3
+
+
+@pytest.mark.parametrize("at", ["out", "peer"])
+def test_a_caller_that_hangs_up_before_there_is_an_answer_leaves_a_receipt_too(
+    nodes: tuple[Node, Node, Component], at: str
+) -> None:
+    """The record is in the log as received: without a receipt it would look as if the callee kept something back."""
+    a, b, tool = nodes
+    go_on = threading.Event()
+
+    def wait(handler: http.server.BaseHTTPRequestHandler, _seen: Seen) -> None:
+        go_on.wait(10)
+        with contextlib.suppress(OSError):
+            answer(handler, b"")
+
+    tool.respond = wait
+    if at == "out":
+        connection = Connection(a.out)
+        connection.request("GET", "/slow", headers={"Host": "tool.crm"})
+        wait_until(lambda: tool.seen)
+        connection.close()
+    else:
+        svid = b.authority.issue(spiffe_id("orchestrator"))
+        with connected(b.port, context(svid)) as peer:
+            peer.sendall(Message(svid).wire())
+            wait_until(lambda: tool.seen)
+    wait_until(lambda: outcomes(b))
+    (outcome,) = outcomes(b)
+    assert (outcome.fin, outcome.st, outcome.length) == (Fin.ABORT, 499, 0)
+    wait_until(lambda: b.metric("calls_in_progress") == 0)
+    go_on.set()
+    assert len(outcomes(b)) == 1
 
 
 def test_an_answer_whose_key_was_withdrawn_meanwhile_never_passes(nodes: tuple[Node, Node, Component]) -> None:

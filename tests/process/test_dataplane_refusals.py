@@ -17,6 +17,7 @@ import pytest
 
 from children import child
 from dataplane_nodes import (
+    NAMES,
     TRUST_DOMAIN,
     Component,
     Connection,
@@ -25,6 +26,7 @@ from dataplane_nodes import (
     answer,
     answer_without_end,
     call,
+    components,
     descriptors,
     exchange,
     instance,
@@ -226,6 +228,46 @@ def test_one_peer_cannot_take_all_places_of_calls(tmp_path: Path) -> None:
         assert b.metric("calls", code="overloaded") == 6
 
 
+def test_peers_that_act_together_cannot_take_all_places_of_calls(tmp_path: Path) -> None:
+    """Each gets half of what the ones before it have left."""
+    with pair(tmp_path, limits={"calls": 64}) as (a, b, _tool), contextlib.ExitStack() as stack:
+        head = b"POST /mcp HTTP/1.1\r\nhost: tool.crm\r\ncontent-length: 100\r\n\r\nx"
+        for held, name in ((32, "reasoner"), (48, "one"), (56, "two"), (60, "three")):
+            svid = a.authority.issue(spiffe_id(name))
+            for _ in range(40):
+                stack.enter_context(connected(b.port, context(svid))).sendall(head)
+            wait_until(lambda held=held: b.metric("calls_in_progress") == held)
+        assert call(a).status == 200
+
+
+def test_one_component_cannot_take_all_places_of_calls(tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def slow(handler: http.server.BaseHTTPRequestHandler, _seen: Seen) -> None:
+        assert go_on.wait(10)
+        answer(handler, b"")
+
+    with pair(tmp_path, limits={"calls": 8}) as (a, b, tool):
+        tool.respond = slow
+        threads = [threading.Thread(target=call, args=(a,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(tool.seen) == 4)
+        assert call(a).code == "overloaded"
+        a.caller = "reasoner"
+        a.give("reasoner")
+        for node in (a, b):
+            node.plane.set_components(components(node.listens, may_start=NAMES))
+        for seen in a.of("caller_seen"):
+            a.plane.forget_caller(seen["pidfd_inode"])
+        threads.append(threading.Thread(target=call, args=(a,)))
+        threads[-1].start()
+        wait_until(lambda: len(tool.seen) == 5)
+        go_on.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_one_peer_cannot_take_all_memory_of_bodies(tmp_path: Path) -> None:
     settings = {"limits": {"buffered_bytes": 100_000}, "body_limit_bytes": 50_000}
     with pair(tmp_path, **settings) as (a, b, _tool), contextlib.ExitStack() as stack:
@@ -234,7 +276,7 @@ def test_one_peer_cannot_take_all_memory_of_bodies(tmp_path: Path) -> None:
         for _ in range(2):
             stack.enter_context(connected(b.port, context(svid))).sendall(head)
         wait_until(lambda: b.metric("calls", code="overloaded") == 1)
-        assert call(a, body=b"x" * 45_000).status == 200
+        assert call(a, body=b"x" * 25_000).status == 200
         stack.close()
         wait_until(lambda: b.metric("calls_in_progress") == 0)
         stack.enter_context(connected(b.port, context(svid))).sendall(head)

@@ -73,7 +73,7 @@ def chain(tmp_path: Path) -> Iterator[Chain]:
 
 
 def token_lines(node: Node) -> list[dict]:
-    lines = (node.log_dir / "custody.log").read_bytes().splitlines()
+    lines = (node.log_dir / "custody.log").read_bytes().rstrip(b"\0").splitlines()
     found = [json.loads(line[9:]) for line in lines]
     return [line for line in found if line["type"] == "token"]
 

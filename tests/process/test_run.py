@@ -23,6 +23,8 @@ import pytest
 from dataplane_nodes import Component, Node, answer, components, pair
 from hopseal.custody.record import parse_sealed_record
 from hopseal.log.entries import Direction, RecordEntry
+from outside_servers import Service, WebAuthority, describe, service
+from svid_authority import Authority
 from waiting import wait_until
 
 URL = "http://tool.crm/mcp"
@@ -337,6 +339,22 @@ def test_a_program_that_hangs_up_ends_its_call(scene: Scene) -> None:
     running.communicate("\n", timeout=20)
 
 
+def test_a_program_that_resets_its_connection_is_nothing_to_report(scene: Scene) -> None:
+    code = (
+        "import os, socket, struct, sys, time, urllib.parse\n"
+        "at = urllib.parse.urlsplit(os.environ['http_proxy'])\n"
+        "for delay in (0, 0.05, 0.5):\n"
+        "    s = socket.create_connection((at.hostname, at.port))\n"
+        "    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n"
+        "    s.sendall(b'GET http://tool.crm/ HTTP/1.1\\r\\nHost: tool.crm\\r\\n\\r\\n')\n"
+        "    time.sleep(delay)\n"
+        "    s.close()\n"
+        "time.sleep(0.5)\n"
+    )
+    done = scene.run("--", sys.executable, "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_request_that_is_none_is_refused_by_the_bridge(scene: Scene) -> None:
     code = (
         "import os, socket, sys, urllib.parse\n"
@@ -363,3 +381,27 @@ def test_a_component_that_answers_with_a_problem_of_its_own_is_not_called_refuse
     scene.tool.respond = respond
     done = scene.run("--", *CURL, "-d", "{}", URL)
     assert (done.stdout, done.stderr) == ('{"code": "theirs"}', "")
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_services_outside_are_called_by_http_or_through_a_tunnel(tmp_path: Path, opaque: bool) -> None:
+    web = WebAuthority(tmp_path)
+    with Service(web, alpn="http/1.1") as server:
+        settings = {"egress": {"ca_file": str(web.ca_file), "allow_private": True}}
+        node = Node(tmp_path / "a", Authority("example.org"), settings=settings).start()
+        try:
+            describe(node, {"orchestrator": {"services": [service(port=server.port, opaque=opaque)]}})
+            curl = [*CURL, "--noproxy", "", "--cacert", str(web.ca_file)]  # curl goes to localhost directly otherwise
+            command = [*HOPSEAL, "--out-socket", str(node.out), "--task-id", "outside", "--", *curl]
+            url = f"{'https' if opaque else 'http'}://localhost:{server.port}/v1"
+            done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stdout) == (0, "from outside"), done.stderr
+            node.wait_for_call(direction="out", code="ok", kind="tunnel" if opaque else "external")
+            (record,) = (each for each in node.log().entries if isinstance(each, RecordEntry))
+            assert parse_sealed_record(record.sealed).record.task.id == "outside"
+            other = f"{'http' if opaque else 'https'}://localhost:{server.port}/v1"
+            refused = subprocess.run([*command, other], capture_output=True, text=True, check=False)
+            assert "from outside" not in refused.stdout
+            assert "localhost" in refused.stderr
+        finally:
+            node.stop()

@@ -295,6 +295,19 @@ def test_a_server_that_is_not_what_was_started_ends_everything(
     wait_until(lambda: scene.use(other, "pid").code == "callee_unavailable", what="the broker has lost it")
 
 
+@pytest.mark.parametrize("launcher", ["#!/bin/sh\nexec {python} {server}\n", "#!/usr/bin/env -S {python} {server}\n"])
+def test_a_launcher_executes_the_server_proper_before_it_says_anything(tmp_path: Path, launcher: str) -> None:
+    script = tmp_path / "launch"
+    script.write_text(launcher.format(python=SERVER[0], server=SERVER[1]))
+    script.chmod(0o755)
+    with scene_with(tmp_path, command=[str(script)]) as scene:
+        session = scene.begin()
+        assert scene.text(session, "noise") == "done"
+        assert scene.adapter.poll() is None
+        scene.use(session, "exec", arguments={"command": [*SERVER]})
+        assert "child_executed" in scene.ended()[1]
+
+
 def test_a_server_that_is_killed_ends_everything(scene: Scene) -> None:
     os.kill(int(scene.text(scene.begin(), "pid")), signal.SIGKILL)
     assert scene.ended()[0] == 1
@@ -335,3 +348,10 @@ def test_a_socket_that_somebody_listens_on_is_not_taken(scene: Scene) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, "socket_in_use" in done.stderr) == (3, True), done.stderr
     scene.begin()
+
+
+def test_without_aiohttp_it_says_what_to_install(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['aiohttp'] = None; from hopseal.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "serve-stdio", "--listen", str(tmp_path / "s.sock"), "--", "cat"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "pip install 'hopseal[aiohttp]'" in done.stderr) == (3, True), done.stderr

@@ -9,7 +9,7 @@ import pytest
 from attestor.approved import broker_approval, build_approved
 from attestor.facts import ConfigFacts, PostureFacts, Unreadable
 from attestor.items import Outcome, measure_items
-from attestor.matching import build_matches, decide, identifying_items, narrow_config, wanted_config
+from attestor.matching import build_matches, decide, identifying_items, narrow_config, wanted_config, wants_children
 from attestor.states import Finding
 from attestor.verdict import BROKER_COMPONENT
 from attestor_values import (
@@ -263,3 +263,37 @@ def test_a_local_decision_wins_over_the_document():
     decided = build_approved(documents(component()), {"crm": AgentStatus.SUSPENDED}, ())
     assert decided.approvals[0].status is AgentStatus.SUSPENDED
     assert decided.documents_sha256 == "d" * 64
+
+
+CHILDREN = AttestBlock(exe=(EXE,), children=(OTHER_EXE,))
+
+
+@pytest.mark.parametrize(
+    ("children", "holds"),
+    [
+        (frozenset(), True),
+        (frozenset({EXE}), True),  # between fork and exec
+        (frozenset({OTHER_EXE, EXE}), True),
+        (frozenset({OTHER_IMAGE}), False),
+        (frozenset({OTHER_EXE, OTHER_IMAGE}), False),
+    ],
+)
+def test_every_program_below_a_process_has_to_be_approved(children, holds):
+    measured = evidence(children=children)
+    assert (item_of("children", CHILDREN, measured).outcome is Outcome.HOLDS) is holds
+    assert (lead_of(CHILDREN, measured).finding is Finding.HOLDS) is holds
+    assert "children" not in {item.name for item in measure_items(measured, AttestBlock(exe=(EXE,)))}
+
+
+def test_programs_that_were_not_measured_are_never_taken_for_none():
+    for measured in (evidence(), evidence(children=UNREADABLE)):
+        assert item_of("children", CHILDREN, measured).outcome is Outcome.UNREADABLE
+    without_own = evidence(children=frozenset(), process=process_facts(exe_sha256=UNREADABLE))
+    assert item_of("children", CHILDREN, without_own).outcome is Outcome.UNREADABLE
+
+
+def test_programs_below_a_process_are_measured_only_where_a_document_asks():
+    asking = approved(component(AttestBlock(exe=(EXE,), uid=7, children=(OTHER_EXE,))))
+    assert [wants_children(asking, uid) for uid in (7, 8)] == [True, False]
+    assert wants_children(approved(component(CHILDREN)), 8) is True
+    assert wants_children(approved(component(FULL_BLOCK)), 7) is False

@@ -8,8 +8,10 @@ from contextlib import suppress
 
 import pytest
 
+from broker.config import LogConfig
 from broker.events import DataPlaneEvents
 from broker.issuers import IssuerKeys
+from broker.logs import CallLines
 from fake_dataplane import FakeDataPlane
 
 
@@ -23,7 +25,8 @@ class Nobody:
 @pytest.mark.parametrize("steps", range(8))
 async def test_an_event_together_with_the_cancellation_does_not_keep_it_running(steps: int) -> None:
     plane = FakeDataPlane()
-    task = asyncio.create_task(DataPlaneEvents(plane, Nobody(), IssuerKeys((), random.Random(0)), lambda _: None).run())
+    lines = CallLines(LogConfig("json", "warning"))
+    task = asyncio.create_task(DataPlaneEvents(plane, Nobody(), IssuerKeys((), random.Random(0)), lines).run())
     await asyncio.sleep(0)
     plane.emit("caller_idle", pidfd_inode=5)
     for _ in range(steps):

@@ -15,7 +15,7 @@ from broker.documents import DocumentKeeper, encode_components
 from broker.events import DataPlaneEvents
 from broker.isolated import run_isolated
 from broker.issuers import IssuerKeys
-from broker.logs import call_writer, configure_logs
+from broker.logs import CallLines, configure_logs
 from broker.metrics import render_metrics, translate_family
 from broker.references import CallerRef, ListenerRef, encode_reference
 from broker.routes import RouteFollower, parse_routes
@@ -247,7 +247,11 @@ def test_the_level_is_kept(log_lines):
 def test_a_call_is_one_printable_line(log_lines, form, operation):
     config = LogConfig(form, "info")
     configure_logs(config)
-    call_writer(config)([json.dumps({"event": "call", "operation": operation}, ensure_ascii=False)] * 2)
+    data_plane = FakeDataPlane()
+    data_plane.emit("call", operation=operation)
+    calls = CallLines(config)
+    plain, _ = data_plane.take_calls(calls.end(), 9)
+    calls.write(plain, [json.dumps({"event": "call", "operation": operation}, ensure_ascii=False)])
     lines = log_lines()
     assert len(lines) == 2
     assert all(line.isprintable() for line in lines)
@@ -260,7 +264,8 @@ def test_a_call_is_one_printable_line(log_lines, form, operation):
 def test_calls_are_not_written_above_their_level(log_lines):
     config = LogConfig("json", "warning")
     configure_logs(config)
-    call_writer(config)(['{"event":"call"}'])
+    calls = CallLines(config)
+    calls.write('{"event":"call"' + calls.end() + "\n", ['{"event":"call"}'])
     assert log_lines() == []
 
 
@@ -275,9 +280,22 @@ class Seen:
         return lambda *args: self.calls.append((name, *args))
 
 
+class Lines:
+    """Lines about calls, counted."""
+
+    def __init__(self, seen: Seen | None = None) -> None:
+        self._seen = seen or Seen()
+
+    def end(self) -> str:
+        return "}"
+
+    def write(self, lines, others) -> None:
+        self._seen.calls.append(("calls", lines.count("\n"), len(others)))
+
+
 async def test_events_reach_the_identities_in_order():
     plane, seen = FakeDataPlane(), Seen()
-    events = DataPlaneEvents(plane, seen, NO_ISSUERS, pytest.fail)
+    events = DataPlaneEvents(plane, seen, NO_ISSUERS, Lines())
     task = asyncio.create_task(events.run())
     plane.emit("caller_seen", pidfd_inode=5, pid=11, uid=0)
     plane.emit("listener_seen", component="crm/store", path="/x", pidfd_inode=9, dead=False)
@@ -301,18 +319,18 @@ async def test_events_reach_the_identities_in_order():
 
 async def test_what_the_identities_must_know_goes_before_the_lines_about_calls():
     plane, seen = FakeDataPlane(), Seen()
-    events = DataPlaneEvents(plane, seen, NO_ISSUERS, lambda texts: seen.calls.append(("calls", len(texts))))
-    for _ in range(300):
+    events = DataPlaneEvents(plane, seen, NO_ISSUERS, Lines(seen))
+    for _ in range(1100):
         plane.emit("call")
     plane.emit("caller_seen", pidfd_inode=5, pid=11)
     task = asyncio.create_task(events.run())
     await async_wait_until(lambda: len(seen.calls) == 3)
     task.cancel()
-    assert seen.calls == [("see_caller", 5, 11), ("calls", 256), ("calls", 44)]
+    assert seen.calls == [("see_caller", 5, 11), ("calls", 1024, 0), ("calls", 76, 0)]
 
 
 def test_a_log_that_cannot_be_written_is_unhealthy_until_it_recovers():
-    events = DataPlaneEvents(FakeDataPlane(), Seen(), NO_ISSUERS, pytest.fail)
+    events = DataPlaneEvents(FakeDataPlane(), Seen(), NO_ISSUERS, Lines())
     events.handle({"event": "log_failed", "detail": "no space left on device"})
     assert events.log_health.healthy is False
     assert events.log_health.detail == "no space left on device"

@@ -123,6 +123,14 @@ def test_any_cut_loses_only_what_it_cuts() -> None:
         assert contents.torn_bytes == length - max((end for end in ends if end <= length), default=0)
 
 
+def test_space_that_is_written_ahead_is_neither_damage_nor_torn() -> None:
+    data = LogFile("node-1").bytes()
+    contents = read_log(data + bytes(4096))
+    assert (contents.entries, contents.damage, contents.torn_bytes) == (read_log(data).entries, (), 0)
+    torn = read_log(data[:-1] + bytes(4096))
+    assert (len(torn.entries), torn.damage, torn.torn_bytes > 0) == (len(contents.entries) - 1, (), True)
+
+
 def test_a_bit_flip_at_any_byte_is_found() -> None:
     log = LogFile("node-1")
     log.lines = log.lines[:3]

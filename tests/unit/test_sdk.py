@@ -121,7 +121,8 @@ PROBLEM = {"type": "https://hopseal.dev/errors/x_y", "title": "x y", "status": 4
     ("status", "family"),
     [
         (400, InvalidError), (403, DeniedError), (404, InvalidError), (409, InvalidError), (413, InvalidError),
-        (425, UnavailableError), (428, InvalidError), (431, InvalidError), (500, UnavailableError),
+        (408, UnavailableError), (425, UnavailableError), (428, InvalidError), (429, UnavailableError),
+        (431, InvalidError), (500, UnavailableError), (501, InvalidError),
         (502, UnavailableError), (503, UnavailableError), (504, UnavailableError),
     ],
 )  # fmt: skip

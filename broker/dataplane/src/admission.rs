@@ -55,6 +55,23 @@ pub async fn accept(
     record: &mut CallRecord,
     voucher: &mut Option<Voucher>,
 ) -> Result<Chain, Refusal> {
+    let verified = verify(broker, connection, received, record, voucher)?;
+    if broker.successor.get().is_some() {
+        Box::pin(relay::claim(broker, &verified)).await?;
+    }
+    let chain = commit(broker, verified, voucher)?;
+    log_accepted(broker, &chain, received.operation).await?;
+    Ok(chain)
+}
+
+/// Steps 1 to 14: nothing waits, and nothing was logged.
+fn verify(
+    broker: &Arc<Broker>,
+    connection: &PeerConnection,
+    received: &Received<'_>,
+    record: &mut CallRecord,
+    voucher: &mut Option<Voucher>,
+) -> Result<Verified, Refusal> {
     let policy = broker.receive_policy();
     let now = clock::now_s();
     let lines = headers::lines(received.headers);
@@ -95,13 +112,16 @@ pub async fn accept(
     if !connection.leaf.may_sign(clock::now_s()) {
         return Err(receipt_unavailable("the server leaf may not seal: svid_expired"));
     }
-    relay::claim(broker, &verified).await?;
+    Ok(verified)
+}
+
+/// Step 15: from here on the record is used.
+fn commit(broker: &Arc<Broker>, verified: Verified, voucher: &mut Option<Voucher>) -> Result<Chain, Refusal> {
     let chain = broker.receiver.commit(verified, clock::now_s()).map_err(refusal_of)?;
     voucher.iter_mut().for_each(|voucher| voucher.is_accepted = true);
     if let Some(token) = chain.behalf().and_then(Behalf::token) {
         users::log_token(broker, token);
     }
-    log_accepted(broker, &chain, received.operation).await?;
     Ok(chain)
 }
 
@@ -218,7 +238,9 @@ pub async fn append(broker: &Broker, entry: Entry, certificates: Vec<(String, St
     let unavailable = |why: &str| LogError::Unavailable(why.to_owned());
     let started = broker.started.get().ok_or_else(|| unavailable("not started"))?;
     let deadline = ms(broker.settings.timeouts_ms.log_write);
-    timeout(deadline, started.log.append(entry, certificates)).await.unwrap_or_else(|_| Err(unavailable("too slow")))
+    timeout(deadline, started.log.queue_append(entry, certificates).logged())
+        .await
+        .unwrap_or_else(|_| Err(unavailable("too slow")))
 }
 
 fn claims_of(record: &Record) -> Claims {

@@ -11,6 +11,7 @@ use hopseal_custody::cert::Certificate;
 use pyo3::create_exception;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::broker::Broker;
 use crate::instance::{InstanceKey, log_certificate};
@@ -113,6 +114,10 @@ impl DataPlane {
         self.broker.events.fd()
     }
 
+    fn take_calls(&self, py: Python<'_>, end: &str, most: usize) -> (String, Vec<String>) {
+        py.detach(|| self.broker.events.take_calls(end, most))
+    }
+
     fn take_events(&self) -> Vec<String> {
         self.broker.events.take()
     }
@@ -203,6 +208,11 @@ impl DataPlane {
 
     fn log_durable(&self) -> u64 {
         self.broker.started.get().map_or(0, |started| started.log.durable())
+    }
+
+    fn take_leaves<'py>(&self, py: Python<'py>, start: u64, end: u64) -> Option<Vec<Bound<'py, PyBytes>>> {
+        let leaves = py.detach(|| self.broker.started.get().and_then(|started| started.log.take_leaves(start, end)))?;
+        Some(leaves.iter().map(|leaf| PyBytes::new(py, leaf.as_bytes())).collect())
     }
 
     fn set_witnessed(&self, count: u64) {

@@ -4,6 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,8 +30,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct BodyMemory {
     permits: Arc<Semaphore>,
-    /// What one origin may have of it.
-    part: Option<Arc<Semaphore>>,
+    total: usize,
+    /// What the origin has of it.
+    part: Option<Arc<Held>>,
     limit_bytes: usize,
     timeout: Duration,
 }
@@ -38,15 +40,17 @@ pub struct BodyMemory {
 /// A share of memory, free again when dropped.
 pub struct Memory {
     all: OwnedSemaphorePermit,
-    part: Option<OwnedSemaphorePermit>,
+    part: Option<(Arc<Held>, usize)>,
 }
 
-impl Memory {
-    fn merge(&mut self, more: Self) {
-        self.all.merge(more.all);
-        match (&mut self.part, more.part) {
-            (Some(part), Some(more)) => part.merge(more),
-            (part, more) => *part = part.take().or(more),
+/// Permits that one origin holds.
+#[derive(Default)]
+pub struct Held(AtomicUsize);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some((held, permits)) = &self.part {
+            held.0.fetch_sub(*permits, Ordering::SeqCst);
         }
     }
 }
@@ -103,18 +107,19 @@ struct Reading {
 
 impl BodyMemory {
     pub fn new(total_bytes: usize, limit_bytes: usize, timeout: Duration) -> Self {
-        let permits = Arc::new(Semaphore::new(total_bytes.div_ceil(PERMIT_BYTES)));
-        Self { permits, part: None, limit_bytes, timeout }
+        let total = total_bytes.div_ceil(PERMIT_BYTES);
+        Self { permits: Arc::new(Semaphore::new(total)), total, part: None, limit_bytes, timeout }
     }
 
-    /// Permits that one of several origins may have: half, and enough for one body.
-    pub fn part_of_one(total_bytes: usize, limit_bytes: usize) -> usize {
-        (total_bytes / 2).max(limit_bytes).div_ceil(PERMIT_BYTES)
-    }
-
-    /// The same memory for an origin that has `part` of it at most.
-    pub fn within(&self, part: Arc<Semaphore>) -> Self {
+    /// The same memory for an origin that has at most as much of it as it leaves free.
+    pub fn within(&self, part: Arc<Held>) -> Self {
         Self { part: Some(part), ..self.clone() }
+    }
+
+    /// Permits that an origin may have whatever the others have: those of one body, where all is little more.
+    fn floor(&self) -> usize {
+        let body = self.limit_bytes.div_ceil(PERMIT_BYTES);
+        if self.total < 2 * body { body } else { 0 }
     }
 
     /// Reads a request body to its end.
@@ -193,14 +198,22 @@ impl BodyMemory {
         if needed == 0 {
             return Ok(());
         }
-        let take = |permits: &Arc<Semaphore>| {
-            let taken = u32::try_from(needed).ok().map(|needed| Arc::clone(permits).try_acquire_many_owned(needed));
-            taken.and_then(Result::ok).ok_or_else(|| Refusal::new("overloaded", "bodies take all memory"))
-        };
-        let more = Memory { part: self.part.as_ref().map(take).transpose()?, all: take(&self.permits)? };
+        let taken =
+            u32::try_from(needed).ok().and_then(|all| Arc::clone(&self.permits).try_acquire_many_owned(all).ok());
+        let all = taken.ok_or_else(|| Refusal::new("overloaded", "bodies take all memory"))?;
+        if let Some(part) = &self.part {
+            let own = part.0.fetch_add(needed, Ordering::SeqCst) + needed;
+            if own > self.permits.available_permits().max(self.floor()) {
+                part.0.fetch_sub(needed, Ordering::SeqCst);
+                return Err(Refusal::new("overloaded", "bodies of this one take all memory that it may have"));
+            }
+        }
         match memory {
-            Some(memory) => memory.merge(more),
-            None => *memory = Some(more),
+            Some(memory) => {
+                memory.all.merge(all);
+                memory.part.iter_mut().for_each(|(_, permits)| *permits += needed);
+            }
+            None => *memory = Some(Memory { all, part: self.part.clone().map(|part| (part, needed)) }),
         }
         Ok(())
     }

@@ -12,8 +12,11 @@ pub struct Limits {
     pub out_connections_per_uid: usize,
     pub peer_connections: usize,
     pub peer_connections_per_address: usize,
-    /// Handshakes in progress at once; the others wait in the accept queue.
+    pub peer_connections_per_identity: usize,
+    /// Handshakes in progress at once, a quarter of them of one address.
     pub handshakes: usize,
+    /// Handshakes that wait for their turn; beyond it connections are closed.
+    pub handshake_queue: usize,
     /// HTTP/2 streams per peer connection.
     pub streams_per_connection: u32,
     /// Calls in progress at once, both directions together.
@@ -49,7 +52,9 @@ impl Default for Limits {
             out_connections_per_uid: 1024,
             peer_connections: 4096,
             peer_connections_per_address: 1024,
+            peer_connections_per_identity: 1024,
             handshakes: 64,
+            handshake_queue: 1024,
             streams_per_connection: 256,
             calls: 4096,
             buffered_bytes: 256 << 20,

@@ -22,7 +22,7 @@ use hopseal_custody::usertoken::Issuers;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
-use crate::body::BodyMemory;
+use crate::body::{BodyMemory, Held};
 use crate::breaker::Breakers;
 use crate::callers::Callers;
 use crate::clock;
@@ -55,9 +55,6 @@ use crate::users::LoggedTokens;
 /// Refused messages without a proven record that are logged; the others are only counted.
 const UNPROVEN_PER_SECOND: f64 = 20.0;
 const UNPROVEN_BURST: f64 = 200.0;
-
-/// One peer may have half of all calls in progress, and at least so many.
-const FEWEST_PEER_CALLS: usize = 2;
 
 /// What a handle continues.
 #[derive(Clone)]
@@ -109,10 +106,16 @@ pub struct Broker {
     pub sockets: ComponentSockets,
     pub memory: BodyMemory,
     /// The part of it that the bodies of one peer may take.
-    pub peer_memory: Parts<SpiffeId>,
+    pub peer_memory: Parts<SpiffeId, Held>,
+    /// And those of one of our components.
+    pub component_memory: Parts<SpiffeId, Held>,
     pub calls: Arc<Semaphore>,
     /// The part of them that one peer may have: it takes places before its records are looked at.
     pub peer_calls: Places<SpiffeId>,
+    /// And the part of one of our components.
+    pub component_calls: Places<SpiffeId>,
+    /// Connections of one identity to the peer port.
+    pub peer_connections: Places<SpiffeId>,
     pub shutdown: Shutdown,
     pub started: OnceLock<Started>,
     /// Refused messages without a proven record: any peer can send those, and the disk is finite.
@@ -166,10 +169,13 @@ impl Broker {
             callers: Callers::new(Arc::clone(&events), limits.processes),
             receiver: Receiver::new(&CacheSizes::default(), replay),
             handles: Handles::new(limits.handles, limits.handles_per_instance),
-            peer_memory: Parts::new(BodyMemory::part_of_one(limits.buffered_bytes, settings.body_limit_bytes)),
+            peer_memory: Parts::new(Held::default),
+            component_memory: Parts::new(Held::default),
             memory: BodyMemory::new(limits.buffered_bytes, settings.body_limit_bytes, ms(timeouts.body_read)),
             calls: Arc::new(Semaphore::new(limits.calls)),
-            peer_calls: Places::new(limits.calls, (limits.calls / 2).max(FEWEST_PEER_CALLS)),
+            peer_calls: Places::new(limits.calls, limits.calls),
+            component_calls: Places::new(limits.calls, limits.calls),
+            peer_connections: Places::new(limits.peer_connections, limits.peer_connections_per_identity),
             breakers: Breakers::new(limits.endpoint_failures.max(1), ms(timeouts.endpoint_open)),
             retries: Retries::new(limits.retry_percent),
             started: OnceLock::new(),

@@ -7,16 +7,17 @@ use std::time::Instant;
 
 use hopseal_custody::ids::SpiffeId;
 use http::StatusCode;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::activity::Busy;
-use crate::events::{Events, Weight};
+use crate::events::Events;
 use crate::judge::revoked;
 use crate::open_calls::{Entered, Open};
 use crate::operation::Operation;
 use crate::places::{Place, Places};
+use crate::policy::Question;
 use crate::problem::Refusal;
 use crate::reply::BodyFailed;
 use crate::stats::Stats;
@@ -45,6 +46,9 @@ impl Custody {
         }
     }
 }
+
+/// Calls that an identity may always have in progress, if there are places at all.
+const FEWEST_CALLS: usize = 2;
 
 /// Facts about one call, filled in as they become known; told when dropped.
 pub struct CallRecord {
@@ -85,6 +89,31 @@ pub struct CallRecord {
     over: Option<DropGuard>,
     events: Arc<Events>,
     stats: Arc<Stats>,
+}
+
+/// The event of a call that has ended; nothing about it is left out, so that a reader need not know what can be.
+#[derive(Serialize)]
+struct Ended<'a> {
+    event: &'static str,
+    direction: &'static str,
+    caller: Option<&'a str>,
+    callee: Option<&'a str>,
+    operation: Option<&'a str>,
+    args_hash: Option<&'a str>,
+    a2a_context: Option<&'a str>,
+    cid: Option<&'a str>,
+    hop: Option<i64>,
+    status: Option<u16>,
+    code: &'a str,
+    detail: Option<&'a str>,
+    policy: &'a [String],
+    custody: &'static str,
+    kind: Option<&'static str>,
+    decision: Option<&'a str>,
+    would_deny: Vec<String>,
+    question: Option<&'a Question>,
+    complete: bool,
+    duration_us: u64,
 }
 
 impl CallRecord {
@@ -141,13 +170,18 @@ impl CallRecord {
         Ok(())
     }
 
-    /// Takes one of the places that a peer may have at most.
+    /// Takes one of the places that an identity may have: as many as it leaves free of all, and at least a few.
     ///
     /// # Errors
     /// `overloaded`.
-    pub fn occupy_part(&mut self, places: &Places<SpiffeId>, peer: &SpiffeId) -> Result<(), Refusal> {
-        let place = places.take(peer.clone());
-        self.part = Some(place.ok_or_else(|| Refusal::new("overloaded", "too many calls of this peer in progress"))?);
+    pub fn occupy_part(
+        &mut self,
+        all: &Semaphore,
+        places: &Places<SpiffeId>,
+        identity: &SpiffeId,
+    ) -> Result<(), Refusal> {
+        let place = places.take_of(identity.clone(), all.available_permits().max(FEWEST_CALLS));
+        self.part = Some(place.ok_or_else(|| Refusal::new("overloaded", "too many calls of this one in progress"))?);
         Ok(())
     }
 
@@ -235,28 +269,28 @@ impl Drop for CallRecord {
         let is_told = self.code != "ok" || !self.would_deny.is_empty();
         let question = asked.filter(|_| is_told).map(|open| &open.question);
         let would_deny: Vec<String> = self.would_deny.iter().map(|(set, why)| format!("{set}: {why}")).collect();
-        let event = json!({
-            "event": "call",
-            "direction": self.direction,
-            "caller": self.caller,
-            "callee": self.callee,
-            "operation": self.operation,
-            "args_hash": self.args_hash,
-            "a2a_context": self.a2a_context,
-            "cid": self.cid,
-            "hop": self.hop,
-            "status": self.status,
-            "code": self.code,
-            "detail": self.detail,
-            "policy": self.policy,
-            "custody": if without.is_some() { "none" } else { "full" },
-            "kind": without,
-            "decision": self.decision,
-            "would_deny": would_deny,
-            "question": question,
-            "complete": self.complete,
-            "duration_us": u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        });
-        self.events.push(Weight::Droppable, &event);
+        let event = Ended {
+            event: "call",
+            direction: self.direction,
+            caller: self.caller.as_deref(),
+            callee: self.callee.as_deref(),
+            operation: self.operation.as_deref(),
+            args_hash: self.args_hash.as_deref(),
+            a2a_context: self.a2a_context.as_deref(),
+            cid: self.cid.as_deref(),
+            hop: self.hop,
+            status: self.status,
+            code: &self.code,
+            detail: self.detail.as_deref(),
+            policy: &self.policy,
+            custody: if without.is_some() { "none" } else { "full" },
+            kind: without,
+            decision: self.decision.as_deref(),
+            would_deny,
+            question,
+            complete: self.complete,
+            duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        };
+        self.events.push_call(&event);
     }
 }

@@ -33,6 +33,8 @@ where
 {
     fn execute(&self, task: F) {
         let end = self.end.clone();
+        // Boxed so that it is not moved, and not counted twice, into what waits for it.
+        let task = Box::pin(task);
         self.running.spawn(async move {
             tokio::select! {
                 _output = task => {}

@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::receive::Peer;
 
 use crate::activity::Activity;
@@ -33,10 +34,11 @@ use crate::clock;
 use crate::executor::ConnectionTasks;
 use crate::h1_stream::H1Stream;
 use crate::h2_stream::{Flood, H2Stream};
+use crate::handshakes::Handshakes;
 use crate::headers::MAX_FIELDS;
 use crate::instance::Leaf;
 use crate::lifetime::Lifetime;
-use crate::places::Turns;
+use crate::places::Place;
 use crate::receive;
 use crate::settings::{buffer_bytes, ms};
 use crate::tls::{ALPN_H2, SNI_SUFFIX};
@@ -64,6 +66,7 @@ pub struct PeerConnection {
     pub activity: Activity,
     /// Where the bodies of its requests count.
     pub memory: BodyMemory,
+    _place: Place<SpiffeId>,
 }
 
 /// Serves one TCP connection to its end.
@@ -74,7 +77,7 @@ pub async fn serve(
     broker: Arc<Broker>,
     tcp: TcpStream,
     address: IpAddr,
-    handshakes: Arc<Turns<IpAddr>>,
+    handshakes: Arc<Handshakes>,
 ) -> Result<(), &'static str> {
     let deadline = Instant::now() + ms(broker.settings.timeouts_ms.handshake);
     let opened = timeout_at(deadline, open(&broker, tcp, address, &handshakes));
@@ -89,23 +92,24 @@ async fn open(
     broker: &Arc<Broker>,
     tcp: TcpStream,
     address: IpAddr,
-    handshakes: &Turns<IpAddr>,
+    handshakes: &Handshakes,
 ) -> Result<(TlsStream<TcpStream>, PeerConnection), &'static str> {
     tcp.set_nodelay(true).map_err(|_| "socket")?;
     let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(|_| "handshake")?;
     // Who says nothing takes nobody's turn: only a hello costs a signature.
-    let _turn = handshakes.take(address).await.ok_or("stopped")?;
+    let admitted = handshakes.admit(address).await?;
     let component = component_for(broker, hello.client_hello().server_name()).ok_or("unknown_name")?;
     let preferred = broker.listeners.serving(&component);
     let leaf = broker.instances.serving(&component, preferred.as_ref()).ok_or("no_identity")?;
     let config = broker.tls.server(&leaf).map_err(|_| "tls")?;
-    let stream = hello.into_stream(Arc::new(config)).await.map_err(|_| "handshake")?;
+    let stream = handshakes.run(&admitted, hello.into_stream(Arc::new(config))).await.map_err(|_| "handshake")?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let chain = broker.trust.verify(certificates.iter().map(AsRef::as_ref), clock::now_s()).map_err(|_| "untrusted")?;
     let peer = Peer::new(Arc::clone(chain.leaf()), chain.certificates[1..].to_vec());
+    let place = broker.peer_connections.take(chain.id.clone()).ok_or("too_many_of_identity")?;
     let activity = Activity::new(ms(broker.settings.timeouts_ms.idle));
     let memory = broker.memory.within(broker.peer_memory.of(chain.id.clone()));
-    Ok((stream, PeerConnection { component, leaf, chain, peer, activity, memory }))
+    Ok((stream, PeerConnection { component, leaf, chain, peer, activity, memory, _place: place }))
 }
 
 /// The component that a server name asks for; an unknown one only if a default is configured.

@@ -2,7 +2,8 @@
 //!
 //! Owns: `out.sock`, the peer port, connections, policy decisions and the custody log of one node.
 //! Does not own: who is who (the attestor), what is configured (the broker's control process), the
-//! wire format (crate `hopseal_custody`). Python meets it in `binding` only; `log` is public for its benchmark.
+//! wire format (crate `hopseal_custody`). Python meets it in `binding` only; `log` and `policy` are public for their
+//! benchmarks.
 
 mod activity;
 mod admission;
@@ -21,6 +22,7 @@ mod component;
 mod connector;
 mod decisions;
 mod deliver;
+mod descriptors;
 mod directory;
 mod events;
 mod executor;
@@ -28,6 +30,7 @@ mod gathered;
 mod h1_stream;
 mod h2_stream;
 mod handles;
+mod handshakes;
 mod headers;
 mod in_force;
 mod inbound;
@@ -47,7 +50,7 @@ mod outside;
 mod path;
 mod pidfd;
 mod places;
-mod policy;
+pub mod policy;
 mod policy_binding;
 mod pool;
 mod problem;

@@ -116,11 +116,12 @@ async fn call(
     let instance = connected.instance(&broker.events, timeout).await?;
     let caller = identify(broker, instance)?;
     record.caller = Some(caller.leaf.id.to_string());
+    record.occupy_part(&broker.calls, &broker.component_calls, &caller.leaf.id)?;
     let (mut parts, ()) = request.into_parts();
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
     let is_for_broker = named.host == BROKER_HOST && named.port.is_none();
-    let body = take_in(broker, &parts.headers, body, is_for_broker).await?;
+    let body = take_in(broker, &caller, &parts.headers, body, is_for_broker).await?;
     if is_for_broker {
         let Content::Whole(body) = body else { return Err(Refusal::new("body_too_large", "a request to the broker")) };
         return requests::answer(broker, &caller, (&parts.method, &target), &parts.headers, &body)
@@ -242,15 +243,17 @@ pub fn context_of(broker: &Broker, caller: &Caller, list: &HeaderMap) -> Result<
 
 async fn take_in(
     broker: &Broker,
+    caller: &Caller,
     list: &HeaderMap,
     body: &mut Option<Incoming>,
     is_for_broker: bool,
 ) -> Result<Content, Refusal> {
+    let memory = broker.memory.within(broker.component_memory.of(caller.leaf.id.clone()));
     if is_for_broker || broker.settings.streams == Streams::Reject {
         let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
-        return broker.memory.read(list, body).await.map(Content::Whole);
+        return memory.read(list, body).await.map(Content::Whole);
     }
-    Ok(match broker.memory.read_or_stream(list, body).await? {
+    Ok(match memory.read_or_stream(list, body).await? {
         Intake::Whole(body) => Content::Whole(body),
         Intake::Stream(body) => Content::Stream(Some(body)),
     })

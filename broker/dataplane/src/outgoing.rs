@@ -223,7 +223,7 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
 /// The log cannot be written, or the key may not sign.
 pub async fn seal(broker: &Broker, request: SealRequest) -> Result<String, Refusal> {
     let started = broker.started.get().ok_or_else(|| Refusal::new("log_unavailable", "not started"))?;
-    match timeout(ms(broker.settings.timeouts_ms.log_write), started.log.seal(request)).await {
+    match timeout(ms(broker.settings.timeouts_ms.log_write), started.log.queue_seal(request).sealed()).await {
         Ok(Ok(sealed)) => Ok(sealed),
         Ok(Err(LogError::Unavailable(why))) => Err(Refusal::new("log_unavailable", why)),
         Ok(Err(LogError::Unsealable(code))) => Err(Refusal::new(code, "the key may not sign")),

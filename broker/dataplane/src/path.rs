@@ -48,15 +48,21 @@ fn verify_path(path: &[u8]) -> Result<(), PathFault> {
     Ok(())
 }
 
-/// Refuses escapes that a decoder could turn into path structure, and gives what follows one.
+/// Refuses escapes that a decoder could turn into path structure, and those that have another spelling (RFC 3986 §2.3:
+/// unreserved characters, §2.1: digits in lower case): a rule about a path would not know it in the other. Gives what
+/// follows one.
 fn verify_escape(tail: &[u8]) -> Result<&[u8], PathFault> {
     let (&[high, low], rest) = tail.split_first_chunk::<2>().ok_or("truncated percent escape")?;
     let digit = |character: u8| char::from(character).to_digit(16).ok_or("malformed percent escape");
+    if high.is_ascii_lowercase() || low.is_ascii_lowercase() {
+        return Err("percent escape in lower case");
+    }
     match digit(high)? * 16 + digit(low)? {
         0x2f | 0x5c => Err("escaped slash or backslash"),
         0x2e => Err("escaped dot"),
         0x25 => Err("escaped percent sign"),
         0x00..=0x1f | 0x7f => Err("escaped control character"),
+        0x30..=0x39 | 0x41..=0x5a | 0x61..=0x7a | 0x2d | 0x5f | 0x7e => Err("escaped unreserved character"),
         _ => Ok(rest),
     }
 }
@@ -73,7 +79,8 @@ mod tests {
             "/v1/chat/completions",
             "/a/",
             "/a%20b",
-            "/%c3%a9",
+            "/%C3%A9",
+            "/a%40b%3A%2C",
             "/a..b/.c",
             "/~x;y=1,2@:!$&'()*+",
             "/a;..",
@@ -102,18 +109,27 @@ mod tests {
             "/a/.;x=1/b",
             "/..;",
             "/%2e",
-            "/%2E%2e/x",
+            "/%2E",
+            "/%2E%2E/x",
             "/a%2fb",
             "/a%2Fb",
-            "/a%5cb",
+            "/a%5Cb",
             "/a\\b",
             "/%",
             "/%2",
             "/%zz",
             "/%00",
-            "/%0a",
-            "/%7f",
-            "/%252e",
+            "/%0A",
+            "/%7F",
+            "/%c3%a9",
+            "/%C3%a9",
+            "/%6Dcp",
+            "/%41",
+            "/%30",
+            "/%2D",
+            "/%5F",
+            "/%7E",
+            "/%252E",
             "/a b",
             "/a\u{7f}",
             "/é",

@@ -1,6 +1,10 @@
-//! Bounds on connections, in all and per origin (user or address).
+//! Bounds on connections and calls, in all and per origin (user, address or identity).
 //!
 //! Owns: places, which are refused when there is none, and turns, which are waited for.
+//!
+//! An origin may have as many places as it leaves free: one alone gets half, a second half of the rest, so
+//! however many act together, one that comes later finds some left (the dynamic thresholds of Choudhury and
+//! Hahne, IEEE/ACM Transactions on Networking 6(2), 1998, with their factor 1).
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -36,11 +40,22 @@ impl<K: Eq + Hash + Clone> Places<K> {
         Self(Arc::new(PlacesInner { taken: Mutex::default(), total: Gauge::default(), limit, limit_per_origin }))
     }
 
-    /// A place for a connection from `origin`, or None at either bound.
+    /// A place for `origin`, or None at a bound.
     pub fn take(&self, origin: K) -> Option<Place<K>> {
+        self.take_if(origin, |own, left| own < left)
+    }
+
+    /// The same where others have a hand in what is `free`: origins of another kind share it.
+    pub fn take_of(&self, origin: K, free: usize) -> Option<Place<K>> {
+        self.take_if(origin, |own, _left| own < free)
+    }
+
+    fn take_if(&self, origin: K, may_have_more: impl Fn(usize, usize) -> bool) -> Option<Place<K>> {
         let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.get(&origin).copied().unwrap_or(0);
-        if own >= self.0.limit_per_origin || self.0.total.get() >= i64::try_from(self.0.limit).unwrap_or(i64::MAX) {
+        let total = usize::try_from(self.0.total.get()).unwrap_or(usize::MAX);
+        let left = self.0.limit.saturating_sub(total);
+        if left == 0 || own >= self.0.limit_per_origin || !may_have_more(own, left) {
             return None;
         }
         taken.insert(origin.clone(), own + 1);
@@ -63,18 +78,18 @@ impl<K: Eq + Hash> Drop for Place<K> {
 }
 
 /// A bound for each origin, forgotten when nothing of it is held.
-pub struct Parts<K> {
-    each: usize,
-    origins: Mutex<HashMap<K, Weak<Semaphore>>>,
+pub struct Parts<K, P> {
+    make: Box<dyn Fn() -> P + Send + Sync>,
+    origins: Mutex<HashMap<K, Weak<P>>>,
 }
 
-impl<K: Eq + Hash> Parts<K> {
-    pub fn new(each: usize) -> Self {
-        Self { each, origins: Mutex::default() }
+impl<K: Eq + Hash, P> Parts<K, P> {
+    pub fn new(make: impl Fn() -> P + Send + Sync + 'static) -> Self {
+        Self { make: Box::new(make), origins: Mutex::default() }
     }
 
     /// The part of `origin`.
-    pub fn of(&self, origin: K) -> Arc<Semaphore> {
+    pub fn of(&self, origin: K) -> Arc<P> {
         let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = origins.get(&origin).and_then(Weak::upgrade) {
             return known;
@@ -82,7 +97,7 @@ impl<K: Eq + Hash> Parts<K> {
         if origins.len() >= FORGET_AT {
             origins.retain(|_, each| each.strong_count() > 0);
         }
-        let part = Arc::new(Semaphore::new(self.each));
+        let part = Arc::new((self.make)());
         origins.insert(origin, Arc::downgrade(&part));
         part
     }
@@ -91,7 +106,7 @@ impl<K: Eq + Hash> Parts<K> {
 /// Turns at something costly.
 pub struct Turns<K> {
     all: Arc<Semaphore>,
-    parts: Parts<K>,
+    parts: Parts<K, Semaphore>,
 }
 
 /// One turn; the next comes when it is dropped.
@@ -102,7 +117,8 @@ pub struct Turn {
 
 impl<K: Eq + Hash> Turns<K> {
     pub fn new(count: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(count)), parts: Parts::new((count / ORIGIN_PART).max(1)) }
+        let part = move || Semaphore::new((count / ORIGIN_PART).max(1));
+        Self { all: Arc::new(Semaphore::new(count)), parts: Parts::new(part) }
     }
 
     /// Waits for a turn of `origin`; None never comes while the turns live.
@@ -141,6 +157,30 @@ mod tests {
             turns.take(origin).await.unwrap();
         }
         assert!(turns.parts.origins.lock().unwrap().len() <= FORGET_AT);
+    }
+
+    #[test]
+    fn whoever_comes_later_finds_places_however_many_act_together() {
+        let places = Places::new(1024, 1024);
+        let mut held = Vec::new();
+        for origin in 0..8 {
+            let own: Vec<_> = std::iter::from_fn(|| places.take(origin)).collect();
+            assert_eq!(own.len(), 512 >> origin);
+            held.push(own);
+        }
+        let free = 1024 - held.iter().map(Vec::len).sum::<usize>();
+        assert_eq!(free, 4);
+        assert!(places.take(99).is_some());
+    }
+
+    #[test]
+    fn an_origin_gets_no_more_than_others_leave_free() {
+        let places = Places::new(8, 8);
+        let _one = places.take_of(1, 2).unwrap();
+        let _two = places.take_of(1, 2).unwrap();
+        assert!(places.take_of(1, 2).is_none());
+        assert!(places.take_of(1, 3).is_some());
+        assert!(places.take_of(2, 0).is_none());
     }
 
     #[test]

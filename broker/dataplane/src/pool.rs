@@ -121,7 +121,8 @@ impl Pool {
         if let Some((_, refusal)) = state.failed.as_ref().filter(|(at, _)| *at >= arrived) {
             return Err(refusal.clone());
         }
-        match self.open(leaf, component, endpoint).await {
+        // Boxed because it is rare and large: its caller is part of every call.
+        match Box::pin(self.open(leaf, component, endpoint)).await {
             Ok((Sender::H2(sender), peer)) => {
                 state.shared = Some((sender.clone(), peer.clone()));
                 Ok(lease(Sender::H2(sender), peer))

@@ -111,6 +111,8 @@ fn status_of(code: &str) -> StatusCode {
     match code {
         "host_invalid" | "path_invalid" | "request_invalid" | "request_malformed" => StatusCode::BAD_REQUEST,
         "request_head_timeout" | "body_timeout" => StatusCode::REQUEST_TIMEOUT,
+        // It is seen in receipts only: 499 is what nginx writes down for it.
+        "call_abandoned" => StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT),
         "target_too_long" => StatusCode::URI_TOO_LONG,
         "headers_too_large" => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         "identity_none"

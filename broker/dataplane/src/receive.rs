@@ -10,7 +10,7 @@ use hopseal_custody::binding::Body;
 use hopseal_custody::chain::Chain;
 use hopseal_custody::fields::RECORD;
 use http::{HeaderMap, Request, Response, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use crate::admission::{Received, accept, log_refused, says_stream};
 use crate::body::{Buffered, drain};
@@ -27,7 +27,7 @@ use crate::problem::Refusal;
 use crate::reply::{AnswerBody, Reply};
 use crate::settings::Streams;
 use crate::vouched::{Peer, vouch, vouch_refusal};
-use crate::voucher::Voucher;
+use crate::voucher::{Pledge, Voucher};
 
 /// Answers one request of a peer; never fails, refusals are answers.
 pub async fn answer(
@@ -42,7 +42,7 @@ pub async fn answer(
     let (parts, body) = request.into_parts();
     let mut body = Some(body);
     let peer = Peer::of(&parts.method, parts.version, &parts.headers, broker.settings.body_limit_bytes);
-    let mut voucher = None;
+    let mut voucher = Pledge::default();
     let called =
         call(broker, connection, Request::from_parts(parts, ()), &mut body, &peer, &mut record, &mut voucher).await;
     match called {
@@ -56,15 +56,15 @@ pub async fn answer(
             }
             // The chain has a name once it was proven; anybody with a certificate can make up the rest.
             let is_unrecorded = record.custody != Custody::Full;
-            let logged = async {
+            let logged = Box::pin(async {
                 if is_unrecorded {
                     outside::log_refused(broker, connection, &refusal, &record).await;
                 } else {
                     log_refused(broker, &refusal, claimed, record.cid.is_some()).await;
                 }
-            };
-            let response = match voucher.filter(Voucher::may_vouch_refusal) {
-                Some(voucher) => tokio::join!(logged, vouch_refusal(voucher, &peer, &refusal)).1,
+            });
+            let response = match voucher.take().filter(Voucher::may_vouch_refusal) {
+                Some(voucher) => tokio::join!(logged, Box::pin(vouch_refusal(voucher, &peer, &refusal))).1,
                 None => {
                     logged.await;
                     refusal.response().map(Reply::whole)
@@ -86,7 +86,7 @@ async fn call(
     voucher: &mut Option<Voucher>,
 ) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
-    record.occupy_part(&broker.peer_calls, &connection.chain.id)?;
+    record.occupy_part(&broker.calls, &broker.peer_calls, &connection.chain.id)?;
     headers::verify_form(&request)?;
     let callee = broker.directory.by_qualified(&connection.component);
     let callee = callee.ok_or_else(|| Refusal::new("callee_unavailable", "no document"))?;
@@ -145,7 +145,9 @@ async fn read_whole(
     list: &HeaderMap,
     body: &mut Option<Incoming>,
 ) -> Result<Option<Buffered>, Refusal> {
-    if peer.can_stream() && broker.settings.streams == Streams::Accept && says_stream(list) {
+    let may_stream = peer.can_stream() && broker.settings.streams == Streams::Accept;
+    // Looked at only if there is a body: what the record says costs reading it.
+    if may_stream && body.as_ref().is_some_and(|body| !body.is_end_stream()) && says_stream(list) {
         return Ok(None);
     }
     let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;

@@ -5,6 +5,8 @@
 //! connections are shared by all, which one runtime per core would not allow.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,6 +16,9 @@ use tokio::sync::oneshot;
 /// How long the threads get to end once everything was told to close.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Run whenever all threads have nothing to do.
+pub type AtRest = Box<dyn Fn() + Send + Sync>;
+
 /// A running runtime.
 pub struct Running {
     pub handle: Handle,
@@ -22,13 +27,30 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(threads: usize) -> io::Result<Self> {
+    /// `threads` threads, which run `at_rest` each time when the last of them runs out of work.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(threads: usize, at_rest: AtRest) -> io::Result<Self> {
         if threads > 1 {
-            let runtime =
-                Builder::new_multi_thread().worker_threads(threads).thread_name("dataplane").enable_all().build()?;
+            let busy = Arc::new(AtomicUsize::new(threads));
+            let awake = Arc::clone(&busy);
+            let runtime = Builder::new_multi_thread()
+                .worker_threads(threads)
+                .thread_name("dataplane")
+                .on_thread_park(move || {
+                    if busy.fetch_sub(1, Ordering::AcqRel) == 1 {
+                        at_rest();
+                    }
+                })
+                .on_thread_unpark(move || {
+                    awake.fetch_add(1, Ordering::AcqRel);
+                })
+                .enable_all()
+                .build()?;
             return Ok(Self { handle: runtime.handle().clone(), one: None, many: Some(runtime) });
         }
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread().on_thread_park(at_rest).enable_all().build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("dataplane".into()).spawn(move || {

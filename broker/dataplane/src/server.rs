@@ -24,14 +24,16 @@ use serde_json::json;
 
 use crate::broker::{Broker, Started};
 use crate::clock;
+use crate::descriptors;
 use crate::events::{Events, Weight};
+use crate::handshakes::Handshakes;
 use crate::inbound;
 use crate::log::LogObserver;
 use crate::log::scan::Accepted;
 use crate::log::store::LogFiles;
 use crate::log::{Beginning, Entry, Log};
 use crate::pidfd;
-use crate::places::{Places, Turns};
+use crate::places::Places;
 use crate::relay::{self, Ask, Kept, Predecessor, RemoteLog, SharedStore, Successor};
 use crate::runtime::Running;
 use crate::socket::{self, BoundSocket};
@@ -98,10 +100,12 @@ impl Server {
         };
         let bound = peer.local_addr().map_err(|error| listen_error(settings.peer_listen, &error))?;
         let (log_thread, store) = open_log(broker, bound)?;
+        tell_of_descriptors(broker);
         let failed = |error: io::Error| ("start_failed", error.to_string());
         let out = socket.listener.try_clone().map_err(failed)?;
         peer.set_nonblocking(true).map_err(failed)?;
-        let runtime = Running::start(settings.worker_threads).map_err(failed)?;
+        let Some(Started { log, .. }) = broker.started.get() else { return Err(failed(io::Error::other("no log"))) };
+        let runtime = log.serve(|at_rest| Running::start(settings.worker_threads, at_rest)).map_err(failed)?;
         if let Some((relay, forward)) = relay {
             let handle = runtime.handle.clone();
             let predecessor = Predecessor::serve(broker, relay, store.clone(), handle).map_err(failed)?;
@@ -203,6 +207,18 @@ impl Server {
     }
 }
 
+/// Connections are fewer than configured if the process may not have the descriptors for them.
+fn tell_of_descriptors(broker: &Broker) {
+    descriptors::raise_limit();
+    let limits = &broker.settings.limits;
+    let wanted = limits.out_connections.max(limits.peer_connections);
+    let most = descriptors::connections(wanted);
+    if most < wanted {
+        let few = json!({"event": "descriptors_few", "connections": most, "configured": wanted});
+        broker.events.push(Weight::Required, &few);
+    }
+}
+
 fn listen_error(address: SocketAddr, error: &io::Error) -> StartError {
     let code = if error.kind() == ErrorKind::AddrInUse { "peer_port_in_use" } else { "peer_listen_failed" };
     (code, format!("{address}: {error}"))
@@ -247,6 +263,9 @@ fn restore(broker: &Broker, accepted: &Accepted, now: i64) -> Option<()> {
     let used = broker.receiver.restore_used(&iss, jti, accepted.exp, now);
     if used.is_err_and(|rejection| rejection.code == Code::Unavailable) {
         return None;
+    }
+    if accepted.is_refused {
+        return Some(());
     }
     let root = match &accepted.root {
         None => iss,
@@ -317,8 +336,9 @@ async fn judge_by_the_clock(broker: Arc<Broker>) {
 async fn accept_peers(broker: Arc<Broker>, listener: TcpListener) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let limits = &broker.settings.limits;
-    let handshakes = Arc::new(Turns::new(limits.handshakes));
-    let places = Places::new(limits.peer_connections, limits.peer_connections_per_address);
+    let handshakes = Handshakes::new(limits.handshakes, limits.handshake_queue, Arc::clone(&broker.stats));
+    let handshakes = Arc::new(handshakes);
+    let places = Places::new(descriptors::connections(limits.peer_connections), limits.peer_connections_per_address);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -80,6 +80,7 @@ pub struct Stats {
     pub out_connections: Gauge,
     pub peer_connections: Gauge,
     pub pool_connections: Gauge,
+    pub handshakes_waiting: Gauge,
     /// To external services.
     pub web_connections: Gauge,
     pub tunnels: Gauge,
@@ -165,6 +166,7 @@ impl Stats {
             ("out_connections", "Connections of local components.", &self.out_connections),
             ("peer_connections", "Inbound mTLS connections.", &self.peer_connections),
             ("pool_connections", "Outbound mTLS connections.", &self.pool_connections),
+            ("handshakes_waiting", "Handshakes of peers that wait for their turn.", &self.handshakes_waiting),
             ("web_connections", "TLS connections to external services.", &self.web_connections),
             ("tunnels", "Tunnels that are open.", &self.tunnels),
         ] {

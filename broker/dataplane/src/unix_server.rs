@@ -20,6 +20,7 @@ use crate::answers::{Answers, WatchedBody};
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::callers::Connected;
+use crate::descriptors;
 use crate::h1_stream::H1Stream;
 use crate::pidfd::{PinError, pin_peer};
 use crate::places::Places;
@@ -33,7 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn accept(broker: Arc<Broker>, listener: UnixListener) {
     let Ok(listener) = tokio::net::UnixListener::from_std(listener) else { return };
     let limits = &broker.settings.limits;
-    let places = Places::new(limits.out_connections, limits.out_connections_per_uid);
+    let places = Places::new(descriptors::connections(limits.out_connections), limits.out_connections_per_uid);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

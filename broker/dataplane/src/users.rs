@@ -69,10 +69,10 @@ pub fn exchanged(
 ///
 /// # Errors
 /// `egress_user_token`.
-pub fn keep(parent: &Parent, list: &mut HeaderMap, query: Option<&str>) -> Result<(), Refusal> {
+pub fn keep(parent: &Parent, list: &mut HeaderMap, target: &str) -> Result<(), Refusal> {
     if let Some((_, text)) = own_token(parent) {
         let is_in = |value: &[u8]| contains(value, text.as_bytes());
-        if list.values().any(|value| is_in(value.as_bytes())) || query.is_some_and(|query| is_in(query.as_bytes())) {
+        if list.values().any(|value| is_in(value.as_bytes())) || is_in(target.as_bytes()) {
             return Err(Refusal::new("egress_user_token", "the request holds the token of the chain's user"));
         }
     }

@@ -53,6 +53,32 @@ pub struct Voucher {
     pub ending: Option<Arc<Ending>>,
 }
 
+/// A voucher until it is spent: if the call is given up before, its record is not left without a receipt.
+#[derive(Default)]
+pub struct Pledge(Option<Voucher>);
+
+impl std::ops::Deref for Pledge {
+    type Target = Option<Voucher>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Pledge {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl Drop for Pledge {
+    fn drop(&mut self) {
+        if let Some(voucher) = self.0.take().filter(|voucher| voucher.is_accepted) {
+            voucher.abandon();
+        }
+    }
+}
+
 /// The head of an answer as a receipt binds it.
 pub struct Head {
     status: StatusCode,
@@ -85,6 +111,14 @@ impl Voucher {
         // A broker that goes does not know what the one that came has vouched for.
         let is_sole = self.broker.successor.get().is_none();
         self.is_accepted || is_sole && receiver.claim_refusal(&self.caller, self.jti, self.exp, clock::now_s())
+    }
+
+    /// Logs that the caller was gone before there was an answer; nobody waits for it.
+    fn abandon(self) {
+        let response = Refusal::new("call_abandoned", "").response();
+        if let Ok(head) = bind_head(response.status(), response.headers()) {
+            HeadVoucher::new(self, head).abort(BodySum::of(&[]));
+        }
     }
 
     /// How an answer ends that is whole: without the end of the request there is no end of the exchange.

@@ -33,7 +33,7 @@ from hopseal.log.audit.report import (
 from hopseal.log.audit.statements import ReadStatement
 from hopseal.log.audit.steps import StatementReport
 from hopseal.log.audit.trust import TrustHistory
-from hopseal.log.entries import Direction
+from hopseal.log.entries import CallEntry, Direction
 from hopseal.log.judge import CHAIN_STEP, ChainJudge, Finding, JudgedHop
 from hopseal.log.tokens import check_token
 
@@ -62,6 +62,11 @@ class Conclusion:
         self._refusals: dict[str | None, list[Refusal]] = {}
         for refusal in artifacts.refusals:
             self._refusals.setdefault(refusal.unverified_cid, []).append(refusal)
+        self._led_by: dict[str | None, list[CallEntry]] = {}
+        for call in artifacts.calls:
+            if call.kind == "caller":
+                self._led_by.setdefault(call.cid, []).append(call)
+        self._tunnels = {call.rec: call for call in artifacts.calls if call.kind == "tunnel"}
         self._evidence: dict[str, list[EvidenceStatement]] = {}
         for facts in self.table.by_hash.values():
             if facts.statement.evidence is not None and facts.holds:
@@ -138,8 +143,8 @@ class Conclusion:
         roots = tuple(sorted(map(self._hop, trees), key=_by_log))
         hops = [each.verdict for root in roots for each in root.walk()] or [Verdict.INCOMPLETE]
         verdict = worst([*hops, *(each.verdict for each in loose)])
-        led_by = tuple(each for each in self._artifacts.calls if each.cid == cid and each.kind == "caller")
-        return ChainAudit(cid, verdict, roots, loose, tuple(self._refusals.get(cid, ())), led_by)
+        refusals, led_by = tuple(self._refusals.get(cid, ())), tuple(self._led_by.get(cid, ()))
+        return ChainAudit(cid, verdict, roots, loose, refusals, led_by)
 
     def _hop(self, judged: JudgedHop) -> HopAudit:
         facts = self.table.by_hash[judged.sealed.hash]
@@ -150,7 +155,6 @@ class Conclusion:
         parts = [self._verdict(facts), *(each.verdict for each in answers), *(each.verdict for each in closings)]
         is_observed = self.table.is_without_custody(facts, record)
         parts += [Verdict.OBSERVED] if is_observed else []
-        tunnels = (each for each in self._artifacts.calls if each.rec == facts.hash)
         return HopAudit(
             sealed=judged.sealed,
             verdict=worst(parts),
@@ -167,7 +171,7 @@ class Conclusion:
             token=self._token(record),
             children=tuple(sorted(map(self._hop, judged.children), key=_by_log)),
             is_observed=is_observed,
-            tunnel=next(tunnels, None),
+            tunnel=self._tunnels.get(facts.hash),
         )
 
     def _answers(self, about: list[Facts]) -> Iterable[AnswerAudit]:

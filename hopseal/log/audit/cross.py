@@ -32,7 +32,7 @@ def cross_check(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem
     _check_uses(table)
     problems = _check_logs(table, artifacts)
     refused = {each.unverified_jti for each in artifacts.refusals}
-    tunnels = {each.rec for each in artifacts.calls}
+    tunnels = {each.rec for each in artifacts.calls if each.kind == "tunnel"}
     for facts in table.by_hash.values():
         _check_subject(facts, table)
     answered = [(facts, record, table.receipts(facts.hash)) for facts, record in table.records]

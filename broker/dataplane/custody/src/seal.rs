@@ -110,6 +110,15 @@ impl UnverifiedStatement {
     }
 }
 
+/// Statement hash and seal hash of a sealed statement that was verified or made here; None if it is of another form.
+#[must_use]
+pub fn hashes_of(sealed: &str) -> Option<(StatementHash, SealHash)> {
+    let mut parts = sealed.splitn(3, '.');
+    let (payload, _path, seal) = (parts.next()?, parts.next()?, parts.next()?);
+    let x5t = parse_header(seal.split('.').next()?)?;
+    Some((statement_hash(&x5t, payload), sha256(seal.as_bytes())))
+}
+
 /// The exact seal header of a leaf with thumbprint `x5t`.
 #[must_use]
 pub fn seal_header(x5t: &Thumbprint) -> String {

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,10 +13,12 @@ use tokio::sync::oneshot;
 
 use super::entry::Entry;
 use super::health::{Health, LogObserver};
+use super::queue::{Entrance, Refused, queue};
 use super::sealing::SealRequest;
 use super::store::Store;
 use super::witnessed::Witnessed;
-use super::writer::{Beginning, RETRY_INTERVAL, Writer};
+use super::writer::{Beginning, RETRY_INTERVAL, Shared, Writer};
+use crate::runtime::{AtRest, Running};
 
 /// Why an entry does not count.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,16 +53,21 @@ pub enum Job {
         /// Gets how many entries the log has with this one.
         done: Option<oneshot::Sender<Result<u64, LogError>>>,
     },
-    /// Write what came before this, then end.
-    End,
+}
+
+impl Job {
+    /// Whether a call waits for it.
+    pub fn is_awaited(&self) -> bool {
+        !matches!(self, Self::Append { done: None, .. })
+    }
 }
 
 /// Handle of the log; clones share one writer.
 #[derive(Clone)]
 pub struct Log {
-    jobs: SyncSender<Job>,
+    jobs: Entrance,
+    shared: Shared,
     healthy: Arc<AtomicBool>,
-    durable: Arc<AtomicU64>,
     witnessed: Option<Arc<Witnessed>>,
     full: Duration,
 }
@@ -83,18 +89,31 @@ impl Log {
         patience: Patience,
         observer: Arc<dyn LogObserver>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let (jobs, waiting) = sync_channel(patience.queue);
+        let (jobs, waiting) = queue(patience.queue);
         let log = Self {
             jobs,
+            shared: Shared { durable: Arc::new(AtomicU64::new(beginning.next_n)), ..Shared::default() },
             healthy: Arc::new(AtomicBool::new(true)),
-            durable: Arc::new(AtomicU64::new(beginning.next_n)),
             witnessed: patience.witness.map(|patience| Arc::new(Witnessed::new(patience))),
             full: patience.full,
         };
         let health = Health::new(Arc::clone(&log.healthy), observer);
-        let writer = Writer::new(store, beginning, patience.full, health, Arc::clone(&log.durable));
+        let writer = Writer::new(store, beginning, patience.full, health, log.shared.clone());
         let thread = std::thread::Builder::new().name("custody-log".into()).spawn(move || writer.run(&waiting))?;
         Ok((log, thread))
+    }
+
+    /// Calls run in the runtime that `start` gives, which runs the function that it is given whenever all of its threads
+    /// have nothing to do: then no batch can be expected to become larger. One wake for each write tells all calls.
+    ///
+    /// # Errors
+    /// Those of `start`.
+    pub fn serve<E>(&self, start: impl FnOnce(AtRest) -> Result<Running, E>) -> Result<Running, E> {
+        let jobs = self.jobs.clone();
+        let running = start(Box::new(move || jobs.rest()))?;
+        self.jobs.expect_rests();
+        self.shared.outcomes.deliver_in(&running.handle);
+        Ok(running)
     }
 
     /// Seals and logs a statement that is about to be sent; gives the sealed text once it is durable, and witnessed
@@ -109,10 +128,7 @@ impl Log {
     /// Queues a statement now and lets it be waited for later: for callers to whom the order in the log matters.
     pub fn queue_seal(&self, request: SealRequest) -> QueuedSeal {
         let (done, outcome) = oneshot::channel();
-        let late = match self.jobs.try_send(Job::Seal(request, done)) {
-            Err(TrySendError::Full(job)) => Some(job),
-            Ok(()) | Err(TrySendError::Disconnected(_)) => None,
-        };
+        let late = self.offer(Job::Seal(request, done));
         QueuedSeal { log: self.clone(), late, outcome }
     }
 
@@ -122,11 +138,15 @@ impl Log {
     /// # Errors
     /// It is not in the log, or nobody else knows of it.
     pub async fn append(&self, entry: Entry, certificates: Vec<(String, String)>) -> Result<(), LogError> {
+        self.queue_append(entry, certificates).logged().await
+    }
+
+    /// Queues an entry now and lets it be waited for later, as by [`Log::append`].
+    pub fn queue_append(&self, entry: Entry, certificates: Vec<(String, String)>) -> QueuedAppend {
         let must_be_witnessed = entry.awaits_witnesses();
         let (done, outcome) = oneshot::channel();
-        self.enqueue_patiently(Job::Append { entry, certificates, done: Some(done) }).await?;
-        let count = outcome.await.unwrap_or_else(|_| Err(ended()))?;
-        if must_be_witnessed { self.wait_witnessed(count).await } else { Ok(()) }
+        let late = self.offer(Job::Append { entry, certificates, done: Some(done) });
+        QueuedAppend { log: self.clone(), late, outcome, must_be_witnessed }
     }
 
     /// Seals and logs a statement that nobody waits for and that is lost if this write fails.
@@ -148,8 +168,7 @@ impl Log {
 
     /// Tells the writer to end once everything queued so far is written.
     pub fn close(&self) {
-        // Blocks at most for one write while the queue is full; an ended writer needs no telling.
-        let _ended_already = self.jobs.send(Job::End);
+        self.jobs.end();
     }
 
     /// Whether the last write held.
@@ -159,7 +178,13 @@ impl Log {
 
     /// How many entries are durable: all whose number is smaller.
     pub fn durable(&self) -> u64 {
-        self.durable.load(Ordering::Acquire)
+        self.shared.durable.load(Ordering::Acquire)
+    }
+
+    /// The leaves of the durable entries `start` to `end`, which is not included, each given once; None if they are
+    /// only in the files.
+    pub fn take_leaves(&self, start: u64, end: u64) -> Option<Vec<String>> {
+        self.shared.leaves.take(start, end)
     }
 
     /// Tells calls that wait for witnesses that the first `count` entries have them.
@@ -175,8 +200,16 @@ impl Log {
     /// No quorum has confirmed them in time.
     pub async fn wait_witnessed(&self, count: u64) -> Result<(), LogError> {
         match &self.witnessed {
-            Some(witnessed) if !witnessed.covers(count).await => Err(LogError::Unwitnessed),
+            Some(witnessed) if !Box::pin(witnessed.covers(count)).await => Err(LogError::Unwitnessed),
             _ => Ok(()),
+        }
+    }
+
+    /// The job again if there was no space; one that an ended writer gets is dropped.
+    fn offer(&self, job: Job) -> Option<Box<Job>> {
+        match self.jobs.offer(job) {
+            Err(Refused::Full(job)) => Some(job),
+            Ok(()) | Err(Refused::Ended) => None,
         }
     }
 
@@ -184,8 +217,8 @@ impl Log {
         let deadline = Instant::now() + self.full;
         let mut offered = job;
         loop {
-            match self.jobs.try_send(offered) {
-                Err(TrySendError::Full(job)) if Instant::now() < deadline => offered = job,
+            match self.jobs.offer(offered) {
+                Err(Refused::Full(job)) if Instant::now() < deadline => offered = *job,
                 outcome => return outcome.map_err(|error| refused(&error)),
             }
             tokio::time::sleep(RETRY_INTERVAL).await;
@@ -193,7 +226,7 @@ impl Log {
     }
 
     fn enqueue(&self, job: Job) -> Result<(), LogError> {
-        self.jobs.try_send(job).map_err(|error| refused(&error))
+        self.jobs.offer(job).map_err(|error| refused(&error))
     }
 }
 
@@ -201,7 +234,7 @@ impl Log {
 pub struct QueuedSeal {
     log: Log,
     /// Not queued yet: there was no space.
-    late: Option<Job>,
+    late: Option<Box<Job>>,
     outcome: oneshot::Receiver<Result<(String, u64), LogError>>,
 }
 
@@ -212,7 +245,7 @@ impl QueuedSeal {
     /// The statement must not be sent.
     pub async fn sealed(self) -> Result<String, LogError> {
         if let Some(job) = self.late {
-            self.log.enqueue_patiently(job).await?;
+            Box::pin(self.log.enqueue_patiently(*job)).await?;
         }
         let (sealed, count) = self.outcome.await.unwrap_or_else(|_| Err(ended()))?;
         self.log.wait_witnessed(count).await?;
@@ -220,10 +253,33 @@ impl QueuedSeal {
     }
 }
 
-fn refused(error: &TrySendError<Job>) -> LogError {
+/// An entry on its way into the log.
+pub struct QueuedAppend {
+    log: Log,
+    /// Not queued yet: there was no space.
+    late: Option<Box<Job>>,
+    outcome: oneshot::Receiver<Result<u64, LogError>>,
+    must_be_witnessed: bool,
+}
+
+impl QueuedAppend {
+    /// Resolves once the entry is durable, as by [`Log::append`].
+    ///
+    /// # Errors
+    /// It is not in the log, or nobody else knows of it.
+    pub async fn logged(self) -> Result<(), LogError> {
+        if let Some(job) = self.late {
+            Box::pin(self.log.enqueue_patiently(*job)).await?;
+        }
+        let count = self.outcome.await.unwrap_or_else(|_| Err(ended()))?;
+        if self.must_be_witnessed { self.log.wait_witnessed(count).await } else { Ok(()) }
+    }
+}
+
+fn refused(error: &Refused) -> LogError {
     match error {
-        TrySendError::Full(_) => LogError::Unavailable("too many entries wait for the log".into()),
-        TrySendError::Disconnected(_) => ended(),
+        Refused::Full(_) => LogError::Unavailable("too many entries wait for the log".into()),
+        Refused::Ended => ended(),
     }
 }
 

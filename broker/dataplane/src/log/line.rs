@@ -7,6 +7,9 @@ use serde_json::json;
 
 use super::entry::{About, Claims, Direction, Entry, Unrecorded};
 
+/// Eight digits and a space.
+const CHECKSUM_BYTES: usize = 9;
+
 /// The members that lines of records and of statements about them begin with.
 #[derive(Serialize)]
 struct Head<'a> {
@@ -102,20 +105,26 @@ impl Entry {
     /// # Errors
     /// None in practice: every member is text or a number.
     pub fn write_line(&self, n: u64, at_ms: u64, lines: &mut Vec<u8>) -> serde_json::Result<()> {
-        let json = self.to_json(n, at_ms)?;
-        lines.extend_from_slice(format!("{:08x} ", crc32fast::hash(&json)).as_bytes());
-        lines.extend_from_slice(&json);
+        let start = lines.len();
+        lines.extend_from_slice(b"00000000 ");
+        let json = lines.len();
+        if let Err(error) = self.write_json(n, at_ms, lines) {
+            lines.truncate(start);
+            return Err(error);
+        }
+        let checksum = format!("{:08x}", crc32fast::hash(&lines[json..]));
+        lines[start..start + checksum.len()].copy_from_slice(checksum.as_bytes());
         lines.push(b'\n');
         Ok(())
     }
 
-    fn to_json(&self, n: u64, at_ms: u64) -> serde_json::Result<Vec<u8>> {
+    fn write_json(&self, n: u64, at_ms: u64, lines: &mut Vec<u8>) -> serde_json::Result<()> {
         let version = env!("CARGO_PKG_VERSION");
         let json = match self {
             Self::Record { direction, refused, detail, sealed, ancestors, claims } => {
                 let head =
                     Head::new((n, at_ms), "rec", *direction, refused.as_deref(), detail.as_deref(), sealed.as_deref());
-                return serde_json::to_vec(&RecordLine::new(head, ancestors, claims.as_ref()));
+                return serde_json::to_writer(lines, &RecordLine::new(head, ancestors, claims.as_ref()));
             }
             Self::Statement { kind, direction, refused, detail, sealed, about } => {
                 let head = Head::new(
@@ -126,11 +135,19 @@ impl Entry {
                     detail.as_deref(),
                     sealed.as_deref(),
                 );
-                return serde_json::to_vec(&StatementLine::new(head, about));
+                return serde_json::to_writer(lines, &StatementLine::new(head, about));
             }
-            Self::Call(call) => return serde_json::to_vec(&CallLine { n, at_ms, r#type: "call", call }),
-            Self::Artifact(artifact) => return Ok(artifact.to_json(n, at_ms)),
-            Self::Relayed(relayed) => return Ok(relayed.to_json(n, at_ms)),
+            Self::Artifact(artifact) => {
+                lines.extend_from_slice(&artifact.to_json(n, at_ms));
+                return Ok(());
+            }
+            Self::Call(call) => {
+                return serde_json::to_writer(lines, &CallLine { n, at_ms, r#type: "call", call });
+            }
+            Self::Relayed(relayed) => {
+                lines.extend_from_slice(&relayed.to_json(n, at_ms));
+                return Ok(());
+            }
             Self::Certificate { x5t, der } => json!({"n": n, "at_ms": at_ms, "type": "cert", "x5t": x5t, "der": der}),
             Self::Bundle { trust_domain, sequence, x509 } => {
                 json!({"n": n, "at_ms": at_ms, "type": "bundle", "td": trust_domain, "sequence": sequence, "x509": x509})
@@ -144,7 +161,7 @@ impl Entry {
                  "latest_exp": latest_exp}
             ),
         };
-        serde_json::to_vec(&json)
+        serde_json::to_writer(lines, &json)
     }
 }
 
@@ -155,6 +172,7 @@ pub struct ReadLine {
     pub r#type: String,
     pub dir: Option<Direction>,
     pub verdict: Option<String>,
+    pub code: Option<String>,
     #[serde(default)]
     pub ancestors: Vec<String>,
     pub iss: Option<String>,
@@ -165,9 +183,14 @@ pub struct ReadLine {
     pub latest_exp: Option<i64>,
 }
 
+/// The JSON of a whole line.
+pub fn json_of(line: &[u8]) -> &[u8] {
+    line.get(CHECKSUM_BYTES..line.len().saturating_sub(1)).unwrap_or_default()
+}
+
 /// The JSON of one line without its newline, or None if its checksum does not fit.
 pub fn checked_json(line: &[u8]) -> Option<&[u8]> {
-    let (crc, json) = line.split_at_checked(9)?;
+    let (crc, json) = line.split_at_checked(CHECKSUM_BYTES)?;
     let crc = std::str::from_utf8(crc).ok()?.strip_suffix(' ')?;
     let expected = u32::from_str_radix(crc, 16).ok()?;
     (crc32fast::hash(json) == expected).then_some(json)

@@ -59,3 +59,36 @@ fn the_start_of_a_line_says_what_the_whole_line_does() {
         assert_eq!(LineStart::read(other.as_bytes()), None, "{other}");
     }
 }
+
+#[test]
+fn a_call_without_a_record_has_a_line_of_its_own_type_that_a_restart_passes_over() {
+    use super::super::entry::Ended;
+    let call = Unrecorded {
+        dir: Direction::Received,
+        verdict: "accepted",
+        code: None,
+        detail: Some("a\n\u{1b}[1m".into()),
+        custody: "none",
+        kind: "caller",
+        phase: "end",
+        id: "i".into(),
+        iss: "spiffe://a/b".into(),
+        aud: "spiffe://a/c".into(),
+        op: Some("GET /".into()),
+        dec: None,
+        x5t: None,
+        cid: None,
+        rec: None,
+        ended: Some(Ended { st: 200, fin: "eof", why: "closed".into(), received: 5, sent: None, address: None }),
+    };
+    let mut lines = Vec::new();
+    Entry::Call(Box::new(call)).write_line(4, 9, &mut lines).unwrap();
+    let json = checked_json(&lines[..lines.len() - 1]).unwrap();
+    assert!(!json.iter().any(u8::is_ascii_control));
+    assert_eq!(LineStart::read(json), Some(LineStart { n: 4, at_ms: 9, r#type: "call" }));
+    let value: serde_json::Value = serde_json::from_slice(json).unwrap();
+    assert_eq!((&value["custody"], &value["ended"]["received"]), (&"none".into(), &5.into()));
+    assert!(value["ended"].get("sent").is_none());
+    let found = super::super::scan::scan(&lines[..], 0).unwrap();
+    assert_eq!((found.next_n, found.damaged, found.accepted.len()), (5, 0, 0));
+}

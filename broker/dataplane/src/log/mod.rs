@@ -3,8 +3,7 @@
 //! Owns: the entry format, group commit, sealing in the same write, and the log's files. Does not own: tiles,
 //! checkpoints and proofs, which the control process derives from what is durable here (docs/adr/0010).
 //!
-//! At each write everything that gathered during the previous one is sealed per leaf and written
-//! at once, then `fdatasync`; no timer (custody-wire §4.2 "When"). A call whose entry cannot be
+//! At each write everything that gathered (`queue`) is sealed per leaf and written at once, then `fdatasync`. A call whose entry cannot be
 //! written fails; the next write starts at the same offset, so nothing torn stays behind.
 
 mod artifact;
@@ -12,8 +11,12 @@ mod batch;
 pub mod entry;
 mod handle;
 mod health;
+mod leaf;
 mod line;
+mod outcomes;
+mod queue;
 pub mod relayed;
+mod reserve;
 #[cfg(test)]
 mod samples;
 pub mod scan;

@@ -7,7 +7,6 @@ use hopseal_custody::seal::UnverifiedStatement;
 use hopseal_custody::statement::StatementClaims as _;
 use serde_json::{Map, Value};
 
-use super::entry::Direction;
 use super::line::{LineStart, ReadLine, checked_json};
 use super::scan::Accepted;
 
@@ -39,10 +38,7 @@ impl Relayed {
             }
             None => Form::Members(serde_json::from_slice(json).ok()?),
         };
-        let is_accepted = read.r#type == "rec"
-            && read.dir == Some(Direction::Received)
-            && read.verdict.as_deref() == Some("accepted");
-        Some(Self { form, accepted: is_accepted.then(|| read.into_accepted()).flatten() })
+        Some(Self { form, accepted: read.into_used().filter(|used| !used.is_refused) })
     }
 
     pub fn accepted(&self) -> Option<&Accepted> {

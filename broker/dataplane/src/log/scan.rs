@@ -1,7 +1,8 @@
 //! Reading the log back at start: where to go on, and what a restarted receiver must remember.
 //!
 //! Owns: telling a torn tail (cut off, it was never acknowledged) from damage in the middle (kept
-//! as it is for the auditor, and the replay store then counts as incomplete).
+//! as it is for the auditor, and the replay store then counts as incomplete). Lines are written into zeros (`reserve`):
+//! an end that is torn can have holes, with whole lines of the same write behind them.
 
 use std::collections::HashSet;
 use std::io::{self, BufRead};
@@ -14,7 +15,13 @@ use super::line::{LineStart, ReadLine, checked_json};
 /// How long after its line was written a record can be replayed at most; a second more for what milliseconds round.
 const REPLAYABLE_S: i64 = MAX_LIFETIME_S + MAX_SKEW_S + 1;
 
-/// An accepted record whose replay must still be refused.
+/// More lines than one write has.
+const MOST_IN_A_WRITE: u64 = 4096;
+
+/// Codes of refusals that have a receipt (custody-wire §7.1): those behind the proof of who sent the record.
+const WITH_RECEIPT: [&str; 3] = ["custody_authority", "custody_chain", "custody_forbidden"];
+
+/// An accepted record whose replay must still be refused, or a refused one that has its one receipt already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     pub iss: String,
@@ -23,6 +30,7 @@ pub struct Accepted {
     pub cid: String,
     /// Sealed root of the chain, or None if the record itself is the root.
     pub root: Option<String>,
+    pub is_refused: bool,
 }
 
 /// What one file of the log holds, or several in a row.
@@ -54,18 +62,24 @@ pub fn scan(mut log: impl BufRead, since: i64) -> io::Result<Scan> {
     let mut scan = Scan::default();
     let mut position: u64 = 0;
     let mut unreadable_since_good: u64 = 0;
+    let mut hole: Option<Hole> = None;
     let mut line = Vec::new();
     loop {
         line.clear();
         let bytes = log.read_until(b'\n', &mut line)?;
         if bytes == 0 {
+            hole.into_iter().for_each(|hole| hole.cut(&mut scan));
             return Ok(scan);
         }
         position += bytes as u64;
         let Some(json) = line.strip_suffix(b"\n").and_then(checked_json) else {
             unreadable_since_good += 1;
+            if hole.is_none() && line.contains(&0) {
+                hole = Some(Hole::before(&scan));
+            }
             continue;
         };
+        hole.iter_mut().for_each(|hole| hole.lines_behind += 1);
         let passed = (!scan.is_empty()).then(|| can_pass(json, since)).flatten();
         let entry = if passed.is_none() { serde_json::from_slice::<ReadLine>(json).ok() } else { None };
         let Some(n) = passed.as_ref().map(|passed| passed.n).or(entry.as_ref().map(|entry| entry.n)) else {
@@ -110,6 +124,46 @@ fn can_pass(json: &[u8], since: i64) -> Option<Passed> {
     }
 }
 
+/// Zeros between lines: what stood there before they were written, so that this write was never acknowledged.
+struct Hole {
+    /// Scanned before it.
+    next_n: u64,
+    length: u64,
+    latest_exp: i64,
+    damaged: u64,
+    accepted: usize,
+    certificates: HashSet<String>,
+    lines_behind: u64,
+}
+
+impl Hole {
+    fn before(scan: &Scan) -> Self {
+        Self {
+            next_n: scan.next_n,
+            length: scan.length,
+            latest_exp: scan.latest_exp,
+            damaged: scan.damaged,
+            accepted: scan.accepted.len(),
+            certificates: scan.certificates.clone(),
+            lines_behind: 0,
+        }
+    }
+
+    /// Takes back what stands behind it, unless that is more than one write has: then it is damage.
+    fn cut(self, scan: &mut Scan) {
+        if self.lines_behind > MOST_IN_A_WRITE {
+            return;
+        }
+        (scan.next_n, scan.length, scan.damaged) = (self.next_n, self.length, self.damaged);
+        scan.latest_exp = self.latest_exp;
+        scan.accepted.truncate(self.accepted);
+        scan.certificates = self.certificates;
+        if self.length == 0 {
+            scan.first_n = None;
+        }
+    }
+}
+
 impl Scan {
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
@@ -142,26 +196,28 @@ impl Scan {
             self.certificates.extend(entry.x5t);
             return;
         }
-        if entry.r#type != "rec"
-            || entry.dir != Some(Direction::Received)
-            || entry.verdict.as_deref() != Some("accepted")
-        {
-            return;
-        }
-        if let Some(accepted) = entry.into_accepted() {
-            self.latest_exp = self.latest_exp.max(accepted.exp);
-            if accepted.exp >= since {
-                self.accepted.push(accepted);
+        if let Some(used) = entry.into_used() {
+            self.latest_exp = self.latest_exp.max(used.exp);
+            if used.exp >= since {
+                self.accepted.push(used);
             }
         }
     }
 }
 
 impl ReadLine {
-    /// The record that it tells of; None if a claim is missing.
-    pub fn into_accepted(self) -> Option<Accepted> {
+    /// The record of a peer that it says was used; None if it says no such thing or a claim is missing.
+    pub fn into_used(self) -> Option<Accepted> {
+        let is_refused = match (self.verdict.as_deref(), self.code.as_deref()) {
+            (Some("accepted"), _) => false,
+            (Some("refused"), Some(code)) if WITH_RECEIPT.contains(&code) => true,
+            _ => return None,
+        };
+        if self.r#type != "rec" || self.dir != Some(Direction::Received) {
+            return None;
+        }
         let root = self.ancestors.into_iter().next();
-        Some(Accepted { iss: self.iss?, jti: self.jti?, exp: self.exp?, cid: self.cid?, root })
+        Some(Accepted { iss: self.iss?, jti: self.jti?, exp: self.exp?, cid: self.cid?, root, is_refused })
     }
 }
 
@@ -188,6 +244,22 @@ mod tests {
     }
 
     #[test]
+    fn refusals_that_have_a_receipt_are_kept_and_others_are_not() {
+        let mut log = Vec::new();
+        let codes = ["custody_forbidden", "custody_malformed", "custody_replayed", "custody_chain"];
+        for (n, code) in (0..).zip(codes) {
+            let mut entry = received(code, 10);
+            if let super::super::Entry::Record { refused, .. } = &mut entry {
+                *refused = Some(code.into());
+            }
+            entry.write_line(n, 0, &mut log).unwrap();
+        }
+        let found = scan(&log[..], 0).unwrap();
+        assert_eq!(found.accepted.iter().map(|a| a.jti.as_str()).collect::<Vec<_>>(), [codes[0], codes[3]]);
+        assert!(found.accepted.iter().all(|a| a.is_refused));
+    }
+
+    #[test]
     fn a_tail_torn_at_any_byte_is_cut_off_and_the_rest_kept() {
         let whole = lines(&[1, 2, 3]);
         let two = lines(&[1, 2]).len();
@@ -204,6 +276,33 @@ mod tests {
         log[middle] ^= 1;
         let found = scan(&log[..], 0).unwrap();
         assert_eq!((found.length, found.damaged, found.accepted.len()), (log.len() as u64, 1, 2));
+    }
+
+    #[test]
+    fn a_write_with_a_hole_was_never_acknowledged_and_is_cut_off_whole() {
+        let whole = lines(&[1, 2, 3, 4]);
+        let (one, two) = (lines(&[1]).len(), lines(&[1, 2]).len());
+        for hole in [one..two, one + 7..two + 9, one..one + 1] {
+            let mut log = whole.clone();
+            log[hole.clone()].fill(0);
+            log.extend([0; 64]);
+            let found = scan(&log[..], 0).unwrap();
+            assert_eq!((found.length, found.next_n, found.damaged), (one as u64, 1, 0), "{hole:?}");
+            assert_eq!((found.accepted.len(), found.latest_exp), (1, 1));
+        }
+        let mut log = whole;
+        log[..3].fill(0);
+        let found = scan(&log[..], 0).unwrap();
+        assert_eq!((found.length, found.next_n, found.is_empty()), (0, 0, true));
+    }
+
+    #[test]
+    fn a_hole_before_more_than_one_write_is_damage() {
+        let behind = MOST_IN_A_WRITE + 1;
+        let mut log: Vec<u8> = (0..behind + 2).flat_map(|n| line(n, 0, 9)).collect();
+        log[line(0, 0, 9).len()..][..9].fill(0);
+        let found = scan(&log[..], 10).unwrap();
+        assert_eq!((found.length, found.next_n, found.damaged), (log.len() as u64, behind + 2, 1));
     }
 
     #[test]

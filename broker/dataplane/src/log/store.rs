@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
+use super::reserve::Reserve;
 use super::scan::{self, Scan};
 use super::segments::{self, CURRENT, Closed};
 
@@ -52,6 +53,7 @@ pub struct LogFiles {
     _lock: File,
     file: File,
     length: u64,
+    reserve: Reserve,
     first_n: u64,
     segment_bytes: u64,
     /// Remains of a failed append may lie behind `length`.
@@ -88,8 +90,8 @@ impl LogFiles {
         let first_n = first_n.unwrap_or(found.next_n);
         // The names must survive a crash too.
         segments::sync_folder(folder)?;
-        let folder = folder.to_owned();
-        Ok((Self { folder, _lock: lock, file, length, first_n, segment_bytes, has_remains: false }, found))
+        let (folder, reserve) = (folder.to_owned(), Reserve::none(length));
+        Ok((Self { folder, _lock: lock, file, length, reserve, first_n, segment_bytes, has_remains: false }, found))
     }
 
     /// Someone else's hand on the file means that earlier entries may be gone: refuse to go on.
@@ -119,9 +121,17 @@ impl LogFiles {
     fn cut_remains(&mut self) -> io::Result<()> {
         if self.has_remains {
             self.file.set_len(self.length)?;
+            self.reserve = Reserve::none(self.length);
             self.has_remains = false;
         }
         Ok(())
+    }
+}
+
+impl Drop for LogFiles {
+    fn drop(&mut self) {
+        // Whoever reads the files of a broker that has ended finds lines only.
+        let _cut_at_the_next_start = self.reserve.give_back(&self.file, self.length);
     }
 }
 
@@ -129,6 +139,8 @@ impl Store for LogFiles {
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         self.verify_untouched()?;
         self.cut_remains()?;
+        let end = self.length + lines.len() as u64;
+        self.reserve.extend(&self.file, end, self.segment_bytes);
         let written = self.file.write_all_at(lines, self.length).and_then(|()| self.file.sync_data());
         if let Err(error) = written.and_then(|()| self.verify_joined()) {
             // Whole lines may have reached the disk: nothing is appended behind them, see `cut_remains`.
@@ -136,7 +148,8 @@ impl Store for LogFiles {
             let _cut_by_the_next_append = self.cut_remains();
             return Err(error);
         }
-        self.length += lines.len() as u64;
+        self.length = end;
+        self.reserve.note_written(end);
         Ok(())
     }
 
@@ -145,6 +158,7 @@ impl Store for LogFiles {
         self.cut_remains()?;
         fallocate(&self.file, FallocateFlags::empty(), self.length, PROBE_BYTES)?;
         self.file.set_len(self.length)?;
+        self.reserve = Reserve::none(self.length);
         self.file.sync_data()
     }
 
@@ -155,8 +169,12 @@ impl Store for LogFiles {
     fn roll(&mut self, next_n: u64) -> io::Result<()> {
         self.verify_untouched()?;
         self.cut_remains()?;
+        // A full file ends with its last line, also after a crash.
+        self.reserve.give_back(&self.file, self.length)?;
+        self.file.sync_all()?;
         self.file = segments::roll(&self.folder, self.first_n)?;
         self.length = 0;
+        self.reserve = Reserve::none(0);
         self.first_n = next_n;
         Ok(())
     }

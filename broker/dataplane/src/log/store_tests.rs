@@ -229,3 +229,57 @@ fn a_log_that_was_cut_and_grew_again_takes_no_more_entries() {
     assert!(log.append(b"x\n").is_err());
     assert!(log.append(b"y\n").is_err());
 }
+
+/// The file as it is on disk.
+fn on_disk(folder: &Path) -> Vec<u8> {
+    fs::read(folder.join(CURRENT)).unwrap()
+}
+
+#[test]
+fn lines_go_into_space_that_is_written_ahead_and_given_back() {
+    let folder = folder("ahead");
+    let (mut log, _) = LogFiles::open(&folder, 0, 8 * BIG).unwrap();
+    log.append(&line(0, 1)).unwrap();
+    let length = on_disk(&folder).len();
+    for n in 1..9 {
+        log.append(&line(n, 1)).unwrap();
+    }
+    let lines: Vec<u8> = (0..9).flat_map(|n| line(n, 1)).collect();
+    let found = on_disk(&folder);
+    assert_eq!(found.len(), length, "nothing made the file longer");
+    assert!(found.starts_with(&lines) && found[lines.len()..].iter().all(|byte| *byte == 0));
+    drop(log);
+    assert_eq!(on_disk(&folder), lines);
+}
+
+#[test]
+fn no_space_is_written_ahead_of_what_a_file_may_hold() {
+    let folder = folder("limit");
+    let limit = line(0, 1).len() as u64 + 100;
+    let (mut log, _) = LogFiles::open(&folder, 0, limit).unwrap();
+    log.append(&line(0, 1)).unwrap();
+    assert_eq!(on_disk(&folder).len() as u64, limit);
+    log.append(&line(1, 1)).unwrap();
+    assert_eq!(on_disk(&folder), [line(0, 1), line(1, 1)].concat());
+    log.roll(2).unwrap();
+    assert_eq!(fs::read(folder.join("custody-00000000000000000000.log")).unwrap(), [line(0, 1), line(1, 1)].concat());
+}
+
+#[test]
+fn a_full_file_has_no_space_ahead_of_its_end() {
+    let folder = folder("full");
+    let (mut log, _) = LogFiles::open(&folder, 0, BIG).unwrap();
+    log.append(&line(0, 1)).unwrap();
+    log.roll(1).unwrap();
+    assert_eq!(fs::read(folder.join("custody-00000000000000000000.log")).unwrap(), line(0, 1));
+}
+
+#[test]
+fn a_start_after_a_crash_cuts_the_space_off() {
+    let folder = folder("crashed");
+    fs::write(folder.join(CURRENT), [line(0, 1), vec![0; 10_000]].concat()).unwrap();
+    let (log, found) = LogFiles::open(&folder, 0, BIG).unwrap();
+    assert_eq!((found.next_n, found.damaged), (1, 0));
+    assert_eq!(on_disk(&folder), line(0, 1));
+    drop(log);
+}

@@ -9,7 +9,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use hopseal_custody::compose::Payload;
@@ -18,12 +17,17 @@ use super::batch::Batch;
 use super::entry::Entry;
 use super::handle::{Job, LogError};
 use super::health::Health;
+use super::leaf::Leaves;
+use super::outcomes::Outcomes;
+use super::queue::{Exit, Next};
 use super::sealing::{Queued, group_by_seal};
 use super::store::Store;
 use crate::clock;
 
 /// Most entries in one write: bounds the memory and the time of a write.
 const MAX_BATCH: usize = 256;
+/// A larger buffer for lines is given back.
+const MAX_BUFFER: usize = 1 << 20;
 /// Entries without a waiting call that outlive a failed write; the newest count.
 const MAX_UNWRITTEN: usize = 1024;
 /// A log that failed is probed this often while nothing is written.
@@ -46,6 +50,15 @@ pub struct Beginning {
     pub latest_exp: i64,
 }
 
+/// What the writer tells others through.
+#[derive(Debug, Clone, Default)]
+pub struct Shared {
+    /// How many entries are durable.
+    pub durable: Arc<AtomicU64>,
+    pub outcomes: Outcomes,
+    pub leaves: Arc<Leaves>,
+}
+
 /// An entry and the certificates that it needs.
 type Unawaited = (Entry, Vec<(String, String)>);
 
@@ -64,21 +77,17 @@ pub struct Writer {
     /// How long a write that fails is tried again.
     full: Duration,
     health: Health,
-    durable: Arc<AtomicU64>,
+    shared: Shared,
+    /// For lines; kept between writes, since much memory is dear to get.
+    buffer: Vec<u8>,
     /// Entries without a waiting call (bundles, starts, receipts of peers) and their certificates, kept until a
     /// write holds.
     unwritten: Vec<Unawaited>,
 }
 
 impl Writer {
-    /// A writer that tells how many entries are durable through `durable`.
-    pub fn new(
-        store: Box<dyn Store>,
-        beginning: Beginning,
-        full: Duration,
-        health: Health,
-        durable: Arc<AtomicU64>,
-    ) -> Self {
+    /// A writer that tells calls what became of their entries, and how many are durable.
+    pub fn new(store: Box<dyn Store>, beginning: Beginning, full: Duration, health: Health, shared: Shared) -> Self {
         let Beginning { node, next_n, certificates, latest_exp } = beginning;
         Self {
             store,
@@ -91,28 +100,20 @@ impl Writer {
             roll_from: None,
             full,
             health,
-            durable,
+            shared,
+            buffer: Vec::new(),
             unwritten: Vec::new(),
         }
     }
 
     /// Writes until told to end or no handle is left.
-    pub fn run(mut self, waiting: &Receiver<Job>) {
+    pub fn run(mut self, waiting: &Exit) {
         loop {
-            match waiting.recv_timeout(PROBE_INTERVAL) {
-                Ok(first) => {
-                    let mut jobs = vec![first];
-                    jobs.extend(waiting.try_iter().take(MAX_BATCH - 1));
-                    let before_end = jobs.iter().position(|job| matches!(job, Job::End));
-                    jobs.truncate(before_end.unwrap_or(jobs.len()));
-                    self.write(jobs);
-                    if before_end.is_some() {
-                        return;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) if !self.unwritten.is_empty() => self.write(Vec::new()),
-                Err(RecvTimeoutError::Timeout) => self.probe(),
-                Err(RecvTimeoutError::Disconnected) => return,
+            match waiting.next(MAX_BATCH, PROBE_INTERVAL) {
+                Next::Batch(jobs) => self.write(jobs),
+                Next::Nothing if !self.unwritten.is_empty() => self.write(Vec::new()),
+                Next::Nothing => self.probe(),
+                Next::Ended => return,
             }
         }
     }
@@ -121,14 +122,17 @@ impl Writer {
         let started = Instant::now();
         self.roll_if_full(started);
         let first_n = self.next_n;
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(std::mem::take(&mut self.buffer), self.shared.leaves.is_wanted());
         self.add_head(&mut batch);
         let kept = self.add_jobs(jobs, &mut batch);
         if batch.lines.is_empty() {
             return;
         }
-        match self.append(&batch.lines, started) {
-            Ok(()) => self.succeed(batch, kept, started),
+        let written = self.append(&batch.lines, started);
+        let bytes = batch.lines.len();
+        self.keep_buffer(std::mem::take(&mut batch.lines));
+        match written {
+            Ok(()) => self.succeed(batch, kept, first_n, (bytes, started)),
             Err(error) => {
                 self.next_n = first_n;
                 self.fail(batch, kept, &error);
@@ -158,7 +162,6 @@ impl Writer {
                         None => kept.push(appended),
                     }
                 }
-                Job::End => {}
             }
         }
         self.seal(seals, batch);
@@ -169,22 +172,31 @@ impl Writer {
         kept
     }
 
-    fn succeed(&mut self, mut batch: Batch, kept: Vec<Unawaited>, started: Instant) {
+    fn keep_buffer(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() <= MAX_BUFFER {
+            self.buffer = buffer;
+        }
+    }
+
+    fn succeed(&mut self, mut batch: Batch, kept: Vec<Unawaited>, first_n: u64, (bytes, started): (usize, Instant)) {
         self.remember_bundles(kept);
         self.is_headless = false;
         self.latest_exp = self.latest_exp.max(batch.latest_exp);
-        self.durable.store(self.next_n, Ordering::Release);
-        self.health.observer().wrote(batch.entries, batch.seals, batch.lines.len(), started.elapsed());
+        if let Some(leaves) = batch.leaves.take() {
+            self.shared.leaves.add(first_n, leaves);
+        }
+        self.shared.durable.store(self.next_n, Ordering::Release);
+        self.health.observer().wrote(batch.entries, batch.seals, bytes, started.elapsed());
         self.health.set(Ok(()));
         self.certificates.extend(std::mem::take(&mut batch.new_certificates));
-        batch.succeed(self.next_n);
+        self.shared.outcomes.tell(batch.into_outcomes(Ok(self.next_n)));
     }
 
     fn fail(&mut self, batch: Batch, mut kept: Vec<Unawaited>, error: &std::io::Error) {
         kept.drain(..kept.len().saturating_sub(MAX_UNWRITTEN));
         self.unwritten = kept;
         self.health.set(Err(error));
-        batch.fail(&LogError::Unavailable(error.to_string()));
+        self.shared.outcomes.tell(batch.into_outcomes(Err(&LogError::Unavailable(error.to_string()))));
     }
 
     /// Appends durably; where calls wait for space, the same lines are tried again for that long.

@@ -151,7 +151,7 @@ pub async fn call(
     if matches!(body, Content::Whole(_)) {
         list.remove(header::CONTENT_LENGTH);
     }
-    users::keep(&parent, &mut list, target.query())?;
+    users::keep(&parent, &mut list, target.as_str())?;
     let operation = match &body {
         Content::Whole(body) => Operation::derive(&parts.method, target.path(), &list, &body.bytes),
         Content::Stream(_) => Operation::of_stream(&parts.method, target.path()),

@@ -90,6 +90,7 @@ async fn prepare(
     let instance = connected.instance(&broker.events, ms(broker.settings.timeouts_ms.caller_verdict)).await?;
     let caller = identify(broker, instance)?;
     record.caller = Some(caller.leaf.id.to_string());
+    record.occupy_part(&broker.calls, &broker.component_calls, &caller.leaf.id)?;
     let remote = Remote::External { host: host.clone(), port };
     record.callee = Some(remote.audience());
     if !caller.component.outside.allows(&host, port, true) {

@@ -98,8 +98,16 @@ impl Slice {
 type Kept = HashMap<String, HashMap<String, Arc<Slice>>>;
 
 /// The slices in use.
-#[derive(Default)]
-pub struct Slices(RwLock<(usize, Kept)>);
+pub struct Slices {
+    kept: RwLock<(usize, Kept)>,
+    limit: usize,
+}
+
+impl Default for Slices {
+    fn default() -> Self {
+        Self { kept: RwLock::default(), limit: MAX_SLICES }
+    }
+}
 
 impl Slices {
     /// The slice of a question's two.
@@ -109,20 +117,71 @@ impl Slices {
     pub fn of(&self, question: &Question, rules: &Rules, index: &Index, facts: &Facts) -> Result<Arc<Slice>, String> {
         let callee = question.resource.id();
         {
-            let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
             let found = kept.1.get(&question.caller).and_then(|of_caller| of_caller.get(callee.as_ref()));
             if let Some(slice) = found.filter(|slice| slice.caller_documented == question.caller_documented) {
                 return Ok(Arc::clone(slice));
             }
         }
         let slice = Arc::new(Slice::build(question, rules, index, facts)?);
-        let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if kept.0 >= MAX_SLICES {
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        if kept.0 >= self.limit {
             *kept = Default::default();
         }
         let of_caller = kept.1.entry(question.caller.clone()).or_default();
         let is_new = of_caller.insert(callee.into_owned(), Arc::clone(&slice)).is_none();
         kept.0 += usize::from(is_new);
         Ok(slice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{FactsText, Resource, Side};
+
+    fn question(caller: usize, path: usize) -> Question {
+        Question {
+            caller: format!("spiffe://td/{caller}"),
+            resource: Resource::Component("spiffe://td/callee".into()),
+            caller_documented: false,
+            side: Side::Callee,
+            protocol: "http".into(),
+            http: format!("GET /{path}"),
+            operation: format!("GET /{path}"),
+            method: "GET".into(),
+            path: format!("/{path}"),
+            mcp_session: false,
+            target: None,
+            args_hash: None,
+            hop: 0,
+            chain: Vec::new(),
+            recorded: true,
+            task: None,
+            approvals: Vec::new(),
+            approved_by: Vec::new(),
+            user: None,
+            at_ms: None,
+            evidence_age_s: None,
+        }
+    }
+
+    #[test]
+    fn neither_strangers_nor_paths_without_end_fill_the_memory() {
+        let rules =
+            Rules::unvalidated("permit(principal, action, resource) when { context.path like \"/1*\" };").unwrap();
+        let (index, facts) = (Index::of(&rules.rules), Facts::build(FactsText::default(), None).unwrap());
+        let slices = Slices { limit: 4, ..Slices::default() };
+        for caller in 0..50 {
+            slices.of(&question(caller, 0), &rules, &index, &facts).unwrap();
+            let (count, kept) = &*slices.kept.read().unwrap();
+            assert!(*count <= 4 && kept.values().map(HashMap::len).sum::<usize>() == *count);
+        }
+        let slice = slices.of(&question(0, 0), &rules, &index, &facts).unwrap();
+        for path in 0..1000 {
+            let allowed = slice.judge(&Authorizer::new(), &question(0, path), &facts, 0).allowed;
+            assert_eq!(allowed, path.to_string().starts_with('1'), "{path}");
+            assert!(slice.remembered().len() <= MAX_REMEMBERED);
+        }
     }
 }
