@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from bench import attest, audit, call, headers, log
+from bench import attest, audit, call, flood, headers, log
 from bench.figures import keep, show
 
-BENCHMARKS = {"attest": attest.run, "call": call.run, "headers": headers.run, "log": log.run, "audit": audit.run}
+BENCHMARKS = {
+    "attest": attest.run,
+    "call": call.run,
+    "flood": flood.run,
+    "headers": headers.run,
+    "log": log.run,
+    "audit": audit.run,
+}
 
 
 def main() -> int:
