@@ -15,7 +15,7 @@ from hopseal.cli.options import log_option
 from hopseal.cli.output import escape_unprintable, format_json_line, json_option
 
 POLL_S = 0.5
-_STATEMENTS = {"rcp": "receipt", "obs": "observation", "cls": "closing statement"}
+_STATEMENTS = {"rcp": "receipt", "obs": "observation", "cls": "closing statement", "seg": "segment"}
 _ARTIFACTS = {"attest": "log key announced", "token": "user token seen", "revoke": "withdrawal"}
 _COMPONENT_FIELDS = ("caller", "callee", "component", "iss", "aud", "spiffe_id")
 
@@ -85,7 +85,7 @@ def _describe(entry: dict[str, Any]) -> str:
     if kind in _ARTIFACTS:
         return f"{_ARTIFACTS[kind]}  entry {entry.get('n')}"
     if kind != "rec" and kind not in _STATEMENTS:
-        known = {"event", "timestamp", "level", "logger"}
+        known = {"event", "timestamp", "level", "logger", "question"}
         rest = " ".join(f"{key}={value}" for key, value in entry.items() if key not in known)
         return _text(f"{entry.get('level', '')} {entry.get('event', '')} {rest}".strip())
     verdict = str(entry.get("verdict"))
