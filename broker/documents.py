@@ -84,6 +84,7 @@ def encode_components(documents: DocumentSet, partners: Mapping[str, SpiffeId]) 
                 "spiffe_id": str(component.spiffe_id),
                 "listen": component.listen,
                 "listen_host": component.listen_host,
+                "listen_protocol": component.listen_protocol.value,
                 "may_start": component.may_start,
                 "brokered": component.is_brokered,
                 "outside": _encode_outside(component),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from hopseal.bundle import Bundle
 from hopseal.custody.authority import Authority, fold, parse_authority, parse_narrowing
 from hopseal.custody.behalf import Behalf
-from hopseal.custody.binding import BodySum, bind_request, bind_response, binding_base, response_base
+from hopseal.custody.binding import BodySum, RollingSum, bind_request, bind_response, binding_base, response_base
 from hopseal.custody.cache import ReplayStore, RootIssuers
 from hopseal.custody.certs import CertificateCache
 from hopseal.custody.encoding import decode_b64url, encode_b64url
@@ -21,10 +22,12 @@ from hopseal.custody.errors import RULES, Code, CustodyError, refusal
 from hopseal.custody.event_stream import split_event_stream
 from hopseal.custody.evidence_statement import EvidenceStatement, is_accepted
 from hopseal.custody.exchange import CallerState, Response, StreamEnd, verify_closing, verify_receipt
+from hopseal.custody.frames import FrameSum
 from hopseal.custody.jcs import canonical_hash, canonicalize
 from hopseal.custody.jwks import parse_key_set
 from hopseal.custody.kids import kids_of, kids_to_json
 from hopseal.custody.merkle import build_tree
+from hopseal.custody.messages import MessageCounter, is_grpc
 from hopseal.custody.patterns import id_matches
 from hopseal.custody.receiver import Receiver, ReceiverState, Request, verify_request
 from hopseal.custody.record import parse_record, parse_sealed_record
@@ -190,11 +193,39 @@ def _sse(given: Json) -> Json:
     return {"body": base64.b64encode(body).decode(), "comment": comment}
 
 
+def sum_up(headers: list[list[str]], body: bytes) -> BodySum:
+    """What a body behind this head came to."""
+    is_messages = is_grpc([value for name, value in headers if name.lower() == "content-type"])
+    rolling = RollingSum(MessageCounter() if is_messages else None)
+    with contextlib.suppress(CustodyError):  # what is no message counts for nothing
+        rolling.update(body)
+    return rolling.sum()
+
+
+def _streams(given: Json) -> Json:
+    body = unbase64(given["body"])
+    sums = set()
+    for step in (1, 3, max(1, len(body))):
+        rolling: RollingSum | FrameSum
+        rolling = RollingSum(MessageCounter()) if given["kind"] == "grpc" else FrameSum(given["kind"] == "client")
+        end = None
+        for at in range(0, len(body), step):
+            rolling.update(body[at : at + step])
+            if step == 1 and end is None and isinstance(rolling, FrameSum) and rolling.is_closed:
+                end = at + 1
+        sums.add(rolling.sum())
+        if step == 1:
+            ends_at = end
+    (total,) = sums
+    return {"len": total.length, "cd": total.cd, "n": total.messages, "end": ends_at}
+
+
 def _receipt_verify(given: Json) -> Json:
     response = Response(
         status=given["status"],
         headers=[(name, value) for name, value in given["headers"]],
-        body=BodySum.of(unbase64(given["body"])),
+        body=sum_up(given["headers"], unbase64(given["body"])),
+        request=None if given["request"] is None else sum_up(given["request_headers"], unbase64(given["request"])),
         server_chain=tuple(map(unbase64, given["tls_server"])),
         trailers=[(name, value) for name, value in given["trailers"]],
         comment=given["comment"],
@@ -215,7 +246,7 @@ def _receipt_verify(given: Json) -> Json:
 
 def _closing_verify(given: Json) -> Json:
     end = StreamEnd(
-        body=BodySum.of(unbase64(given["body"])),
+        body=sum_up(given["headers"], unbase64(given["body"])),
         trailers=[(name, value) for name, value in given["trailers"]],
         peer_chain=tuple(map(unbase64, given["tls_peer"])),
     )
@@ -310,6 +341,7 @@ KINDS: dict[str, Callable[[Json], Json]] = {
     "kids": _kids,
     "response_binding": _response_binding,
     "sse": _sse,
+    "streams": _streams,
     "receipt_verify": _receipt_verify,
     "closing_verify": _closing_verify,
     "evidence": _evidence,

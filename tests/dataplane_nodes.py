@@ -32,7 +32,9 @@ def spiffe_id(name: str) -> str:
     return f"spiffe://{TRUST_DOMAIN}/agents/crm/{name}"
 
 
-def components(listens: dict[str, Path], *, may_start: tuple[str, ...] = ("orchestrator",)) -> str:
+def components(
+    listens: dict[str, Path], *, may_start: tuple[str, ...] = ("orchestrator",), protocol: str = "h1"
+) -> str:
     return json.dumps(
         [
             {
@@ -42,6 +44,7 @@ def components(listens: dict[str, Path], *, may_start: tuple[str, ...] = ("orche
                 "spiffe_id": spiffe_id(name),
                 "listen": str(listens[name]) if name in listens else None,
                 "listen_host": None,
+                "listen_protocol": protocol,
                 "may_start": name in may_start,
             }
             for name in NAMES
@@ -59,6 +62,7 @@ class Node:
     listens: dict[str, Path] = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     events: list[dict] = field(default_factory=list)
+    protocol: str = "h1"  # what the components' sockets speak
     on_event: Callable[[dict], bool] | None = None  # true: handled, skip the usual answer
 
     def __post_init__(self) -> None:
@@ -77,7 +81,7 @@ class Node:
         }
         self.plane = DataPlane(json.dumps(settings))
         self.plane.set_bundles([(TRUST_DOMAIN, [self.authority.der], 1)])
-        self.plane.set_components(components(self.listens))
+        self.plane.set_components(components(self.listens, protocol=self.protocol))
         self.plane.set_policies(PERMIT_ALL, "[]")
         if self.caller:
             self.give(self.caller)

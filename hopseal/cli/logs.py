@@ -15,7 +15,7 @@ from hopseal.cli.options import log_option
 from hopseal.cli.output import escape_unprintable, format_json_line, json_option
 
 POLL_S = 0.5
-_STATEMENTS = {"rcp": "receipt", "obs": "observation", "cls": "closing statement"}
+_STATEMENTS = {"rcp": "receipt", "obs": "observation", "cls": "closing statement", "seg": "segment"}
 _ARTIFACTS = {"attest": "log key announced", "token": "user token seen", "revoke": "withdrawal"}
 _COMPONENT_FIELDS = ("caller", "callee", "component", "iss", "aud", "spiffe_id")
 

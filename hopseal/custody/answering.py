@@ -16,7 +16,7 @@ from hopseal.custody.errors import Code, refusal
 from hopseal.custody.kids import Kids, kids_of
 from hopseal.custody.members import read_spiffe_id
 from hopseal.custody.observation import Observation
-from hopseal.custody.outcome import Fin, Outcome
+from hopseal.custody.outcome import Fin, Outcome, Taken
 from hopseal.custody.receipt import Receipt
 from hopseal.custody.record import SealedRecord
 from hopseal.errors import BugError
@@ -34,6 +34,7 @@ class Answer:
         fin: how it ended; ``deny`` if the request was refused.
         kids: statement hashes of the receipts that were obtained for it, in that order.
         dec: ID of the decision behind it.
+        req: what was taken of a streamed request.
     """
 
     status: int
@@ -42,6 +43,7 @@ class Answer:
     fin: Fin = Fin.EOF
     kids: Sequence[str] = ()
     dec: str | None = None
+    req: BodySum | None = None
 
 
 def build_receipt(request: SealedRecord, answer: Answer, *, iat: int, jti: str) -> Receipt:
@@ -86,7 +88,7 @@ def build_closing(opening: SealedRecord, body: BodySum, fin: Fin, *, iat: int, j
     Raises:
         CustodyError: [malformed] if the record is for an origin.
     """
-    if opening.record.bm is None or fin is Fin.DENY:
+    if opening.record.bm is None or fin not in {Fin.EOF, Fin.ABORT}:
         raise BugError("closing", "only a stream is closed, and its caller does not deny")
     return Closing(
         iss=opening.record.iss,
@@ -98,6 +100,8 @@ def build_closing(opening: SealedRecord, body: BodySum, fin: Fin, *, iat: int, j
         cd=body.cd,
         length=body.length,
         fin=fin,
+        messages=body.messages,
+        tlb=body.trailers,
     )
 
 
@@ -127,4 +131,7 @@ def _outcome(request: SealedRecord, answer: Answer, *, iss: SpiffeId, aud: Spiff
         fin=answer.fin,
         kids=kids,
         dec=answer.dec,
+        messages=answer.body.messages,
+        tlb=answer.body.trailers,
+        req=None if answer.req is None else Taken.of(answer.req),
     )

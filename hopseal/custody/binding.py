@@ -16,13 +16,23 @@ from dataclasses import dataclass
 
 from hopseal.custody.encoding import encode_b64url, sha256
 from hopseal.custody.errors import Code, CustodyError, refusal
+from hopseal.custody.messages import MessageCounter
 
 Header = tuple[str, str]  # name, value; each character of either is one byte (ISO-8859-1)
 
 CONTENT_DIGEST = "content-digest"
-COVERED_IN_RESPONSES = ("content-type", "content-encoding", CONTENT_DIGEST)
+_CONTENT_FIELDS = ("content-type", "content-encoding", CONTENT_DIGEST)
+_WEBSOCKET_FIELDS = ("upgrade", "sec-websocket-protocol", "sec-websocket-extensions")
+COVERED_IN_RESPONSES = (
+    *_CONTENT_FIELDS,
+    *_WEBSOCKET_FIELDS,
+    "grpc-encoding",
+    "grpc-status",
+    "grpc-message",
+    "grpc-status-details-bin",
+)
 COVERED_FIELDS = (
-    *COVERED_IN_RESPONSES,
+    *_CONTENT_FIELDS,
     "authorization",
     "txn-token",
     "workload-identity-token",
@@ -32,10 +42,11 @@ COVERED_FIELDS = (
     "mcp-name",
     "a2a-version",
     "a2a-extensions",
-    "upgrade",
-    "sec-websocket-protocol",
+    *_WEBSOCKET_FIELDS,
+    "grpc-encoding",
 )
 OWS = " \t"
+_CUSTODY = "custody-"
 _VALUE = re.compile(r"[\t -~]*", re.ASCII)
 
 
@@ -46,10 +57,14 @@ class BodySum:
     Args:
         length: its bytes.
         cd: their SHA-256, base64url.
+        messages: how many, if the body is a sequence of them.
+        trailers: binding of what followed it, see :func:`bind_trailers`.
     """
 
     length: int
     cd: str
+    messages: int | None = None
+    trailers: str | None = None
 
     @classmethod
     def of(cls, body: bytes) -> BodySum:
@@ -58,20 +73,32 @@ class BodySum:
 
 
 class RollingSum:
-    """The sum of a body that comes in parts."""
+    """The sum of a body that comes in parts.
 
-    def __init__(self) -> None:
+    Args:
+        messages: counts them, if the body is a sequence of messages (``messages``).
+    """
+
+    def __init__(self, messages: MessageCounter | None = None) -> None:
         self._hash = hashlib.sha256()
         self._length = 0
+        self._messages = messages
 
     def update(self, part: bytes) -> None:
-        """Add the next bytes."""
+        """Add the next bytes.
+
+        Raises:
+            CustodyError: [malformed] if they are no messages.
+        """
         self._hash.update(part)
         self._length += len(part)
+        if self._messages is not None:
+            self._messages.update(part)
 
     def sum(self) -> BodySum:
         """The sum of what came so far."""
-        return BodySum(self._length, encode_b64url(self._hash.digest()))
+        count = None if self._messages is None else self._messages.count
+        return BodySum(self._length, encode_b64url(self._hash.digest()), count)
 
 
 def content_digest(body: bytes) -> str:
@@ -134,6 +161,16 @@ def bind_response(status: int, headers: Sequence[Header]) -> str:
         CustodyError: [binding] if a covered value holds a control character or a byte outside ASCII.
     """
     return _hash(response_base(status, headers))
+
+
+def bind_trailers(trailers: Sequence[Header]) -> str | None:
+    """``tlb`` of these trailers but for those of custody; None if there are no others.
+
+    Raises:
+        CustodyError: [binding] if a value holds a control character or a byte outside ASCII.
+    """
+    names = sorted({name.lower() for name, _ in trailers if not name.lower().startswith(_CUSTODY)})
+    return _hash("\n".join(_covered_lines(trailers, names))) if names else None
 
 
 def field_value(headers: Sequence[Header], name: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hopseal.custody.binding import BodySum
 from hopseal.custody.claims import begin_claims, read_claims
 from hopseal.custody.encoding import encode_json
 from hopseal.custody.members import Members, one_of, read_hash, read_integer, read_random_id, read_spiffe_id
@@ -34,6 +35,8 @@ class Closing:
         cd: SHA-256 of all body bytes on the wire.
         length: ``len``, how many they are.
         fin: ``eof``, or ``abort`` if the caller gave up.
+        messages: ``n``, how many the body has, if it is a sequence of messages.
+        tlb: binding of the other trailers.
     """
 
     iss: SpiffeId
@@ -45,6 +48,13 @@ class Closing:
     cd: str
     length: int
     fin: Fin
+    messages: int | None = None
+    tlb: str | None = None
+
+    @property
+    def body(self) -> BodySum:
+        """What the body came to."""
+        return BodySum(self.length, self.cd, self.messages, self.tlb)
 
 
 def read_closing(claims: Members) -> Closing:
@@ -63,6 +73,8 @@ def read_closing(claims: Members) -> Closing:
         cd=claims.required("cd", read_hash),
         length=claims.required("len", read_integer),
         fin=Fin(claims.required("fin", _read_fin)),
+        messages=claims.optional("n", read_integer),
+        tlb=claims.optional("tlb", read_hash),
     )
 
 
@@ -78,7 +90,7 @@ def parse_sealed_closing(text: str) -> Sealed[Closing]:
 
 def encode_closing(closing: Closing) -> bytes:
     """The claims as JSON, in the order of custody-wire §7.3."""
-    members = {
+    members: dict[str, object] = {
         "iss": str(closing.iss),
         "aud": str(closing.aud),
         "iat": closing.iat,
@@ -89,4 +101,5 @@ def encode_closing(closing: Closing) -> bytes:
         "len": closing.length,
         "fin": closing.fin.value,
     }
-    return encode_json(begin_claims(TYPE) | members)
+    later = {"n": closing.messages, "tlb": closing.tlb}
+    return encode_json(begin_claims(TYPE) | members | {name: each for name, each in later.items() if each is not None})

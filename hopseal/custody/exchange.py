@@ -9,15 +9,15 @@ Source: custody-wire §7.1 (caller checks) and §7.3.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from hopseal.custody.binding import BodySum, Header, bind_response
+from hopseal.custody.binding import BodySum, Header, bind_response, bind_trailers
 from hopseal.custody.certs import CertificateCache, KnownCertificates
 from hopseal.custody.closing import Closing, parse_sealed_closing
 from hopseal.custody.errors import Code, refusal
 from hopseal.custody.headers import parse_certificate_element
-from hopseal.custody.outcome import Outcome
+from hopseal.custody.outcome import Fin, Outcome, Taken
 from hopseal.custody.receipt import Receipt, parse_sealed_receipt
 from hopseal.custody.record import Record, SealedRecord
 from hopseal.custody.seal import thumbprint
@@ -65,6 +65,7 @@ class Response:
         server_chain: DER certificates of the connection, leaf first.
         trailers: raw list after the body.
         comment: sealed text of the final comment of an event stream.
+        request: what was sent of the request until now, if it streams.
     """
 
     status: int
@@ -73,6 +74,7 @@ class Response:
     server_chain: tuple[bytes, ...]
     trailers: Sequence[Header] = ()
     comment: str | None = None
+    request: BodySum | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def verify_closing(opening: SealedRecord, end: StreamEnd, bundles: Bundles, stat
     closing, record = sealed.claims, opening.record
     _check_parties(closing.iss, str(closing.aud), by=str(record.iss), to=record.aud)  # 6
     _check_time(closing.iat, record, now)
-    if BodySum(closing.length, closing.cd) != end.body:  # 7
+    if closing.body != replace(end.body, trailers=bind_trailers(end.trailers)):  # 7
         raise refusal(Code.BINDING, "the closing statement was made for another body")
     _check_record(closing.rec, closing.cid, opening)  # 8
     return state.verifier.verify(sealed, known, bundles, now)  # 9
@@ -194,8 +196,17 @@ def _check_time(iat: int, record: Record, now: int) -> None:
 def _check_response(outcome: Outcome, response: Response) -> None:
     if outcome.st != response.status or outcome.rsb != bind_response(response.status, response.headers):
         raise refusal(Code.BINDING, "the receipt was made for another response")
-    if BodySum(outcome.length, outcome.cd) != response.body:
+    if outcome.body != replace(response.body, trailers=bind_trailers(response.trailers)):
         raise refusal(Code.BINDING, "the receipt was made for another body")
+    if outcome.req is not None and not _is_taken_of(outcome.req, response.request, outcome.fin):
+        raise refusal(Code.BINDING, "the receipt was made for another streamed request")
+
+
+def _is_taken_of(taken: Taken, sent: BodySum | None, fin: Fin) -> bool:
+    """Whether a callee that ended so can have taken this of what was sent: all of it, for it to be whole."""
+    if sent is None or taken.length > sent.length:
+        return False
+    return taken == Taken.of(sent) if taken.length == sent.length else fin is not Fin.EOF
 
 
 def _check_record(rec: str, cid: str, request: SealedRecord) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hopseal.custody.binding import BodySum
+from hopseal.custody.errors import malformed
 from hopseal.custody.kids import Kids, kids_to_json, parse_kids
 from hopseal.custody.members import (
     Members,
@@ -30,6 +32,47 @@ class Fin(StrEnum):
     EOF = "eof"
     ABORT = "abort"
     DENY = "deny"
+    EARLY = "early"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a callee took of a streamed request.
+
+    Args:
+        length: ``len``, bytes.
+        cd: their SHA-256.
+        messages: ``n``, if they are a sequence of messages.
+    """
+
+    length: int
+    cd: str
+    messages: int | None = None
+
+    @classmethod
+    def of(cls, body: BodySum) -> Taken:
+        """All of a request that came to ``body`` so far."""
+        return cls(body.length, body.cd, body.messages)
+
+    def to_members(self) -> dict[str, object]:
+        """The claim ``req``."""
+        members: dict[str, object] = {"len": self.length, "cd": self.cd}
+        return members if self.messages is None else members | {"n": self.messages}
+
+
+_TAKEN_MEMBERS = frozenset({"len", "cd", "n"})
+
+
+def read_taken(value: object, where: str) -> Taken:
+    """``len``, ``cd`` and perhaps ``n`` of one direction.
+
+    Raises:
+        CustodyError: [malformed].
+    """
+    members = Members.read(value, where).only(_TAKEN_MEMBERS)
+    return Taken(
+        members.required("len", read_integer), members.required("cd", read_hash), members.optional("n", read_integer)
+    )
 
 
 _read_fin = one_of(*Fin)
@@ -55,6 +98,9 @@ class Outcome:
         fin: how it ended.
         kids: receipts obtained while handling the request.
         dec: ID of the decision behind it.
+        messages: ``n``, how many the body has, if it is a sequence of messages.
+        tlb: binding of the trailers.
+        req: what was taken of a streamed request; always there if ``fin`` is ``early``.
     """
 
     iss: SpiffeId
@@ -70,6 +116,14 @@ class Outcome:
     fin: Fin
     kids: Kids
     dec: str | None = None
+    messages: int | None = None
+    tlb: str | None = None
+    req: Taken | None = None
+
+    @property
+    def body(self) -> BodySum:
+        """What the body of the answer came to."""
+        return BodySum(self.length, self.cd, self.messages, self.tlb)
 
     def to_members(self) -> dict[str, object]:
         """The claims in the order of custody-wire §7.1, after ``v`` and ``t``."""
@@ -87,7 +141,13 @@ class Outcome:
             "fin": self.fin.value,
             "kids": kids_to_json(self.kids),
         }
-        return members if self.dec is None else members | {"dec": self.dec}
+        later = {
+            "dec": self.dec,
+            "n": self.messages,
+            "tlb": self.tlb,
+            "req": None if self.req is None else self.req.to_members(),
+        }
+        return members | {name: value for name, value in later.items() if value is not None}
 
 
 def read_outcome(claims: Members) -> Outcome:
@@ -96,6 +156,9 @@ def read_outcome(claims: Members) -> Outcome:
     Raises:
         CustodyError: [malformed].
     """
+    fin, req = Fin(claims.required("fin", _read_fin)), claims.optional("req", read_taken)
+    if fin is Fin.EARLY and req is None:
+        raise malformed("an early end says nothing of the request")
     return Outcome(
         iss=claims.required("iss", read_spiffe_id),
         aud=claims.required("aud", read_spiffe_id),
@@ -107,7 +170,10 @@ def read_outcome(claims: Members) -> Outcome:
         rsb=claims.required("rsb", read_hash),
         length=claims.required("len", read_integer),
         cd=claims.required("cd", read_hash),
-        fin=Fin(claims.required("fin", _read_fin)),
+        fin=fin,
         kids=claims.required("kids", parse_kids),
         dec=claims.optional("dec", _read_decision),
+        messages=claims.optional("n", read_integer),
+        tlb=claims.optional("tlb", read_hash),
+        req=req,
     )

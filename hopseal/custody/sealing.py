@@ -14,6 +14,7 @@ from hopseal.custody.closing import Closing
 from hopseal.custody.evidence_statement import EvidenceStatement
 from hopseal.custody.record import Record
 from hopseal.custody.seal import Signer, seal_statements
+from hopseal.custody.segment import Segment
 from hopseal.custody.statement import Statement, encode_statement
 from hopseal.errors import UnavailableError
 from hopseal.limits import MAX_STATEMENTS_SEALED, SIGNING_MARGIN_S, SIGNING_MARGIN_SHARE
@@ -62,7 +63,7 @@ def _receiver_domain(statement: Statement) -> str:
     match statement:
         case Record():
             return statement.aud.split("/", 3)[2] if statement.aud.startswith("spiffe://") else statement.aud
-        case Closing():
+        case Closing() | Segment():
             return statement.aud.trust_domain.name
         case EvidenceStatement():
             return statement.iss.trust_domain.name

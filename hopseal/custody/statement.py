@@ -1,7 +1,7 @@
-"""Statements of any type: one reader and one writer over the five.
+"""Statements of any type: one reader and one writer over the six.
 
 Owns: the dispatch by ``t``. A place that admits one type names it, or uses that type's own parser; only logs and
-auditors read all five. Source: custody-wire §4.2.
+auditors read them all. Source: custody-wire §4.2.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from types import MappingProxyType
 
-from hopseal.custody import closing, evidence_statement, observation, receipt, record
+from hopseal.custody import closing, evidence_statement, observation, receipt, record, segment
 from hopseal.custody.claims import read_claims
 from hopseal.custody.closing import Closing, encode_closing
 from hopseal.custody.evidence_statement import EvidenceStatement, encode_evidence
@@ -19,8 +19,9 @@ from hopseal.custody.receipt import Receipt, encode_receipt
 from hopseal.custody.record import Record, encode_record
 from hopseal.custody.seal import parse_sealed
 from hopseal.custody.sealed import Sealed
+from hopseal.custody.segment import Segment, encode_segment
 
-Statement = Record | Receipt | Observation | Closing | EvidenceStatement
+Statement = Record | Receipt | Observation | Closing | EvidenceStatement | Segment
 
 _READERS: MappingProxyType[str, Callable[[Members], Statement]] = MappingProxyType(
     {
@@ -29,6 +30,7 @@ _READERS: MappingProxyType[str, Callable[[Members], Statement]] = MappingProxyTy
         observation.TYPE: observation.read_observation,
         closing.TYPE: closing.read_closing,
         evidence_statement.TYPE: evidence_statement.read_evidence,
+        segment.TYPE: segment.read_segment,
     }
 )
 TYPES = tuple(_READERS)
@@ -69,6 +71,8 @@ def encode_statement(statement: Statement) -> bytes:
             return encode_observation(statement)
         case Closing():
             return encode_closing(statement)
+        case Segment():
+            return encode_segment(statement)
         case _:
             return encode_evidence(statement)
 
@@ -84,5 +88,7 @@ def type_of(statement: Statement) -> str:
             return observation.TYPE
         case Closing():
             return closing.TYPE
+        case Segment():
+            return segment.TYPE
         case _:
             return evidence_statement.TYPE

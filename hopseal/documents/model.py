@@ -41,6 +41,13 @@ class SvidMode(StrEnum):
     BOTH = "both"
 
 
+class ListenProtocol(StrEnum):
+    """What a component's socket speaks: HTTP/1.1, or HTTP/2 with prior knowledge, which gRPC needs."""
+
+    H1 = "h1"
+    H2 = "h2"
+
+
 class Risk(StrEnum):
     """How much harm the use of a capability or tool can do."""
 
@@ -181,6 +188,7 @@ class Component:
         may_start: may begin a chain of its own, without an inbound call.
         listen: absolute path of the Unix socket that it serves, None if it serves none.
         listen_host: ``Host`` that its socket is given, None for ``localhost``.
+        listen_protocol: what its socket speaks.
         calls: which components it may call, deny by default.
         peers: which others with a SPIFFE ID.
         externals: which services outside.
@@ -198,6 +206,7 @@ class Component:
     may_start: bool = False
     listen: str | None = None
     listen_host: str | None = None
+    listen_protocol: ListenProtocol = ListenProtocol.H1
     calls: tuple[Call, ...] = ()
     peers: tuple[PeerCall, ...] = ()
     externals: tuple[ExternalCall, ...] = ()

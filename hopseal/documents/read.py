@@ -24,6 +24,7 @@ from hopseal.documents.model import (
     Component,
     DataAccess,
     HumanOversight,
+    ListenProtocol,
     Risk,
     Role,
     Sensitivity,
@@ -148,6 +149,9 @@ def _read_component(settings: Settings, section: Section, agent: str, trust_doma
         may_start=section.flag("mayStart", default=False),
         listen=listen,
         listen_host=section.parsed("listenHost", parse_host, None) if "listenHost" in section else None,
+        listen_protocol=(
+            read_choice(section, "listenProtocol", ListenProtocol) if "listenProtocol" in section else ListenProtocol.H1
+        ),
         calls=tuple(call for call, _ in calls.components),
         peers=tuple(call for call, _ in calls.peers),
         externals=tuple(call for call, _ in calls.externals),
@@ -159,7 +163,7 @@ def _read_component(settings: Settings, section: Section, agent: str, trust_doma
         jwt_svid_ttl_s=_read_ttl(section, "jwtSvidTtlSeconds"),
         tools=tools,
     )
-    for key in ("listenHost", "acceptFrom"):
+    for key in ("listenHost", "listenProtocol", "acceptFrom"):
         if key in section and "listen" not in section:
             section.mistake(key, "says nothing without listen", "add listen, or remove it")
     return ReadComponent(component, section, calls, sound_blocks)

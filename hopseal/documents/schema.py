@@ -19,7 +19,7 @@ from hopseal.documents.grammar import (
     MAX_TEXT_CHARS,
     UNIT_PATTERN,
 )
-from hopseal.documents.model import AgentStatus, Custody, Risk, Role, Sensitivity, SvidMode
+from hopseal.documents.model import AgentStatus, Custody, ListenProtocol, Risk, Role, Sensitivity, SvidMode
 from hopseal.documents.read import API_VERSION, KIND, MAX_TTL_S, MIN_TTL_S
 from hopseal.selectors import Posture
 
@@ -84,6 +84,7 @@ def _component() -> Schema:
             "calls": _list({"oneOf": [_call(), _external()]}),
             "listen": {"type": "string", "pattern": "^unix:///"},
             "listenHost": {"type": "string", "pattern": f"^{HOST_PATTERN}$"},
+            "listenProtocol": _choice(ListenProtocol),
             "acceptFrom": {**_list({"oneOf": [_TEXT, _accepted()]}), "uniqueItems": True},
             "spiffeId": {"type": "string", "pattern": "^spiffe://"},
             "svid": _choice(SvidMode),

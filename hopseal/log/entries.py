@@ -80,6 +80,7 @@ class StatementKind(StrEnum):
     RECEIPT = "rcp"
     OBSERVATION = "obs"
     CLOSING = "cls"
+    SEGMENT = "seg"
 
 
 @dataclass(frozen=True, slots=True)

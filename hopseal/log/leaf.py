@@ -17,7 +17,7 @@ from hopseal.custody.errors import CustodyError
 from hopseal.custody.seal import hash_statement
 from hopseal.log.entries import LogError
 
-STATEMENT_TYPES = frozenset({"rec", "rcp", "obs", "cls", "att"})
+STATEMENT_TYPES = frozenset({"rec", "rcp", "obs", "cls", "att", "seg"})
 REFUSED = "refused"
 _TYPE = re.compile(r"[a-z]{1,16}", re.ASCII)
 _HASH = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)

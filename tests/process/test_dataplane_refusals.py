@@ -103,7 +103,7 @@ MALFORMED = {
     "ten thousand headers": (HEAD + b"X: a\r\n" * 10000 + b"\r\n", 431),
     "request line too long": (b"GET /" + b"a" * 70000 + b" HTTP/1.1\r\nHost: tool.crm\r\n\r\n", 431),
     "other protocol": (b"GET / HTTP/9.9\r\nHost: tool.crm\r\n\r\n", 400),
-    "http 2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00" * 40, None),
+    "almost a preface of HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", 400),
     "binary": (bytes(range(256)) * 4, 400),
 }
 

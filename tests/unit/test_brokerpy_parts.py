@@ -389,6 +389,7 @@ def test_the_data_plane_is_told_every_component():
         "spiffe_id": "spiffe://example.org/agents/crm/store",
         "listen": "/run/s",
         "listen_host": None,
+        "listen_protocol": "h1",
         "may_start": False,
         "brokered": True,
         "outside": {

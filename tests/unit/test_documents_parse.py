@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 import yaml
 
-from hopseal.documents.model import AgentStatus, AttestBlock, Call, DocumentSet, DocumentsInvalidError, Role, SvidMode
+from hopseal.documents.model import (
+    AgentStatus,
+    AttestBlock,
+    Call,
+    DocumentSet,
+    DocumentsInvalidError,
+    ListenProtocol,
+    Role,
+    SvidMode,
+)
 from hopseal.documents.parse import MAX_DOCUMENT_BYTES, MAX_DOCUMENTS, documents_sha256, parse_documents
 from hopseal.ids import SpiffeId, TrustDomain
 from hopseal.selectors import Posture
@@ -127,6 +136,7 @@ def test_every_field_of_a_component_is_read() -> None:
         ],
         "spiffeId": "spiffe://example.org/elsewhere",
         "listenHost": "crm.example.org:8080",
+        "listenProtocol": "h2",
         "acceptFrom": ["spiffe://other.example/*", "spiffe://example.org/a/*", "spiffe://example.org/a/b"],
         "svid": "both",
         "hint": "main",
@@ -147,6 +157,7 @@ def test_every_field_of_a_component_is_read() -> None:
         "crm.example.org:8080",
         ("spiffe://other.example/*", "spiffe://example.org/a/*", "spiffe://example.org/a/b"),
     )
+    assert back.listen_protocol is ListenProtocol.H2
     assert (back.svid, back.hint, back.x509_svid_ttl_s, back.jwt_svid_ttl_s) == (SvidMode.BOTH, "main", 60, 30)
     assert back.tools[0].name == "crm.lookup"
 
@@ -247,6 +258,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"spec.components.1.listen": "unix:///" + "a" * 107}, "socket path is too long"),
     ({"spec.components.1.listenHost": "a b"}, "'a b' is not a host"),
     ({"spec.components.0.listenHost": "a"}, "listenHost: says nothing without listen"),
+    ({"spec.components.0.listenProtocol": "h1"}, "listenProtocol: says nothing without listen"),
+    ({"spec.components.1.listenProtocol": "h3"}, "'h3' is none of h1, h2"),
     ({"spec.components.0.acceptFrom": []}, "acceptFrom: says nothing without listen"),
     ({"spec.components.1.acceptFrom": ["crm/front"]}, "'crm/front' is no SPIFFE ID"),
     ({"spec.components.1.acceptFrom": ["spiffe://*"]}, "is no SPIFFE ID"),

@@ -23,6 +23,7 @@ DIGEST = "sha256:" + "a" * 64
 EVERYTHING: dict[str, Any] = {
     "spiffeId": "spiffe://example.org/x",
     "listenHost": "localhost:8000",
+    "listenProtocol": "h2",
     "acceptFrom": ["spiffe://example.org/*"],
     "svid": "both",
     "hint": "main",

@@ -31,7 +31,18 @@ from vectors.scene import (
 )
 
 ANSWER = b'{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"account 4711"}]}}'
-COVERED_IN_RESPONSES = ("content-type", "content-encoding", "content-digest")
+COVERED_IN_RESPONSES = (
+    "content-type",
+    "content-encoding",
+    "content-digest",
+    "upgrade",
+    "sec-websocket-protocol",
+    "sec-websocket-extensions",
+    "grpc-encoding",
+    "grpc-status",
+    "grpc-message",
+    "grpc-status-details-bin",
+)
 REQUEST = Scene(hop=hop_claims(rr=True)).record()
 REQUEST_WITHOUT_RR = Scene().record()
 STREAM = Scene(hop=hop_claims(bm="stream")).record()
@@ -57,6 +68,15 @@ def response_base(status: int, headers: Headers) -> str:
 
 def rsb_of(status: int, headers: Headers) -> str:
     return b64u(sha(response_base(status, headers).encode()))
+
+
+def tlb_of(trailers: Headers) -> str:
+    """The binding of trailers that stand in the order of their names, each once and in lower case."""
+    return b64u(sha("\n".join(f'"{name}": {value}' for name, value in trailers).encode()))
+
+
+def grpc_messages(*payloads: bytes) -> bytes:
+    return b"".join(b"\0" + len(each).to_bytes(4) + each for each in payloads)
 
 
 def kids_tree(hashes: list[str]) -> Json:
@@ -109,6 +129,24 @@ def closing_claims(**changes: Any) -> Json:
     return changed(claims, changes)
 
 
+def segment_claims(**changes: Any) -> Json:
+    """What the connector's broker saw pass until then."""
+    claims = {
+        "v": 1,
+        "t": "seg",
+        "iss": spiffe("crm-connector"),
+        "aud": spiffe("reasoner"),
+        "iat": NOW,
+        "jti": random_id("segment"),
+        "cid": random_id("chain"),
+        "rec": STREAM.hash,
+        "seq": 0,
+        "up": {"len": len(BODY), "cd": b64u(sha(BODY)), "n": 1000},
+        "down": {"len": len(ANSWER), "cd": b64u(sha(ANSWER)), "n": 1},
+    }
+    return changed(claims, changes)
+
+
 def evidence_claims(**changes: Any) -> Json:
     """An attestor's statement about the connector."""
     claims = {
@@ -130,6 +168,8 @@ RESPONSE_DEFAULTS: Json = {
     "status": 200,
     "trailers": [],
     "comment": None,
+    "request": None,
+    "request_headers": [],
     "body": b64(ANSWER),
     "tls_server": [b64(pki.CONNECTOR.der)],
     "bundles": {pki.PROD: [b64(pki.PROD_CA.der)], pki.PARTNER: [b64(pki.PARTNER_CA.der)]},
@@ -138,6 +178,7 @@ RESPONSE_DEFAULTS: Json = {
 }
 CLOSING_DEFAULTS: Json = {
     "record": STREAM.text,
+    "headers": [],
     "body": b64(BODY),
     "tls_peer": [b64(pki.REASONER.der)],
     "bundles": RESPONSE_DEFAULTS["bundles"],

@@ -15,6 +15,7 @@ from vectors.answers import (
     observation_claims,
     receipt_claims,
 )
+from vectors.cases_streams import closing_stream_cases
 from vectors.pki import NOW, spiffe
 from vectors.scene import (
     ABSENT,
@@ -48,6 +49,7 @@ def closing_cases() -> Iterator[Json]:
     yield from _leaves()
     yield from _relations()
     yield from _trust()
+    yield from closing_stream_cases()
 
 
 def _bad(name: str, why: str, code: str, closing: Closing | None = None, **members: Any) -> Json:
@@ -62,9 +64,7 @@ def _passing() -> Iterator[Json]:
     plain = Closing()
     text = plain.sealed().text
     yield _ok("in the trailers", "the ordinary case", plain)
-    yield _ok(
-        "among others", "names in any case", plain, trailers=[["grpc-status", "0"], ["CUSTODY-CLOSE", f" {text}\t"]]
-    )
+    yield _ok("in capitals", "names in any case", plain, trailers=[["CUSTODY-CLOSE", f" {text}\t"]])
     yield _ok("aborted by the caller", "said openly", Closing(closing_claims(fin="abort")))
     yield _ok("twin signature", "as good", plain, trailers=[["Custody-Close", twin(text)]])
     empty = Closing(closing_claims(len=0, cd=b64u(sha(b""))))

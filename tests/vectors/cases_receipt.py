@@ -20,6 +20,7 @@ from vectors.answers import (
     receipt_claims,
     rsb_of,
 )
+from vectors.cases_streams import receipt_stream_cases
 from vectors.pki import NOW, spiffe
 from vectors.scene import (
     Json,
@@ -57,6 +58,7 @@ def receipt_cases() -> Iterator[Json]:
     yield from _bodies()
     yield from _trust()
     yield from _order()
+    yield from receipt_stream_cases()
 
 
 def _bad(name: str, why: str, code: str, response: Response | None = None, **members: Any) -> Json:

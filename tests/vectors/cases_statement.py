@@ -12,6 +12,7 @@ from vectors.answers import (
     kids_tree,
     observation_claims,
     receipt_claims,
+    segment_claims,
 )
 from vectors.pki import spiffe
 from vectors.scene import (
@@ -28,8 +29,15 @@ from vectors.scene import (
 )
 
 MALFORMED = error("malformed")
-TYPES = ("rec", "rcp", "obs", "cls", "att")
-MAKERS = {"rcp": receipt_claims, "obs": observation_claims, "cls": closing_claims, "att": evidence_claims}
+TYPES = ("rec", "rcp", "obs", "cls", "att", "seg")
+MAKERS = {
+    "rcp": receipt_claims,
+    "obs": observation_claims,
+    "cls": closing_claims,
+    "att": evidence_claims,
+    "seg": segment_claims,
+}
+TAKEN = {"len": 5, "cd": some_hash("taken"), "n": 2}
 HASHES = [some_hash(f"kid {index}") for index in range(300)]
 HOLDS_ALL = {("obs", "rcp"), ("obs", "cls"), ("rcp", "cls")}  # every member of the second is in the first
 LOG = {"origin": "custody.prod.example.org/node-1", "vkey": "custody.prod.example.org/node-1+1234abcd+AQ"}
@@ -77,15 +85,16 @@ def _places() -> Iterator[Json]:
                 payload = dumps(claims | {"t": other})
                 yield _bad(f"claims of {kind} called {other}", "members of another type are absent", payload)
     for word in ("xyz", "RCP", "rcp ", "", "receipt"):
-        yield _bad(f"type {word!r}", "five types", dumps(receipt_claims(t=word)))
+        yield _bad(f"type {word!r}", "six types", dumps(receipt_claims(t=word)))
     yield _bad("no place admits it", "an empty list", dumps(receipt_claims()), ())
 
 
 def _orders() -> Iterator[Json]:
     full = {
-        "rcp": receipt_claims(dec="decision-1", kids=HASHES[:2]),
-        "obs": observation_claims(dec="decision-1"),
-        "cls": closing_claims(fin="abort"),
+        "rcp": receipt_claims(dec="decision-1", kids=HASHES[:2], n=3, tlb=some_hash("trailers"), req=TAKEN),
+        "obs": observation_claims(dec="decision-1", n=3, tlb=some_hash("trailers"), req=TAKEN),
+        "cls": closing_claims(fin="abort", n=3, tlb=some_hash("trailers")),
+        "seg": segment_claims(seq=7, up=TAKEN, down={"len": 0, "cd": some_hash("nothing")}),
         "att": evidence_claims(log=LOG),
         "rec": root_claims(
             obo={"iss": "https://tts", "sub": "u", "typ": "txn", "th": some_hash("t"), "txn": "x", "exp": 9},
@@ -111,6 +120,9 @@ def _orders() -> Iterator[Json]:
         "fin",
         "kids",
         "dec",
+        "n",
+        "tlb",
+        "req",
         "host",
         "spki",
     ]
@@ -160,8 +172,11 @@ def _values() -> Iterator[Json]:
             "rsb": ("", some_hash("x")[:-1], "+" * 43),
             "len": ("0", True, 1 << 53),
             "cd": (some_hash("x").replace(some_hash("x")[0], "/"), "sha-256=:AA==:"),
-            "fin": ("", "EOF", "eof ", "closed", True),
+            "fin": ("", "EOF", "eof ", "closed", True, "early"),
             "dec": ("x" * 129, "é" * 65, 5, None, ["d"]),
+            "n": (-1, True, "1", None, 1 << 53),
+            "tlb": (None, "", random_id("x"), 5),
+            "req": (None, [], {}, 5, {"len": 5}, {"cd": TAKEN["cd"]}, TAKEN | {"x": 1}, TAKEN | {"n": None}),
         },
         "obs": {
             "aud": (spiffe("reasoner"),),
@@ -184,10 +199,18 @@ def _values() -> Iterator[Json]:
             "spki": (random_id("x"), some_hash("x") + "="),
         },
         "cls": {
-            "fin": ("deny", "", "closed"),
+            "fin": ("deny", "", "closed", "early"),
+            "n": (-1, True, None),
+            "tlb": (None, random_id("x")),
             "len": (True,),
             "cd": (random_id("x"),),
             "aud": ("https://a.example.org",),
+        },
+        "seg": {
+            "seq": (True, "0"),
+            "aud": ("https://a.example.org",),
+            "up": ([], {}, {"len": 5}, {"cd": TAKEN["cd"]}, TAKEN | {"x": 1}, TAKEN | {"len": True}),
+            "down": (5, TAKEN | {"cd": random_id("x")}),
         },
         "att": {
             "verdict": ("", "Attested", "unknown", True),
@@ -221,10 +244,14 @@ def _values() -> Iterator[Json]:
             "len": (0, (1 << 53) - 1),
             "fin": ("eof", "abort", "deny"),
             "dec": ("", "é" * 64),
+            "n": (0, (1 << 53) - 1),
+            "tlb": (some_hash("trailers"),),
+            "req": (TAKEN, {"len": 0, "cd": TAKEN["cd"]}),
             "iss": ("spiffe://prod.example.org/" + "a" * 230,),
         },
         "obs": {"host": ("a", "a:1", "a:65535", "10.0.0.1:443", "[2001:db8::1]", "[::1]:8443", "a" * 256)},
-        "cls": {"fin": ("eof", "abort"), "len": (0,)},
+        "cls": {"fin": ("eof", "abort"), "len": (0,), "n": (0,), "tlb": (some_hash("trailers"),)},
+        "seg": {"seq": (0, (1 << 53) - 1), "up": (TAKEN,), "down": ({"len": 0, "cd": TAKEN["cd"]},)},
         "att": {
             "verdict": ("attested", "withdrawn"),
             "exp": (0,),

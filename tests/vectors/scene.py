@@ -26,6 +26,7 @@ TARGET = "https://crm-connector.crm-assistant/mcp?tenant=7"
 COVERED = """
     content-type content-encoding content-digest authorization txn-token workload-identity-token idempotency-key
     mcp-protocol-version mcp-method mcp-name a2a-version a2a-extensions upgrade sec-websocket-protocol
+    sec-websocket-extensions grpc-encoding
 """.split()  # noqa: SIM905 - one field a line says no more
 CURVE_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 

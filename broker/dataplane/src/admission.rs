@@ -26,7 +26,9 @@ use crate::inbound::PeerConnection;
 use crate::instance::log_certificate;
 use crate::judge::{Requested, judge_incoming};
 use crate::log::{Claims, Direction, Entry, LogError};
+use crate::opened::Ending;
 use crate::operation::Operation;
+use crate::passing::Passing;
 use crate::problem::{Refusal, refusal_of};
 use crate::relay;
 use crate::settings::ms;
@@ -42,6 +44,8 @@ pub struct Received<'a> {
     pub headers: &'a HeaderMap,
     pub body: Body,
     pub operation: &'a Operation,
+    /// Whether it asks for a WebSocket.
+    pub is_upgrade: bool,
 }
 
 /// Steps 1 to 16 of custody-wire §6; leaves a voucher as soon as a refusal, too, has a receipt.
@@ -94,7 +98,7 @@ fn verify(
             "the body streams where no closing statement can follow",
         )));
     }
-    let vouch_for = voucher_of(broker, connection, &examined);
+    let vouch_for = voucher_of(broker, connection, received, &examined, record);
     let bundles = broker.trust.current();
     let authenticated = broker.receiver.authenticate(examined, &bundles, &policy, &operations, clock::now_s());
     if authenticated.as_ref().map_or_else(|rejection| is_after_proof(rejection.code), |_| true) {
@@ -125,8 +129,18 @@ fn commit(broker: &Arc<Broker>, verified: Verified, voucher: &mut Option<Voucher
     Ok(chain)
 }
 
-fn voucher_of(broker: &Arc<Broker>, connection: &PeerConnection, examined: &Examined) -> Voucher {
+fn voucher_of(
+    broker: &Arc<Broker>,
+    connection: &PeerConnection,
+    received: &Received<'_>,
+    examined: &Examined,
+    call: &mut CallRecord,
+) -> Voucher {
     let (rec, record) = examined.newest();
+    let mut passing = || match received.is_upgrade {
+        true => Passing::frames(true, call.pulse()),
+        false => Passing::behind(received.headers, call.pulse()),
+    };
     Voucher {
         broker: Arc::clone(broker),
         leaf: Arc::clone(&connection.leaf),
@@ -138,7 +152,8 @@ fn voucher_of(broker: &Arc<Broker>, connection: &PeerConnection, examined: &Exam
         is_accepted: false,
         receipts: Arc::default(),
         decision: String::new(),
-        ending: record.streams.then(Arc::default),
+        ending: record.streams.then(|| Arc::new(Ending::of(passing()))),
+        is_upgrade: received.is_upgrade,
     }
 }
 

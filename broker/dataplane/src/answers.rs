@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, sleep};
 
@@ -105,6 +106,17 @@ impl Answers {
 }
 
 impl Answering {
+    /// The answer, watched; on what was upgraded, HTTP is over and a request under way for ever.
+    pub fn watch(self, answer: Response<AnswerBody>) -> Response<WatchedBody> {
+        let is_upgrade = answer.body().is_upgrade();
+        answer.map(|body| {
+            if is_upgrade {
+                self.answers.lock().count += 1;
+            }
+            WatchedBody::new(body, self)
+        })
+    }
+
     fn set(&self, slot: Slot) {
         self.answers.lock().under_way[self.index] = slot;
     }

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use hopseal_custody::binding::{BodySum, HeaderLine};
+use hopseal_custody::binding::{BodySum, HeaderLine, trailer_binding};
 use hopseal_custody::error::Rejection;
 use hopseal_custody::fields::{RECEIPT, ReceiptFields};
 use hopseal_custody::hash::{RandomId, StatementHash};
@@ -19,9 +19,11 @@ use http::{HeaderMap, StatusCode};
 use crate::broker::Broker;
 use crate::clock;
 use crate::gathered::Gathered;
+use crate::grpc;
 use crate::headers;
 use crate::instance::log_certificate;
 use crate::log::{About, Direction, Entry, Kind};
+use crate::passing::Passing;
 use crate::problem::Refusal;
 use crate::trust::PeerChain;
 
@@ -38,6 +40,10 @@ pub struct Sent {
     pub server: PeerChain,
     /// Receipts under the handle of this call.
     pub receipts: Arc<Gathered>,
+    /// What passes of a request that streams.
+    pub request: Option<Passing>,
+    /// Whether it asks for a WebSocket.
+    pub is_upgrade: bool,
 }
 
 /// A request whose answer has begun.
@@ -77,6 +83,10 @@ impl Awaited {
             Ok(None) => return Err(Unverified::Missing),
             Err(rejection) => return Err(self.refuse(rejection, first_text(&head, &tail, comment))),
         };
+        let body = match trailer_binding(&tail) {
+            Ok(binding) => body.followed_by(binding),
+            Err(rejection) => return Err(self.refuse(rejection, first_text(&head, &tail, comment))),
+        };
         let (broker, now) = (&self.sent.broker, clock::now_s());
         let peer = Peer::new(Arc::clone(self.sent.server.leaf()), self.sent.server.certificates[1..].to_vec());
         let exchange = Exchange {
@@ -89,6 +99,7 @@ impl Awaited {
             status: self.status.as_u16(),
             headers: &head,
             body,
+            request: self.sent.request.as_ref().map(Passing::so_far),
         };
         let verified = broker.receiver.verify_receipt(&fields, &exchange, &broker.trust.current(), now);
         let receipt = verified.map_err(|rejection| self.refuse(rejection, Some(fields.receipt.to_owned())))?;
@@ -109,6 +120,9 @@ impl Awaited {
         let is_error = self.status.is_client_error() || self.status.is_server_error();
         match fin {
             Fin::Eof => Ok(()),
+            // A gRPC call has a status and a WebSocket a Close frame, whatever was still to come of the request.
+            Fin::Early if self.sent.is_upgrade || grpc::is_grpc(&self.head) => Ok(()),
+            Fin::Early => Err(failed("answer_aborted", "the callee answered before the request had ended")),
             Fin::Deny if is_error => Ok(()),
             Fin::Deny => Err(failed("receipt_invalid", "a refusal with the status of a success")),
             Fin::Abort => Err(failed("answer_aborted", "the callee says that the exchange broke off")),

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::headers;
 use crate::problem::Refusal;
 
 /// Unit in which buffered memory is counted.
@@ -67,6 +68,7 @@ pub struct Streamed {
     /// None once it was given up.
     rest: Option<Incoming>,
     memory: Option<Memory>,
+    trailers: HeaderMap,
 }
 
 impl Streamed {
@@ -77,8 +79,21 @@ impl Streamed {
         }
         self.memory = None;
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(rest).poll_frame(context));
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default())))
+        let frame = match ready!(Pin::new(rest).poll_frame(context)) {
+            Some(Ok(frame)) => frame,
+            other => return Poll::Ready(other.map(|frame| frame.map(|_| Bytes::new()))),
+        };
+        let data = frame.into_data().unwrap_or_else(|frame| {
+            self.trailers = frame.into_trailers().unwrap_or_default();
+            headers::strip_trailers(&mut self.trailers);
+            Bytes::new()
+        });
+        Poll::Ready(Some(Ok(data)))
+    }
+
+    /// What followed the body, without what may not pass.
+    pub fn take_trailers(&mut self) -> HeaderMap {
+        std::mem::take(&mut self.trailers)
     }
 }
 
@@ -109,6 +124,11 @@ impl BodyMemory {
     pub fn new(total_bytes: usize, limit_bytes: usize, timeout: Duration) -> Self {
         let total = total_bytes.div_ceil(PERMIT_BYTES);
         Self { permits: Arc::new(Semaphore::new(total)), total, part: None, limit_bytes, timeout }
+    }
+
+    /// The same memory for bodies that end within `timeout`, or else stream.
+    pub fn patient(&self, timeout: Duration) -> Self {
+        Self { timeout: timeout.min(self.timeout), ..self.clone() }
     }
 
     /// The same memory for an origin that has at most as much of it as it leaves free.
@@ -159,7 +179,12 @@ impl BodyMemory {
         let Reading { bytes, memory } = reading;
         if is_over {
             let rest = body.take().ok_or_else(gone)?;
-            return Ok(Intake::Stream(Streamed { first: bytes.freeze(), rest: Some(rest), memory }));
+            return Ok(Intake::Stream(Streamed {
+                first: bytes.freeze(),
+                rest: Some(rest),
+                memory,
+                trailers: HeaderMap::new(),
+            }));
         }
         Ok(Intake::Whole(Buffered { bytes: bytes.freeze(), _memory: memory }))
     }

@@ -23,6 +23,8 @@ pub struct Limits {
     pub calls: usize,
     /// Request bodies in memory at once, all calls together.
     pub buffered_bytes: usize,
+    /// What HTTP/2 peers may send ahead of what is read, all connections with wide windows together.
+    pub window_bytes: usize,
     /// Header list on the peer port (runtime.md "Between nodes").
     pub peer_header_bytes: u32,
     /// Header list on component sockets.
@@ -58,6 +60,7 @@ impl Default for Limits {
             streams_per_connection: 256,
             calls: 4096,
             buffered_bytes: 256 << 20,
+            window_bytes: 128 << 20,
             peer_header_bytes: 48 << 10,
             component_header_bytes: 32 << 10,
             handles: 1 << 18,
@@ -101,6 +104,10 @@ pub struct Timeouts {
     pub answer_unread: u64,
     /// A call waits this long for its record to be durable.
     pub log_write: u64,
+    /// An answer that streams, or a WebSocket, on which nothing passes for this long either way is cut.
+    pub stream_idle: u64,
+    /// And after this whatever passes.
+    pub stream_lifetime: u64,
     /// In strict mode a call waits this long for witnesses; shorter than `log_write`, or that ends it.
     pub log_witness: u64,
 }
@@ -118,6 +125,8 @@ impl Default for Timeouts {
             endpoint_open: 1_000,
             call: 660_000,
             response_head: 600_000,
+            stream_idle: 300_000,
+            stream_lifetime: 3_600_000,
             answer_unread: 60_000,
             log_write: 10_000,
             log_witness: 5_000,

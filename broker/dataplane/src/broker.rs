@@ -38,6 +38,7 @@ use crate::listeners::Listeners;
 use crate::log::Log;
 use crate::logged_bundles::LoggedBundles;
 use crate::open_calls::OpenCalls;
+use crate::open_streams::OpenStreams;
 use crate::outside::{Roots, WebConnections};
 use crate::places::{Parts, Places};
 use crate::policy::Policy;
@@ -51,6 +52,7 @@ use crate::throttle::Throttle;
 use crate::tls::Tls;
 use crate::trust::Trust;
 use crate::users::LoggedTokens;
+use crate::windows::Windows;
 
 /// Refused messages without a proven record that are logged; the others are only counted.
 const UNPROVEN_PER_SECOND: f64 = 20.0;
@@ -116,6 +118,10 @@ pub struct Broker {
     pub component_calls: Places<SpiffeId>,
     /// Connections of one identity to the peer port.
     pub peer_connections: Places<SpiffeId>,
+    /// Answers that stream now.
+    pub streams: OpenStreams,
+    /// What peers and components may send ahead.
+    pub windows: Windows,
     pub shutdown: Shutdown,
     pub started: OnceLock<Started>,
     /// Refused messages without a proven record: any peer can send those, and the disk is finite.
@@ -145,22 +151,23 @@ impl Broker {
         let stats = Arc::new(Stats::default());
         let trust = Arc::new(Trust::empty());
         let shutdown = Shutdown::default();
+        let windows = Windows::new(limits.window_bytes);
         let pool = Pool::new(
-            pool_settings(&settings),
+            pool_settings(&settings, &windows),
             Tls::new(Arc::clone(&trust)),
             Arc::clone(&trust),
             shutdown.clone(),
             Arc::clone(&stats),
         );
         let web = WebConnections::new(
-            pool_settings(&settings),
+            pool_settings(&settings, &windows),
             Roots::new(settings.egress.ca_file.clone()),
             settings.egress.allow_private,
             shutdown.clone(),
             Arc::clone(&stats),
         );
         let listeners = Listeners::new(Arc::clone(&events), limits.processes);
-        let sockets = ComponentSockets::new(Arc::clone(&listeners), &settings, shutdown.clone());
+        let sockets = ComponentSockets::new(Arc::clone(&listeners), &settings, shutdown.clone(), windows.clone());
         let replay = ReplayStore::new(limits.replay_entries, limits.replay_entries / PEER_SHARE);
         Ok(Self {
             tls: Tls::new(Arc::clone(&trust)),
@@ -192,6 +199,8 @@ impl Broker {
             listeners,
             sockets,
             pool,
+            streams: OpenStreams::new(ms(timeouts.stream_idle), ms(timeouts.stream_lifetime)),
+            windows,
             web,
             shutdown,
             trust,
@@ -331,12 +340,13 @@ impl Broker {
     }
 }
 
-fn pool_settings(settings: &Settings) -> PoolSettings {
+fn pool_settings(settings: &Settings, windows: &Windows) -> PoolSettings {
     let timeouts = &settings.timeouts_ms;
     PoolSettings {
         connect: ms(timeouts.connect),
         handshake: ms(timeouts.handshake),
         idle: ms(timeouts.idle),
         idle_connections: settings.limits.idle_connections,
+        windows: windows.clone(),
     }
 }

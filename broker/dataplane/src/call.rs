@@ -15,6 +15,7 @@ use crate::activity::Busy;
 use crate::events::Events;
 use crate::judge::revoked;
 use crate::open_calls::{Entered, Open};
+use crate::open_streams::Pulse;
 use crate::operation::Operation;
 use crate::places::{Place, Places};
 use crate::policy::Question;
@@ -85,6 +86,7 @@ pub struct CallRecord {
     part: Option<Place<SpiffeId>>,
     /// Keeps the connection from counting as unused.
     pub busy: Option<Busy>,
+    pulse: Option<Arc<Pulse>>,
     /// Ends what the call still reads when it is over.
     over: Option<DropGuard>,
     events: Arc<Events>,
@@ -146,6 +148,7 @@ impl CallRecord {
             is_told: true,
             place: None,
             part: None,
+            pulse: None,
             over: None,
             busy: None,
             events: Arc::clone(events),
@@ -210,6 +213,16 @@ impl CallRecord {
             open.revoked.cancelled().await;
             revoked(&open)
         }
+    }
+
+    /// When something last passed, for those of its bodies that stream.
+    pub fn pulse(&mut self) -> Arc<Pulse> {
+        Arc::clone(self.pulse.get_or_insert_default())
+    }
+
+    /// Cancelled when the call is no longer allowed.
+    pub fn revocation(&self) -> Option<CancellationToken> {
+        self.watched.as_ref().map(|entered| entered.open.revoked.clone())
     }
 
     /// The head of the answer is known; the body may still stream.

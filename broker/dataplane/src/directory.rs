@@ -14,6 +14,16 @@ use serde::Deserialize;
 
 use crate::outside::{self, Outside};
 
+/// What a component's socket speaks; nothing is negotiated on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenProtocol {
+    #[default]
+    H1,
+    /// HTTP/2 with prior knowledge.
+    H2,
+}
+
 /// One component of the documents.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Component {
@@ -25,6 +35,8 @@ pub struct Component {
     pub id: SpiffeId,
     pub listen: Option<PathBuf>,
     pub listen_host: String,
+    /// What its socket speaks.
+    pub listen_protocol: ListenProtocol,
     pub may_start: bool,
     /// Whether a broker of ours holds its key: such a component brings custody, and is called with it.
     pub brokered: bool,
@@ -42,6 +54,7 @@ impl Component {
             id,
             listen: None,
             listen_host: String::new(),
+            listen_protocol: ListenProtocol::default(),
             may_start: false,
             brokered: false,
             outside: Outside::default(),
@@ -58,6 +71,8 @@ struct Described {
     spiffe_id: String,
     listen: Option<PathBuf>,
     listen_host: Option<String>,
+    #[serde(default)]
+    listen_protocol: ListenProtocol,
     may_start: bool,
     /// Of another trust domain: it can be called, and no document of ours says anything about it.
     #[serde(default)]
@@ -111,6 +126,7 @@ impl Directory {
                 id,
                 listen: one.listen,
                 listen_host: one.listen_host.unwrap_or_else(|| "localhost".to_owned()),
+                listen_protocol: one.listen_protocol,
                 may_start: one.may_start,
                 brokered: one.brokered,
                 outside,

@@ -8,7 +8,7 @@
 use hopseal_custody::binding::{HeaderLine, is_twin_of_covered};
 use hopseal_custody::fields::is_reserved;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Version};
+use http::{Method, Request, Version, request};
 
 use crate::problem::Refusal;
 
@@ -65,6 +65,17 @@ pub fn verify_form<B>(request: &Request<B>) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Names the peer in `Host` also where HTTP/2 names it in `:authority` only.
+pub fn adopt_authority(parts: &mut request::Parts) {
+    if parts.version == Version::HTTP_2
+        && !parts.headers.contains_key(header::HOST)
+        && let Some(authority) = parts.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        parts.headers.insert(header::HOST, host);
+    }
+}
+
 /// Policies and components have to read a method alike, and some fold its letters; TRACE shows a component's headers.
 fn verify_method(method: &Method) -> Result<(), Refusal> {
     let name = method.as_str();
@@ -97,6 +108,25 @@ pub fn strip(headers: &mut HeaderMap) {
     let reserved: Vec<HeaderName> = headers.keys().filter(is_unwanted).cloned().collect();
     for name in reserved {
         headers.remove(name);
+    }
+}
+
+/// Leaves of trailers what may stand there (RFC 9110 §6.5.1): nothing that frames or routes a message, or that says what
+/// it is, and nothing that only brokers may say.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    const OF_HEADS: [HeaderName; 8] = [
+        header::AUTHORIZATION,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::HOST,
+        header::SET_COOKIE,
+        header::WWW_AUTHENTICATE,
+    ];
+    strip(trailers);
+    for name in &OF_HEADS {
+        trailers.remove(name);
     }
 }
 

@@ -21,17 +21,18 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use hopseal_custody::ids::SpiffeId;
 use hopseal_custody::receive::Peer;
 
 use crate::activity::Activity;
-use crate::answers::{Answers, WatchedBody};
+use crate::answers::Answers;
 use crate::body::BodyMemory;
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::clock;
-use crate::executor::ConnectionTasks;
+use crate::executor::{ConnectionTasks, cut_of_this_task};
 use crate::h1_stream::H1Stream;
 use crate::h2_stream::{Flood, H2Stream};
 use crate::handshakes::Handshakes;
@@ -43,10 +44,8 @@ use crate::receive;
 use crate::settings::{buffer_bytes, ms};
 use crate::tls::{ALPN_H2, SNI_SUFFIX};
 use crate::trust::PeerChain;
+use crate::windows::Window;
 
-/// Request body bytes that a peer may send ahead, per call and per connection.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Streams that a peer may reset before they are answered (CVE-2023-44487).
 const RESETS: usize = 64;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -126,13 +125,16 @@ async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc
     let watch = Watch { activity: connection.activity.clone(), answers: Answers::new(), unread };
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
     let caller = connection.chain.id.to_string();
+    let cut = CancellationToken::new();
     let service = service_fn({
-        let (broker, answers) = (Arc::clone(broker), watch.answers.clone());
+        let (broker, answers, cut) = (Arc::clone(broker), watch.answers.clone(), cut.clone());
         move |request: Request<Incoming>| {
-            let (broker, connection, answering) = (Arc::clone(&broker), Arc::clone(&connection), answers.begin());
+            let (broker, connection, cut) = (Arc::clone(&broker), Arc::clone(&connection), cut.clone());
+            let answering = answers.begin();
             async move {
                 let answer = receive::answer(&broker, &connection, request).await;
-                Ok::<_, Infallible>(answer.map(|body| WatchedBody::new(body, answering)))
+                let writer = || if is_h2 { cut_of_this_task() } else { cut };
+                Ok::<_, Infallible>(answering.watch(answer.map(|answer| answer.watched(&broker.streams, writer))))
             }
         }
     });
@@ -143,13 +145,17 @@ async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc
             let why = if flood == Flood::Resets { "h2_resets" } else { "h2_frames" };
             stats.count_cut_connection("peer", why);
         });
-        let served = h2_builder(broker, tasks).serve_connection(TokioIo::new(stream), service);
+        let window = broker.windows.open();
+        let served = h2_builder(broker, tasks, &window).serve_connection(TokioIo::new(stream), service);
         supervise(pin!(served), http2::Connection::graceful_shutdown, lifetime, &watch).await
     } else {
         let (stream, said) = H1Stream::new(stream, watch.answers.clone(), ms(broker.settings.timeouts_ms.header_read));
         let ended = {
-            let served = h1_builder(broker).serve_connection(TokioIo::new(stream), service);
-            supervise(pin!(served), http1::Connection::graceful_shutdown, lifetime, &watch).await
+            let mut served = pin!(h1_builder(broker).serve_connection(TokioIo::new(stream), service).with_upgrades());
+            tokio::select! {
+                ended = supervise(served.as_mut(), http1::UpgradeableConnection::graceful_shutdown, lifetime, &watch) => ended,
+                () = cut.cancelled() => Ended::Unread,
+            }
         };
         if let Some(code) = said.get() {
             let mut record = CallRecord::begin("in", &broker.events, &broker.stats);
@@ -214,13 +220,14 @@ async fn supervise<C: Future<Output = hyper::Result<()>>>(
     }
 }
 
-fn h2_builder(broker: &Broker, tasks: ConnectionTasks) -> http2::Builder<ConnectionTasks> {
+fn h2_builder(broker: &Broker, tasks: ConnectionTasks, window: &Window) -> http2::Builder<ConnectionTasks> {
     let limits = &broker.settings.limits;
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(window.stream_bytes)
+        .initial_connection_window_size(window.connection_bytes)
+        .enable_connect_protocol()
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.peer_header_bytes)
         .max_pending_accept_reset_streams(RESETS)

@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use hopseal_custody::binding::{BodySum, BodySummer};
+use hopseal_custody::binding::{BodySum, trailer_binding};
 use hopseal_custody::cache::VerifiedStatement;
 use hopseal_custody::error::{Code, Rejection};
 use hopseal_custody::fields::{CLOSE, ClosingFields};
-use hopseal_custody::outcome::Fin;
+use hopseal_custody::outcome::{Fin, Taken};
 use hopseal_custody::receive::{ExpectedClosing, Peer};
 use http::HeaderMap;
 use http_body::{Body, Frame};
@@ -30,17 +30,33 @@ use crate::clock;
 use crate::headers;
 use crate::instance::log_certificate;
 use crate::log::{About, Direction, Entry, Kind};
+use crate::passing::Passing;
 use crate::reply::BodyFailed;
 
 const UNKNOWN: u8 = 0;
 const CLOSED: u8 = 1;
 const BROKEN: u8 = 2;
+const UNREAD: u8 = 3;
 
 /// How a streamed request ended, for its receipt.
-#[derive(Default)]
-pub struct Ending(AtomicU8);
+pub struct Ending(AtomicU8, Passing);
 
 impl Ending {
+    /// Of a request of which nothing passed yet.
+    pub fn of(passing: Passing) -> Self {
+        Self(AtomicU8::new(UNKNOWN), passing)
+    }
+
+    /// What passes of the request.
+    pub fn passing(&self) -> &Passing {
+        &self.1
+    }
+
+    /// What was taken of the request so far.
+    pub fn taken(&self) -> Taken {
+        Taken::of(&self.1.so_far())
+    }
+
     /// Whether the closing statement was verified.
     pub fn is_closed(&self) -> bool {
         self.0.load(Ordering::Acquire) == CLOSED
@@ -50,25 +66,32 @@ impl Ending {
     pub fn is_broken(&self) -> bool {
         self.0.load(Ordering::Acquire) == BROKEN
     }
+
+    /// Whether its component stopped to read it before its end.
+    pub fn is_unread(&self) -> bool {
+        self.0.load(Ordering::Acquire) == UNREAD
+    }
 }
 
-struct Pending {
-    broker: Arc<Broker>,
+/// A request that streams, until its closing statement was judged; that there was none is logged.
+pub struct Opening {
+    pub broker: Arc<Broker>,
     /// The caller as TLS showed it.
-    peer: Peer,
+    pub peer: Peer,
     /// The opening record.
-    record: Arc<VerifiedStatement>,
-    ending: Arc<Ending>,
-    sum: BodySummer,
+    pub record: Arc<VerifiedStatement>,
+    pub ending: Arc<Ending>,
 }
 
 /// A peer's streaming body.
 pub struct OpenedBody {
     inner: Incoming,
     /// None once the stream has ended, well or not.
-    pending: Option<Pending>,
+    pending: Option<Opening>,
     holds_last: bool,
     held: VecDeque<Bytes>,
+    /// Trailers that pass behind the body.
+    tail: Option<HeaderMap>,
     /// When the call is over: what has not ended by then would be held open by nobody's call.
     over: Pin<Box<WaitForCancellationFutureOwned>>,
 }
@@ -76,21 +99,13 @@ pub struct OpenedBody {
 impl OpenedBody {
     /// The body that follows the accepted `record`; `holds_last` if its reader knows how long it will be, `over` when
     /// the call is.
-    pub fn new(
-        inner: Incoming,
-        broker: Arc<Broker>,
-        peer: Peer,
-        record: Arc<VerifiedStatement>,
-        ending: Arc<Ending>,
-        holds_last: bool,
-        over: CancellationToken,
-    ) -> Self {
-        let pending = Some(Pending { broker, peer, record, ending, sum: BodySummer::default() });
-        Self { inner, pending, holds_last, held: VecDeque::new(), over: Box::pin(over.cancelled_owned()) }
+    pub fn new(inner: Incoming, opening: Opening, holds_last: bool, over: CancellationToken) -> Self {
+        let over = Box::pin(over.cancelled_owned());
+        Self { inner, pending: Some(opening), holds_last, held: VecDeque::new(), tail: None, over }
     }
 
     pub fn has_ended(&self) -> bool {
-        self.pending.is_none() && self.held.is_empty()
+        self.pending.is_none() && self.held.is_empty() && self.tail.is_none()
     }
 
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
@@ -98,10 +113,12 @@ impl OpenedBody {
             return Poll::Ready(Some(Err(self.break_off("the call was over before its request".to_owned()))));
         }
         while let Some(pending) = &mut self.pending {
-            let trailers = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
+            let mut trailers = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
-                        pending.sum.update(&data);
+                        if let Err(why) = pending.ending.1.update(&data) {
+                            return Poll::Ready(Some(Err(self.break_off(why.to_owned()))));
+                        }
                         self.held.extend((!data.is_empty()).then_some(data));
                         match self.held.pop_front() {
                             Some(only) if self.holds_last && self.held.is_empty() => self.held.push_front(only),
@@ -112,7 +129,6 @@ impl OpenedBody {
                     }
                     Err(frame) => frame.into_trailers().unwrap_or_default(),
                 },
-                // Dropping what is pending logs that the stream was cut.
                 Some(Err(error)) => return Poll::Ready(Some(Err(self.break_off(error.to_string())))),
                 None => HeaderMap::new(),
             };
@@ -122,24 +138,31 @@ impl OpenedBody {
                 self.held.clear();
                 return Poll::Ready(Some(Err(BodyFailed::new(rejection.code.as_str(), rejection.detail))));
             }
+            headers::strip_trailers(&mut trailers);
+            self.tail = Some(trailers).filter(|trailers| !trailers.is_empty());
         }
-        Poll::Ready(self.held.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+        let data = self.held.pop_front().map(Frame::data);
+        Poll::Ready(data.or_else(|| self.tail.take().map(Frame::trailers)).map(Ok))
     }
 
     fn break_off(&mut self, why: String) -> BodyFailed {
         self.held.clear();
-        self.pending = None;
+        if let Some(pending) = self.pending.take() {
+            pending.ending.0.store(BROKEN, Ordering::Release);
+            pending.log(Some((Code::Missing.as_str(), "the stream broke off")), None, Vec::new());
+        }
         BodyFailed::new(Code::Missing.as_str(), why)
     }
 }
 
-impl Pending {
+impl Opening {
     /// Nothing if the stream, which has ended with these trailers, was closed by who opened it.
-    fn close(mut self, trailers: &HeaderMap) -> Result<(), Rejection> {
+    pub fn close(self, trailers: &HeaderMap) -> Result<(), Rejection> {
         let lines = headers::lines(trailers);
-        let body = std::mem::take(&mut self.sum).finish();
         let claimed = trailers.get(CLOSE).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
-        match self.verify(&lines, body) {
+        let verified =
+            trailer_binding(&lines).and_then(|tlb| self.verify(&lines, self.ending.1.so_far().followed_by(tlb)));
+        match verified {
             Ok(certificates) => {
                 self.log(None, claimed, certificates);
                 self.ending.0.store(CLOSED, Ordering::Release);
@@ -187,10 +210,10 @@ impl Pending {
     }
 }
 
-impl Drop for Pending {
+impl Drop for Opening {
     fn drop(&mut self) {
-        if self.ending.0.compare_exchange(UNKNOWN, BROKEN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            self.log(Some((Code::Missing.as_str(), "the stream broke off")), None, Vec::new());
+        if self.ending.0.compare_exchange(UNKNOWN, UNREAD, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            self.log(Some((Code::Missing.as_str(), "nobody read the stream to its end")), None, Vec::new());
         }
     }
 }

@@ -15,6 +15,7 @@ use hopseal_custody::jcs::Fault;
 use hopseal_custody::limits::MAX_OP_BYTES;
 use http::{HeaderMap, Method, header};
 
+use crate::grpc;
 use crate::jsonrpc::{self, Body};
 use crate::views::{View, view};
 
@@ -119,6 +120,15 @@ impl Operation {
             mcp_session: false,
         }
     }
+}
+
+/// The operation of a request, of whose body nothing is here if it streams.
+pub fn operation_of(method: &Method, path: &str, headers: &HeaderMap, body: Option<&[u8]>) -> Operation {
+    let other = || match body {
+        Some(body) => Operation::derive(method, path, headers, body),
+        None => Operation::of_stream(method, path),
+    };
+    grpc::operation(method, path, headers, body).unwrap_or_else(other)
 }
 
 fn is_mcp_endpoint(path: &str) -> bool {

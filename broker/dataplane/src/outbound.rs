@@ -11,8 +11,9 @@ use hopseal_custody::chain::Chain;
 use hopseal_custody::compose::Root;
 use hopseal_custody::fields::HANDLE;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 
 use crate::body::{Intake, drain};
 use crate::boundary;
@@ -21,10 +22,11 @@ use crate::call::CallRecord;
 use crate::callers::Connected;
 use crate::clock;
 use crate::directory::Component;
+use crate::grpc;
 use crate::headers;
 use crate::instance::{InstanceKey, Leaf};
 use crate::judge::{Requested, judge_outgoing};
-use crate::operation::Operation;
+use crate::operation::{Operation, Protocol as Spoken, operation_of};
 use crate::outgoing::{Content, Outgoing};
 use crate::outside::{self, Destination, Named};
 use crate::path::verify_target;
@@ -36,6 +38,7 @@ use crate::send::send;
 use crate::settings::Streams;
 use crate::task;
 use crate::users;
+use crate::websocket;
 
 /// The host under which the broker itself answers.
 const BROKER_HOST: &str = "hopseal.local";
@@ -78,18 +81,25 @@ pub async fn answer(
     connected: &Arc<Connected>,
     request: Request<Incoming>,
 ) -> Response<AnswerBody> {
-    if request.method() == Method::CONNECT {
+    if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
         return outside::open_tunnel(broker, connected, request).await;
     }
     let mut record = CallRecord::begin("out", &broker.events, &broker.stats);
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    headers::adopt_authority(&mut parts);
+    let is_grpc = grpc::is_grpc(&parts.headers);
     let mut body = Some(body);
     let deadline = crate::settings::ms(broker.settings.timeouts_ms.call);
     let called = call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record);
     let called = tokio::time::timeout(deadline, called).await;
-    match called.unwrap_or_else(|_| Err(Refusal::new("call_timeout", "the call has no answer in time"))) {
+    let called = called.unwrap_or_else(|_| Err(Refusal::new("call_timeout", "the call has no answer in time")));
+    let answered = match called {
         Ok(response) => {
             record.answered(response.status());
+            let mut response = if is_grpc { grpc::translate(response).await } else { response };
+            if let Reply::Upgraded(tunnel) = response.body_mut() {
+                tunnel.end_with(connected.caller.closed.clone());
+            }
             response.map(|reply| AnswerBody::new(reply, record))
         }
         Err(refusal) => {
@@ -97,21 +107,30 @@ pub async fn answer(
                 drain(body).await;
             }
             record.refused(&refusal);
-            refusal.response().map(|body| AnswerBody::new(Reply::whole(body), record))
+            let response = if is_grpc { grpc::refuse(&refusal) } else { refusal.response() };
+            response.map(|body| AnswerBody::new(Reply::whole(body), record))
         }
-    }
+    };
+    if is_grpc { answered.map(AnswerBody::in_grpc) } else { answered }
 }
 
 async fn call(
     broker: &Arc<Broker>,
     connected: &Connected,
-    request: Request<()>,
+    mut request: Request<()>,
     body: &mut Option<Incoming>,
     record: &mut CallRecord,
 ) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
+    let wish = websocket::take_wish(&mut request)?;
+    if wish.is_some() && broker.settings.streams == Streams::Reject {
+        return Err(Refusal::new("streams_refused", "a WebSocket needs streams: accept"));
+    }
     headers::verify_form(&request)?;
     let named = host_of(&request)?;
+    if grpc::is_grpc(request.headers()) && request.version() < Version::HTTP_2 {
+        return Err(Refusal::new("grpc_unsupported", "gRPC needs HTTP/2"));
+    }
     let timeout = crate::settings::ms(broker.settings.timeouts_ms.caller_verdict);
     let instance = connected.instance(&broker.events, timeout).await?;
     let caller = identify(broker, instance)?;
@@ -122,6 +141,9 @@ async fn call(
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
     let is_for_broker = named.host == BROKER_HOST && named.port.is_none();
     let body = take_in(broker, &caller, &parts.headers, body, is_for_broker).await?;
+    if wish.is_some() && is_for_broker {
+        return Err(Refusal::new("upgrade_unsupported", "the broker itself serves no WebSocket"));
+    }
     if is_for_broker {
         let Content::Whole(body) = body else { return Err(Refusal::new("body_too_large", "a request to the broker")) };
         return requests::answer(broker, &caller, (&parts.method, &target), &parts.headers, &body)
@@ -129,6 +151,9 @@ async fn call(
     }
     let callee = match outside::destination(broker, &caller.component, &named)? {
         Destination::Component(callee) => callee,
+        Destination::Outside(_) if wish.is_some() => {
+            return Err(Refusal::new("upgrade_unsupported", "WebSockets go to components with custody only"));
+        }
         Destination::Outside(remote) => {
             return outside::call(broker, caller, remote, (parts, target, body), record).await;
         }
@@ -138,9 +163,21 @@ async fn call(
     let (receipts, terms) =
         context.map_or_else(Default::default, |found| (Arc::clone(&found.receipts), found.terms.clone()));
     prepare(&mut parts.headers, &body);
-    let operation = match &body {
-        Content::Whole(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
-        Content::Stream(_) => Operation::of_stream(&parts.method, target.path()),
+    let body = match (&wish, body) {
+        (Some(_), Content::Whole(body)) if body.bytes.is_empty() => {
+            websocket::bind_wish(&mut parts.headers);
+            Content::Upgrade
+        }
+        (Some(_), _) => return Err(Refusal::new("request_invalid", "a WebSocket begins without a body")),
+        (None, body) => body,
+    };
+    let body_bytes = match &body {
+        Content::Whole(body) => Some(&body.bytes[..]),
+        Content::Stream(_) | Content::Upgrade => None,
+    };
+    let operation = match wish {
+        Some(_) => Operation::of(Spoken::WebSocket, format!("{} {}", parts.method, target.path())),
+        None => operation_of(&parts.method, target.path(), &parts.headers, body_bytes),
     };
     record.asks(&operation);
     if boundary::is_sealed(broker, &callee, &parent) {
@@ -163,8 +200,14 @@ async fn call(
     };
     decide(broker, &outgoing, record)?;
     let watch = record.until_revoked();
+    let sent = async {
+        match wish {
+            Some(wish) => websocket::send(broker, outgoing, wish, record).await,
+            None => send(broker, outgoing, record).await,
+        }
+    };
     tokio::select! {
-        sent = send(broker, outgoing, record) => sent,
+        sent = sent => sent,
         refusal = watch => Err(refusal),
     }
 }
@@ -251,8 +294,15 @@ async fn take_in(
     let memory = broker.memory.within(broker.component_memory.of(caller.leaf.id.clone()));
     if is_for_broker || broker.settings.streams == Streams::Reject {
         let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
-        return memory.read(list, body).await.map(Content::Whole);
+        let read = memory.read(list, body).await;
+        return read.map(Content::Whole).map_err(|refusal| match &*refusal.code {
+            "body_timeout" if grpc::is_grpc(list) => {
+                Refusal::new("streams_refused", "a gRPC stream needs streams: accept")
+            }
+            _ => refusal,
+        });
     }
+    let memory = if grpc::is_grpc(list) { memory.patient(grpc::END_WAIT) } else { memory };
     Ok(match memory.read_or_stream(list, body).await? {
         Intake::Whole(body) => Content::Whole(body),
         Intake::Stream(body) => Content::Stream(Some(body)),

@@ -28,6 +28,7 @@ use crate::instance::Leaf;
 use crate::log::{Claims, LogError, SealRequest, Sealed};
 use crate::operation::Operation;
 use crate::outbound::{Caller, Parent};
+use crate::passing::Passing;
 use crate::pool::{Lease, Sender};
 use crate::problem::{Refusal, refusal_of};
 use crate::settings::ms;
@@ -59,6 +60,15 @@ pub enum Content {
     Whole(Buffered),
     /// None once it was begun: a stream is sent once.
     Stream(Option<Streamed>),
+    /// Frames of a WebSocket, once the peer agrees.
+    Upgrade,
+}
+
+impl Content {
+    /// Whether the record does not bind it, and a closing statement follows.
+    pub fn streams(&self) -> bool {
+        !matches!(self, Self::Whole(_))
+    }
 }
 
 /// The request for one attempt, its record sealed and durable in the log, and what its receipt must fit.
@@ -88,6 +98,12 @@ pub async fn compose_request(
         iat,
         server: lease.peer.clone(),
         receipts: Arc::clone(&outgoing.receipts),
+        request: match outgoing.body {
+            Content::Whole(_) => None,
+            Content::Stream(_) => Some(Passing::behind(&outgoing.headers, record.pulse())),
+            Content::Upgrade => Some(Passing::frames(true, record.pulse())),
+        },
+        is_upgrade: matches!(outgoing.body, Content::Upgrade),
     };
     let request = SealRequest {
         leaf: Arc::<Leaf>::clone(&lease.leaf),
@@ -109,15 +125,17 @@ pub async fn compose_request(
     }
     let body = match &mut outgoing.body {
         Content::Whole(body) => RequestBody::Whole(Full::new(body.bytes.clone())),
+        Content::Upgrade => RequestBody::Whole(Full::default()),
         Content::Stream(body) => {
             let body = body.take().ok_or_else(|| Refusal::new("internal", "a stream is sent once"))?;
-            RequestBody::Closing(Box::new(ClosingBody::new(body, closer_of(&sent, &lease.leaf))))
+            let sum = sent.request.clone().unwrap_or_else(|| Passing::behind(&outgoing.headers, record.pulse()));
+            RequestBody::Closing(Box::new(ClosingBody::new(body, closer_of(&sent, &lease.leaf), sum)))
         }
     };
     Ok((build_request(outgoing, lease, &target_uri, list, body)?, sent))
 }
 
-fn closer_of(sent: &Sent, leaf: &Arc<Leaf>) -> Closer {
+pub fn closer_of(sent: &Sent, leaf: &Arc<Leaf>) -> Closer {
     Closer {
         broker: Arc::clone(&sent.broker),
         leaf: Arc::clone(leaf),
@@ -131,7 +149,7 @@ fn closer_of(sent: &Sent, leaf: &Arc<Leaf>) -> Closer {
 fn forwarded(broker: &Broker, outgoing: &Outgoing, lease: &Lease, all: bool) -> Result<ForwardedFields, Refusal> {
     let Parent::Call(chain) = &outgoing.parent else { return Ok(ForwardedFields::default()) };
     let hops = broker.receive_policy().hops;
-    let fields = if all || matches!(outgoing.body, Content::Stream(_)) {
+    let fields = if all || outgoing.body.streams() {
         ForwardedFields::build(chain, hops)
     } else {
         let peer = lease.peer.leaf().thumbprint();
@@ -187,7 +205,7 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
         exp: now + DEFAULT_LIFETIME_S,
         jti,
         rqb: binding::request_binding(method, target_uri, &lines).map_err(refusal_of)?,
-        streams: matches!(outgoing.body, Content::Stream(_)),
+        streams: outgoing.body.streams(),
         operations: &[&operation.name, &operation.http],
         srv: Some(lease.peer.leaf().thumbprint()),
         by: None,

@@ -7,6 +7,9 @@
 //! Source: architecture.md "Brokering a call"; runtime.md "When something goes away".
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,13 +30,11 @@ use crate::instance::{InstanceKey, Leaf};
 use crate::lifetime::{Lifetime, Shutdown};
 use crate::problem::Refusal;
 use crate::stats::Stats;
-use crate::tls::{ALPN_H2, SNI_SUFFIX, Tls};
+use crate::tls::{ALPN_H1, ALPN_H2, SNI_SUFFIX, Tls};
 use crate::trust::{PeerChain, Trust};
 use crate::upload::RequestBody;
+use crate::windows::Windows;
 
-/// Response body bytes that a peer may send ahead, per call and per connection.
-pub const STREAM_WINDOW: u32 = 1 << 20;
-pub const CONNECTION_WINDOW: u32 = 4 << 20;
 /// A peer that answers no ping for this long is gone.
 pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,6 +70,8 @@ struct Slot {
     state: tokio::sync::Mutex<SlotState>,
     idle_h1: Mutex<Vec<(http1::SendRequest<RequestBody>, PeerChain)>>,
     idle_limit: usize,
+    /// Whether the peer takes extended CONNECT (RFC 8441): it says so once the connection is open.
+    extends: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -85,6 +88,7 @@ pub struct PoolSettings {
     pub handshake: Duration,
     pub idle: Duration,
     pub idle_connections: usize,
+    pub windows: Windows,
 }
 
 /// The connections.
@@ -122,7 +126,7 @@ impl Pool {
             return Err(refusal.clone());
         }
         // Boxed because it is rare and large: its caller is part of every call.
-        match Box::pin(self.open(leaf, component, endpoint)).await {
+        match Box::pin(self.open(leaf, component, endpoint, Arc::clone(&slot.extends))).await {
             Ok((Sender::H2(sender), peer)) => {
                 state.shared = Some((sender.clone(), peer.clone()));
                 Ok(lease(Sender::H2(sender), peer))
@@ -133,6 +137,37 @@ impl Pool {
                 Err(refusal)
             }
         }
+    }
+
+    /// A connection on which a WebSocket can begin: a shared one if the peer has extended CONNECT (RFC 8441), else one of
+    /// its own that speaks HTTP/1.1, and what ends that.
+    ///
+    /// # Errors
+    /// As [`Self::lease`].
+    pub async fn lease_upgrade(
+        &self,
+        leaf: &Arc<Leaf>,
+        component: &Component,
+        endpoint: &str,
+    ) -> Result<(Lease, Option<Lifetime>), Refusal> {
+        let slot = self.slot(leaf, component, endpoint);
+        let shared = slot.state.lock().await.shared.clone();
+        if let Some((sender, peer)) = shared
+            && !sender.is_closed()
+            && slot.extends.load(Ordering::Acquire)
+        {
+            return Ok((Lease { sender: Sender::H2(sender), leaf: Arc::clone(leaf), peer, slot }, None));
+        }
+        let (stream, peer) = self.connect(leaf, component, endpoint, true).await?;
+        let lifetime = || Lifetime::new(Arc::clone(leaf), peer.clone(), &self.trust, self.shutdown.clone());
+        let (sender, connection) = http1::Builder::new()
+            .max_header_size(RESPONSE_HEADER_BYTES as usize)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Refusal::new("peer_unreachable", format!("{endpoint}: {error}")))?;
+        self.drive(connection.with_upgrades(), lifetime());
+        let ends = lifetime();
+        Ok((Lease { sender: Sender::H1(sender), leaf: Arc::clone(leaf), peer, slot }, Some(ends)))
     }
 
     /// Drops what is closed, unused or retired; in-flight calls on them finish.
@@ -161,6 +196,7 @@ impl Pool {
                 state: tokio::sync::Mutex::default(),
                 idle_h1: Mutex::default(),
                 idle_limit: self.settings.idle_connections,
+                extends: Arc::default(),
             })
         });
         Arc::clone(slot)
@@ -171,14 +207,32 @@ impl Pool {
         leaf: &Arc<Leaf>,
         component: &Component,
         endpoint: &str,
+        extends: Arc<AtomicBool>,
     ) -> Result<(Sender, PeerChain), Refusal> {
+        let (stream, peer) = self.connect(leaf, component, endpoint, false).await?;
+        let lifetime = Lifetime::new(Arc::clone(leaf), peer.clone(), &self.trust, self.shutdown.clone());
+        let unreachable = |error: hyper::Error| Refusal::new("peer_unreachable", format!("{endpoint}: {error}"));
+        Ok((self.speak(stream, lifetime, extends).await.map_err(unreachable)?, peer))
+    }
+
+    /// A TLS connection to the peer; `is_h1` asks for HTTP/1.1.
+    async fn connect(
+        &self,
+        leaf: &Leaf,
+        component: &Component,
+        endpoint: &str,
+        is_h1: bool,
+    ) -> Result<(TlsStream<TcpStream>, PeerChain), Refusal> {
         let unreachable = |why: String| Refusal::new("peer_unreachable", format!("{endpoint}: {why}"));
         let tcp = timeout(self.settings.connect, TcpStream::connect(endpoint))
             .await
             .map_err(|_| Refusal::new("peer_connect_timeout", endpoint))?
             .map_err(|error| unreachable(error.to_string()))?;
         tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
-        let config = self.tls.client(leaf, &component.id).map_err(|error| unreachable(error.to_string()))?;
+        let mut config = self.tls.client(leaf, &component.id).map_err(|error| unreachable(error.to_string()))?;
+        if is_h1 {
+            config.alpn_protocols = vec![ALPN_H1.to_vec()];
+        }
         let name = server_name(component, endpoint)
             .ok_or_else(|| unreachable("the component's name is no server name".into()))?;
         let stream = timeout(self.settings.handshake, TlsConnector::from(Arc::new(config)).connect(name, tcp))
@@ -186,9 +240,7 @@ impl Pool {
             .map_err(|_| Refusal::new("peer_handshake_timeout", endpoint))?
             .map_err(|error| handshake_refusal(endpoint, &error))?;
         let peer = self.peer_of(&stream).map_err(|why| Refusal::new("peer_untrusted", format!("{endpoint}: {why}")))?;
-        let lifetime = Lifetime::new(Arc::clone(leaf), peer.clone(), &self.trust, self.shutdown.clone());
-        let sender = self.speak(stream, lifetime).await.map_err(|error| unreachable(error.to_string()))?;
-        Ok((sender, peer))
+        Ok((stream, peer))
     }
 
     fn peer_of(&self, stream: &TlsStream<TcpStream>) -> Result<PeerChain, String> {
@@ -196,15 +248,22 @@ impl Pool {
         self.trust.verify(certificates.iter().map(AsRef::as_ref), clock::now_s())
     }
 
-    async fn speak(&self, stream: TlsStream<TcpStream>, lifetime: Lifetime) -> hyper::Result<Sender> {
+    async fn speak(
+        &self,
+        stream: TlsStream<TcpStream>,
+        lifetime: Lifetime,
+        extends: Arc<AtomicBool>,
+    ) -> hyper::Result<Sender> {
         let h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
         let io = TokioIo::new(stream);
         if h2 {
             let (tasks, end_tasks) = ConnectionTasks::new();
-            let (sender, connection) = http2::Builder::new(tasks.clone())
+            let window = self.settings.windows.open();
+            extends.store(false, Ordering::Release);
+            let (sender, mut connection) = http2::Builder::new(tasks.clone())
                 .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
+                .initial_stream_window_size(window.stream_bytes)
+                .initial_connection_window_size(window.connection_bytes)
                 .max_header_list_size(RESPONSE_HEADER_BYTES)
                 .keep_alive_interval(PING_INTERVAL)
                 .keep_alive_timeout(PING_TIMEOUT)
@@ -212,9 +271,14 @@ impl Pool {
                 .await?;
             let served = async move {
                 // After a goodbye of the peer, responses may still stream in hyper's own tasks.
-                let _takes_no_more_requests = connection.await;
+                let _takes_no_more_requests = poll_fn(|context| {
+                    let polled = Pin::new(&mut connection).poll(context);
+                    extends.store(connection.is_extended_connect_protocol_enabled(), Ordering::Release);
+                    polled
+                })
+                .await;
                 tasks.wait().await;
-                drop(end_tasks);
+                drop((end_tasks, window));
             };
             self.drive(served, lifetime);
             return Ok(Sender::H2(sender));

@@ -107,7 +107,7 @@ fn is_missing_item(text: &str) -> bool {
 }
 
 /// HTTP status of the data plane's own codes; unknown ones are ours to answer for.
-fn status_of(code: &str) -> StatusCode {
+pub fn status_of(code: &str) -> StatusCode {
     match code {
         "host_invalid" | "path_invalid" | "request_invalid" | "request_malformed" => StatusCode::BAD_REQUEST,
         "request_head_timeout" | "body_timeout" => StatusCode::REQUEST_TIMEOUT,
@@ -129,7 +129,11 @@ fn status_of(code: &str) -> StatusCode {
         "unknown_peer" | "not_found" => StatusCode::NOT_FOUND,
         "handle_unknown" | "nothing_to_continue" => StatusCode::CONFLICT,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-        "upgrade_unsupported" | "method_unsupported" => StatusCode::NOT_IMPLEMENTED,
+        "upgrade_unsupported"
+        | "method_unsupported"
+        | "grpc_unsupported"
+        | "websocket_unsupported"
+        | "streams_refused" => StatusCode::NOT_IMPLEMENTED,
         "egress_unresolvable"
         | "egress_unreachable"
         | "egress_tls"
@@ -146,6 +150,8 @@ fn status_of(code: &str) -> StatusCode {
         | "peer_connect_timeout"
         | "peer_handshake_timeout"
         | "call_timeout"
+        | "stream_idle"
+        | "stream_lifetime"
         | "egress_timeout" => StatusCode::GATEWAY_TIMEOUT,
         "attestor_unavailable"
         | "issuer_unavailable"

@@ -11,16 +11,18 @@ use hopseal_custody::chain::Chain;
 use hopseal_custody::fields::RECORD;
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::{Body as _, Incoming};
+use hyper::upgrade::OnUpgrade;
 
 use crate::admission::{Received, accept, log_refused, says_stream};
 use crate::body::{Buffered, drain};
 use crate::broker::{Broker, Continues};
 use crate::call::{CallRecord, Custody};
-use crate::deliver::{Content, Delivery, deliver};
+use crate::deliver::{Agreed, Content, Delivery, deliver, deliver_wish};
+use crate::directory::{Component, ListenProtocol};
 use crate::headers;
 use crate::inbound::PeerConnection;
-use crate::opened::OpenedBody;
-use crate::operation::Operation;
+use crate::opened::{OpenedBody, Opening};
+use crate::operation::{Operation, Protocol, operation_of};
 use crate::outside;
 use crate::path::verify_target;
 use crate::problem::Refusal;
@@ -28,6 +30,7 @@ use crate::reply::{AnswerBody, Reply};
 use crate::settings::Streams;
 use crate::vouched::{Peer, vouch, vouch_refusal};
 use crate::voucher::{Pledge, Voucher};
+use crate::websocket;
 
 /// Answers one request of a peer; never fails, refusals are answers.
 pub async fn answer(
@@ -79,7 +82,7 @@ pub async fn answer(
 async fn call(
     broker: &Arc<Broker>,
     connection: &PeerConnection,
-    request: Request<()>,
+    mut request: Request<()>,
     body: &mut Option<Incoming>,
     peer: &Peer,
     record: &mut CallRecord,
@@ -87,7 +90,11 @@ async fn call(
 ) -> Result<Response<Reply>, Refusal> {
     record.occupy(&broker.calls)?;
     record.occupy_part(&broker.calls, &broker.peer_calls, &connection.chain.id)?;
+    let wish = websocket::take_wish(&mut request)?;
     headers::verify_form(&request)?;
+    if wish.is_some() {
+        websocket::bind_wish(request.headers_mut());
+    }
     let callee = broker.directory.by_qualified(&connection.component);
     let callee = callee.ok_or_else(|| Refusal::new("callee_unavailable", "no document"))?;
     record.callee = Some(callee.id.to_string());
@@ -95,10 +102,12 @@ async fn call(
     let target = parts.uri.path_and_query().cloned();
     let target = target.ok_or_else(|| Refusal::new("path_invalid", "no path"))?;
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
-    let whole = read_whole(broker, connection, peer, &parts.headers, body).await?;
-    let operation = match &whole {
-        Some(body) => Operation::derive(&parts.method, target.path(), &parts.headers, &body.bytes),
-        None => Operation::of_stream(&parts.method, target.path()),
+    let can_stream = peer.can_stream() || wish.is_some();
+    let whole = read_whole(broker, connection, (can_stream, wish.is_some()), &parts.headers, body).await?;
+    let body_bytes = whole.as_ref().map(|body| &body.bytes[..]);
+    let operation = match wish {
+        Some(_) => Operation::of(Protocol::WebSocket, format!("{} {}", parts.method, target.path())),
+        None => operation_of(&parts.method, target.path(), &parts.headers, body_bytes),
     };
     record.asks(&operation);
     let whole = match whole {
@@ -115,13 +124,34 @@ async fn call(
         headers: &parts.headers,
         body: whole.as_ref().map_or(Body::Stream, |body| Body::of(&body.bytes)),
         operation: &operation,
+        is_upgrade: wish.is_some(),
     };
+    if wish.is_some() && received.body != Body::Stream {
+        return Err(Refusal::new("streams_refused", "a WebSocket needs streams: accept, and a record of a stream"));
+    }
     let chain = accept(broker, connection, &received, record, voucher).await?;
     let Some(vouch_for) = voucher else { return Err(Refusal::new("internal", "an accepted call without voucher")) };
     let receipts = Arc::clone(&vouch_for.receipts);
-    let content = match whole {
-        Some(body) => Content::Whole(body),
-        None => Content::Stream(open_stream(connection, &chain, &parts.headers, body, vouch_for, record)?),
+    let content = match (whole, wish) {
+        (Some(body), _) => Content::Whole(body),
+        (None, None) => Content::Stream(open_stream(connection, &chain, &parts.headers, body, vouch_for, record)?),
+        (None, Some(wish)) => {
+            let opening = opening_of(connection, &chain, vouch_for)?;
+            let asked = Asked { callee: &callee, opening, wish, is_h2: peer.can_stream() };
+            let delivery = Delivery {
+                callee: &callee,
+                continues: Some(Continues::Call(chain)),
+                method: parts.method,
+                target,
+                headers: parts.headers,
+                receipts,
+            };
+            let watch = record.until_revoked();
+            return tokio::select! {
+                answered = upgrade(broker, &delivery, asked, peer, voucher, record) => answered,
+                refusal = watch => Err(refusal),
+            };
+        }
     };
     let continues = Some(Continues::Call(chain));
     let (method, headers) = (parts.method, parts.headers);
@@ -141,13 +171,13 @@ async fn call(
 async fn read_whole(
     broker: &Broker,
     connection: &PeerConnection,
-    peer: &Peer,
+    (can_stream, is_upgrade): (bool, bool),
     list: &HeaderMap,
     body: &mut Option<Incoming>,
 ) -> Result<Option<Buffered>, Refusal> {
-    let may_stream = peer.can_stream() && broker.settings.streams == Streams::Accept;
-    // Looked at only if there is a body: what the record says costs reading it.
-    if may_stream && body.as_ref().is_some_and(|body| !body.is_end_stream()) && says_stream(list) {
+    let may_stream = can_stream && broker.settings.streams == Streams::Accept;
+    // Looked at only if there is a body, or what comes in its place: what the record says costs reading it.
+    if may_stream && (is_upgrade || body.as_ref().is_some_and(|body| !body.is_end_stream())) && says_stream(list) {
         return Ok(None);
     }
     let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
@@ -164,8 +194,46 @@ fn open_stream(
     record: &mut CallRecord,
 ) -> Result<OpenedBody, Refusal> {
     let rest = body.take().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
-    let ending = Arc::clone(voucher.ending.get_or_insert_default());
     let holds_last = list.contains_key(header::CONTENT_LENGTH);
-    let (broker, newest) = (Arc::clone(&voucher.broker), Arc::clone(chain.newest()));
-    Ok(OpenedBody::new(rest, broker, connection.peer.clone(), newest, ending, holds_last, record.over()))
+    Ok(OpenedBody::new(rest, opening_of(connection, chain, voucher)?, holds_last, record.over()))
+}
+
+/// The streamed request whose closing statement is to come.
+fn opening_of(connection: &PeerConnection, chain: &Chain, voucher: &Voucher) -> Result<Opening, Refusal> {
+    let ending = voucher.ending.clone().ok_or_else(|| Refusal::new("internal", "a stream that was not announced"))?;
+    let (broker, record) = (Arc::clone(&voucher.broker), Arc::clone(chain.newest()));
+    Ok(Opening { broker, peer: connection.peer.clone(), record, ending })
+}
+
+/// A WebSocket that a peer asks for.
+struct Asked<'a> {
+    callee: &'a Component,
+    opening: Opening,
+    wish: OnUpgrade,
+    is_h2: bool,
+}
+
+/// Asks the component for it; its answer begins a tunnel, or is one like any other.
+async fn upgrade(
+    broker: &Broker,
+    delivery: &Delivery<'_>,
+    asked: Asked<'_>,
+    peer: &Peer,
+    voucher: &mut Option<Voucher>,
+    record: &mut CallRecord,
+) -> Result<Response<Reply>, Refusal> {
+    let Asked { callee, opening, wish, is_h2 } = asked;
+    if callee.listen_protocol == ListenProtocol::H2 {
+        return Err(Refusal::new(
+            "websocket_unsupported",
+            "WebSockets need listenProtocol: h1 in the callee's document",
+        ));
+    }
+    let (response, agreed) = deliver_wish(broker, delivery).await?;
+    match agreed {
+        Some(Agreed { near, listener }) => {
+            websocket::accept(voucher, (opening, wish, is_h2), near, response, listener, record)
+        }
+        None => vouch(voucher, peer, response).await,
+    }
 }

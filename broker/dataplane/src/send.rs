@@ -11,7 +11,7 @@ use hopseal_custody::acknowledged::can_supply;
 use hopseal_custody::error::Code;
 use hopseal_custody::fields::HANDLE;
 use hopseal_custody::hash::{Thumbprint, encode_base64};
-use http::{HeaderName, Method, Request, Response, StatusCode, Version};
+use http::{HeaderName, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
@@ -90,7 +90,7 @@ pub async fn send(
         };
         passage.answered();
         let is_head = outgoing.method == Method::HEAD;
-        match take(sent, response, is_head, outgoing.version >= Version::HTTP_11).await? {
+        match take(sent, response, is_head, outgoing.version).await? {
             Taken::Answer(response) => {
                 acknowledge(broker, &outgoing, &peer, response.status());
                 return finish(broker, outgoing, response);
@@ -129,7 +129,7 @@ async fn connect(broker: &Broker, outgoing: &Outgoing) -> Result<(Lease, Passage
 
 /// A listener that is admitted here wins, through our own peer port; else the routes. Every node has
 /// every document, so a `listen` path alone says nothing about this node.
-fn endpoints_of(broker: &Broker, callee: &Component) -> Result<Vec<String>, Refusal> {
+pub fn endpoints_of(broker: &Broker, callee: &Component) -> Result<Vec<String>, Refusal> {
     let own = || broker.started.get().map(|started| vec![started.peer_address.to_string()]);
     let has_identity = |owner| broker.instances.current(owner).is_some();
     if broker.listeners.serving(&callee.qualified).as_ref().is_some_and(has_identity)
@@ -195,7 +195,7 @@ fn says_unprocessed(error: &h2::Error) -> bool {
 }
 
 /// The answer as the component gets it; a new root comes with the handle of its siblings.
-fn finish(broker: &Broker, outgoing: Outgoing, mut response: Response<Reply>) -> Result<Response<Reply>, Refusal> {
+pub fn finish(broker: &Broker, outgoing: Outgoing, mut response: Response<Reply>) -> Result<Response<Reply>, Refusal> {
     if let Parent::Root { root, is_new: true } = outgoing.parent {
         let handle = task::issue(broker, &outgoing.caller, root, outgoing.receipts)?;
         let value = headers::custody_value(&handle);

@@ -118,6 +118,8 @@ impl Server {
         runtime.handle.spawn(unix_server::accept(Arc::clone(broker), out));
         runtime.handle.spawn(accept_peers(Arc::clone(broker), accepted));
         runtime.handle.spawn(sweep(Arc::clone(broker)));
+        let watched = Arc::clone(broker);
+        runtime.handle.spawn(async move { watched.streams.watch(&watched.shutdown).await });
         runtime.handle.spawn(judge_by_the_clock(Arc::clone(broker)));
         Ok(Self {
             peer_port: bound.port(),

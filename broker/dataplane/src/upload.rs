@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hopseal_custody::binding::{BodySum, BodySummer};
+use hopseal_custody::binding::{BodySum, trailer_binding};
 use hopseal_custody::closing::Closing;
 use hopseal_custody::compose::closing_payload;
 use hopseal_custody::fields::CLOSE;
@@ -31,6 +31,7 @@ use crate::headers;
 use crate::instance::Leaf;
 use crate::log::{About, Kind, LogError, SealRequest, Sealed};
 use crate::opened::OpenedBody;
+use crate::passing::Passing;
 use crate::problem::{Refusal, refusal_of};
 use crate::reply::BodyFailed;
 use crate::settings::ms;
@@ -59,7 +60,11 @@ pub struct Closer {
 }
 
 impl Closer {
-    async fn seal(self, body: BodySum) -> Result<String, Refusal> {
+    /// The sealed statement of a stream that ended after `body`, once it is durable in the log.
+    ///
+    /// # Errors
+    /// The key may not sign, or the log is away: the stream must not pass as whole.
+    pub async fn seal(self, body: BodySum) -> Result<String, Refusal> {
         let broker = Arc::clone(&self.broker);
         let started = broker.started.get().ok_or_else(|| Refusal::new("log_unavailable", "not started"))?;
         let sealing = started.log.seal(self.request(body, Fin::Eof)?);
@@ -73,7 +78,7 @@ impl Closer {
     }
 
     /// Logs that the stream was cut after `body`; nobody waits for it.
-    fn abort(self, body: BodySum) {
+    pub fn abort(self, body: BodySum) {
         let broker = Arc::clone(&self.broker);
         if let (Some(started), Ok(request)) = (broker.started.get(), self.request(body, Fin::Abort)) {
             let _the_call_is_lost_anyway = started.log.seal_nowait(request);
@@ -99,6 +104,8 @@ impl Closer {
             cd: ClaimHash(body.sha256),
             len: body.len,
             fin,
+            n: body.messages,
+            tlb: body.trailers.map(ClaimHash),
         };
         let payload = closing_payload(&closing).map_err(refusal_of)?;
         Ok(SealRequest { leaf: self.leaf, payload, receiver_trust_domain, claims: Sealed::Other(Kind::Closing, about) })
@@ -139,8 +146,11 @@ impl Progress {
 type Sealing = Pin<Box<dyn Future<Output = Result<String, Refusal>> + Send>>;
 
 enum State {
-    Streaming { closer: Closer, sum: BodySummer },
-    Sealing(Sealing),
+    Streaming {
+        closer: Closer,
+    },
+    /// With the trailers that go along.
+    Sealing(Sealing, HeaderMap),
     Ended,
 }
 
@@ -148,16 +158,17 @@ enum State {
 pub struct ClosingBody {
     body: Streamed,
     state: State,
+    sum: Passing,
     progress: Arc<Progress>,
     /// The closing statement goes into the log and not along.
     is_kept: bool,
 }
 
 impl ClosingBody {
-    pub fn new(body: Streamed, closer: Closer) -> Self {
+    pub fn new(body: Streamed, closer: Closer, sum: Passing) -> Self {
         let progress = Arc::<Progress>::default();
         progress.offer();
-        Self { body, state: State::Streaming { closer, sum: BodySummer::default() }, progress, is_kept: false }
+        Self { body, state: State::Streaming { closer }, sum, progress, is_kept: false }
     }
 
     /// The same towards a party that knows nothing of custody.
@@ -175,36 +186,49 @@ impl ClosingBody {
         polled
     }
 
-    fn end(&mut self) {
-        if let State::Streaming { closer, sum } = std::mem::replace(&mut self.state, State::Ended) {
-            self.state = State::Sealing(Box::pin(closer.seal(sum.finish())));
+    /// The component's body is over: begins to seal.
+    fn end(&mut self) -> Result<(), BodyFailed> {
+        let trailers = self.body.take_trailers();
+        let binding = trailer_binding(&headers::lines(&trailers));
+        let binding = binding.map_err(|rejection| BodyFailed::new("request_invalid", rejection.detail))?;
+        if let State::Streaming { closer } = std::mem::replace(&mut self.state, State::Ended) {
+            let sum = self.sum.so_far().followed_by(binding);
+            self.state = State::Sealing(Box::pin(closer.seal(sum)), trailers);
         }
+        Ok(())
     }
 
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         loop {
             match &mut self.state {
-                State::Streaming { sum, .. } => {
+                State::Streaming { .. } => {
                     match ready!(self.body.poll_data(context)) {
                         Some(Ok(data)) if data.is_empty() => {}
                         Some(Ok(data)) => {
-                            sum.update(&data);
-                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                            let taken = self.sum.update(&data);
+                            let taken = taken.map_err(|why| BodyFailed::new("request_invalid", why));
+                            return Poll::Ready(Some(taken.map(|_all| Frame::data(data))));
                         }
                         // Dropping the state logs that the stream was cut.
                         Some(Err(error)) => {
                             return Poll::Ready(Some(Err(BodyFailed::new("request_invalid", error.to_string()))));
                         }
-                        None => self.end(),
+                        None => {
+                            if let Err(failed) = self.end() {
+                                return Poll::Ready(Some(Err(failed)));
+                            }
+                        }
                     }
                 }
-                State::Sealing(sealing) => {
+                State::Sealing(sealing, trailers) => {
                     let sealed = ready!(sealing.as_mut().poll(context));
+                    let trailers = std::mem::take(trailers);
                     self.state = State::Ended;
                     if self.is_kept && sealed.is_ok() {
                         return Poll::Ready(None);
                     }
-                    return Poll::Ready(Some(sealed.map(|sealed| closing_fields(&sealed)).map_err(BodyFailed::from)));
+                    let fields = sealed.map(|sealed| closing_fields(trailers, &sealed));
+                    return Poll::Ready(Some(fields.map_err(BodyFailed::from)));
                 }
                 State::Ended => return Poll::Ready(None),
             }
@@ -212,16 +236,15 @@ impl ClosingBody {
     }
 }
 
-fn closing_fields(sealed: &str) -> Frame<Bytes> {
-    let value = headers::custody_value(sealed);
-    let fields: HeaderMap = value.map(|value| (HeaderName::from_static(CLOSE), value)).into_iter().collect();
-    Frame::trailers(fields)
+fn closing_fields(mut trailers: HeaderMap, sealed: &str) -> Frame<Bytes> {
+    trailers.extend(headers::custody_value(sealed).map(|value| (HeaderName::from_static(CLOSE), value)));
+    Frame::trailers(trailers)
 }
 
 impl Drop for ClosingBody {
     fn drop(&mut self) {
-        if let State::Streaming { closer, sum } = std::mem::replace(&mut self.state, State::Ended) {
-            closer.abort(sum.finish());
+        if let State::Streaming { closer } = std::mem::replace(&mut self.state, State::Ended) {
+            closer.abort(self.sum.so_far());
         }
     }
 }

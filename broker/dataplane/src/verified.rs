@@ -11,8 +11,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use hopseal_custody::binding::{BodySum, BodySummer};
-use http::{HeaderMap, Response, header, response};
+use hopseal_custody::binding::BodySummer;
+use http::{HeaderMap, Response, Version, header, response};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::awaited::{Awaited, Sent, Unverified};
 use crate::body::announced_length;
+use crate::grpc;
 use crate::headers;
 use crate::problem::{PeerRefusal, Refusal};
 use crate::reply::{BodyFailed, Reply, WHOLE_BYTES, is_whole};
@@ -34,20 +35,21 @@ pub enum Taken {
     Refused(PeerRefusal),
 }
 
-/// Reads an answer; `streams` says whether its reader could tell that a stream broke off.
+/// Reads an answer for a reader of HTTP of `version`, which may not be able to tell that a stream broke off.
 ///
 /// # Errors
 /// The answer has no receipt that is true of it.
-pub async fn take(sent: Sent, response: Response<Incoming>, is_head: bool, streams: bool) -> Result<Taken, Refusal> {
+pub async fn take(sent: Sent, response: Response<Incoming>, is_head: bool, version: Version) -> Result<Taken, Refusal> {
     let (mut parts, body) = response.into_parts();
     let awaited = Awaited { sent, status: parts.status, head: parts.headers.clone() };
     let length = announced_length(&parts.headers);
+    let (streams, takes_trailers) = (version >= Version::HTTP_11, version >= Version::HTTP_2);
     let events = is_event_stream(&parts.headers);
     headers::strip(&mut parts.headers);
-    parts.version = http::Version::HTTP_11;
+    parts.version = Version::HTTP_11;
     if is_head || is_whole(&awaited.head, &body) || (length.is_none() && !streams) {
         let deadline = ms(awaited.sent.broker.settings.timeouts_ms.response_head);
-        let taken = timeout(deadline, take_whole(&awaited, parts, body, is_head)).await;
+        let taken = timeout(deadline, take_whole(&awaited, parts, body, (is_head, takes_trailers))).await;
         return taken.unwrap_or_else(|_| Err(Refusal::new("peer_timeout", "a short answer did not end in time")));
     }
     if events {
@@ -55,7 +57,9 @@ pub async fn take(sent: Sent, response: Response<Incoming>, is_head: bool, strea
     }
     let stream = VerifiedBody {
         inner: body,
-        pending: Some(Pending { awaited, sum: BodySummer::default(), scanner: events.then(Scanner::new) }),
+        pending: Some(Pending { sum: grpc::summer_of(&awaited.head), awaited, scanner: events.then(Scanner::new) }),
+        takes_trailers,
+        tail: None,
         holds_last: parts.headers.contains_key(header::CONTENT_LENGTH),
         held: VecDeque::new(),
     };
@@ -66,9 +70,9 @@ async fn take_whole(
     awaited: &Awaited,
     mut parts: response::Parts,
     body: Incoming,
-    is_head: bool,
+    (is_head, takes_trailers): (bool, bool),
 ) -> Result<Taken, Refusal> {
-    let (mut bytes, trailers) = collect(awaited, body).await?;
+    let (mut bytes, mut trailers) = collect(awaited, body).await?;
     let mut comment = None;
     if is_event_stream(&awaited.head) {
         let mut scanner = Scanner::new();
@@ -78,12 +82,17 @@ async fn take_whole(
             Err(_all_of_it_is_body) => {}
         }
     }
-    match awaited.settle(&trailers, comment.as_deref(), BodySum::of(&bytes)) {
+    match awaited.settle(&trailers, comment.as_deref(), grpc::sum_of(&awaited.head, &bytes)) {
         Ok(()) => {
             if !is_head {
                 parts.headers.remove(header::CONTENT_LENGTH);
             }
-            Ok(Taken::Answer(Response::from_parts(parts, Reply::whole(bytes))))
+            headers::strip_trailers(&mut trailers);
+            let reply = match takes_trailers && !trailers.is_empty() {
+                true => Reply::whole_with_trailers(bytes, trailers),
+                false => Reply::whole(bytes),
+            };
+            Ok(Taken::Answer(Response::from_parts(parts, reply)))
         }
         Err(unverified) => {
             if matches!(unverified, Unverified::Missing) {
@@ -128,6 +137,9 @@ pub struct VerifiedBody {
     pending: Option<Pending>,
     holds_last: bool,
     held: VecDeque<Bytes>,
+    takes_trailers: bool,
+    /// Trailers that pass behind the body.
+    tail: Option<HeaderMap>,
 }
 
 impl VerifiedBody {
@@ -183,7 +195,7 @@ impl Body for VerifiedBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
         while this.pending.is_some() {
-            let trailers = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
+            let mut trailers = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => match this.push(data) {
                         Some(chunk) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
@@ -197,11 +209,14 @@ impl Body for VerifiedBody {
             if let Err(failed) = this.settle(&trailers) {
                 return Poll::Ready(Some(Err(failed)));
             }
+            headers::strip_trailers(&mut trailers);
+            this.tail = Some(trailers).filter(|trailers| this.takes_trailers && !trailers.is_empty());
         }
-        Poll::Ready(this.held.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+        let data = this.held.pop_front().map(Frame::data);
+        Poll::Ready(data.or_else(|| this.tail.take().map(Frame::trailers)).map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pending.is_none() && self.held.is_empty()
+        self.pending.is_none() && self.held.is_empty() && self.tail.is_none()
     }
 }

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use hopseal_custody::binding::{BodySum, BodySummer};
+use hopseal_custody::binding::{BodySum, BodySummer, trailer_binding};
 use hopseal_custody::fields::{RECEIPT, receipt_comment};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::{Body, Frame};
@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use crate::grpc;
 use crate::headers;
 use crate::problem::Refusal;
 use crate::reply::{BodyFailed, Reply, WHOLE_BYTES, is_whole};
@@ -68,13 +69,17 @@ pub async fn vouch(
     let unspent = voucher.take().ok_or_else(|| receipt_unavailable("the call was vouched for"))?;
     let head = HeadVoucher::new(unspent, head);
     if is_bodiless || is_whole(&parts.headers, &body) || !(peer.takes_trailers || in_comment) {
-        let (head, bytes) = hold_back(voucher, head, peer, body).await?;
+        let (head, bytes, mut trailers) = hold_back(voucher, head, peer, body).await?;
+        let place = if is_bodiless { Place::Header } else { peer.whole_place() };
+        if matches!(place, Place::Header) {
+            trailers.clear();
+        }
         if !peer.is_head {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
-        let sealed = head.seal(BodySum::of(&bytes)).await?;
-        let place = if is_bodiless { Place::Header } else { peer.whole_place() };
-        return Ok(place.put(sealed, Response::from_parts(parts, bytes)));
+        let sum = grpc::sum_of(&parts.headers, &bytes).followed_by(bind_trailers(&trailers)?);
+        let sealed = head.seal(sum).await?;
+        return Ok(place.put(sealed, trailers, Response::from_parts(parts, bytes)));
     }
     if in_comment {
         parts.headers.remove(header::CONTENT_LENGTH);
@@ -82,7 +87,8 @@ pub async fn vouch(
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.insert(header::TRAILER, HeaderValue::from_static(RECEIPT));
     }
-    let stream = VouchedBody::new(body, head, in_comment);
+    let sum = grpc::summer_of(&parts.headers);
+    let stream = VouchedBody::new(body, head, sum, in_comment, peer.is_h2());
     Ok(Response::from_parts(parts, Reply::Vouched(Box::new(stream))))
 }
 
@@ -92,15 +98,18 @@ async fn hold_back(
     head: HeadVoucher,
     peer: &Peer,
     body: Incoming,
-) -> Result<(HeadVoucher, Bytes), Refusal> {
+) -> Result<(HeadVoucher, Bytes, HeaderMap), Refusal> {
     let limit = if peer.takes_trailers { WHOLE_BYTES } else { peer.limit_bytes };
     let deadline = head.deadline();
-    let mut unfinished = Unfinished { voucher: Some(head), bytes: BytesMut::new() };
+    let mut unfinished = Unfinished { voucher: Some(head), bytes: BytesMut::new(), trailers: HeaderMap::new() };
     let read = timeout(deadline, unfinished.read(body, limit)).await;
     let read = read.unwrap_or_else(|_| Err(Refusal::new("callee_timeout", "a short answer did not end in time")));
     let Some(head) = unfinished.voucher.take() else { return Err(receipt_unavailable("the call was vouched for")) };
     match read {
-        Ok(()) => Ok((head, std::mem::take(&mut unfinished.bytes).freeze())),
+        Ok(()) => {
+            let trailers = std::mem::take(&mut unfinished.trailers);
+            Ok((head, std::mem::take(&mut unfinished.bytes).freeze(), trailers))
+        }
         Err(refusal) => {
             *voucher = Some(head.into_voucher());
             Err(refusal)
@@ -117,8 +126,8 @@ pub async fn vouch_refusal(voucher: Voucher, peer: &Peer, refusal: &Refusal) -> 
         Err(refusal) => Err(refusal),
     };
     match sealed {
-        Ok(sealed) if peer.is_head => Place::Header.put(sealed, response),
-        Ok(sealed) => peer.whole_place().put(sealed, response),
+        Ok(sealed) if peer.is_head => Place::Header.put(sealed, HeaderMap::new(), response),
+        Ok(sealed) => peer.whole_place().put(sealed, HeaderMap::new(), response),
         Err(_no_receipt) => response.map(Reply::whole),
     }
 }
@@ -132,17 +141,25 @@ fn has_no_body(status: StatusCode) -> bool {
 struct Unfinished {
     voucher: Option<HeadVoucher>,
     bytes: BytesMut,
+    trailers: HeaderMap,
 }
 
 impl Unfinished {
-    /// Takes in the whole body; trailers of a component are dropped, they could carry Custody fields.
+    /// Takes in the whole body, and of its trailers what may pass.
     async fn read(&mut self, mut body: Incoming, limit: usize) -> Result<(), Refusal> {
         let memory = self.voucher.as_ref().map(HeadVoucher::memory);
         let mut reserved = None;
         while let Some(frame) = body.frame().await {
             let frame =
                 frame.map_err(|error| Refusal::new("callee_unavailable", format!("the answer broke off: {error}")))?;
-            let Ok(data) = frame.into_data() else { continue };
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    self.trailers = frame.into_trailers().unwrap_or_default();
+                    headers::strip_trailers(&mut self.trailers);
+                    continue;
+                }
+            };
             if self.bytes.len() + data.len() > limit {
                 return Err(receipt_unavailable("the answer is too long for a caller that takes no trailers"));
             }
@@ -158,7 +175,8 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if let Some(voucher) = self.voucher.take() {
-            voucher.abort(BodySum::of(&self.bytes));
+            let sum = voucher.sum_of(&self.bytes);
+            voucher.abort(sum);
         }
     }
 }
@@ -177,7 +195,7 @@ impl Peer {
 }
 
 impl Place {
-    fn put(self, sealed: String, response: Response<Bytes>) -> Response<Reply> {
+    fn put(self, sealed: String, mut trailers: HeaderMap, response: Response<Bytes>) -> Response<Reply> {
         let (mut parts, bytes) = response.into_parts();
         let fields = receipt_fields(&sealed);
         let body = match self {
@@ -185,7 +203,10 @@ impl Place {
                 parts.headers.extend(fields);
                 Reply::whole(bytes)
             }
-            Self::Trailer => Reply::whole_with_trailers(bytes, fields),
+            Self::Trailer => {
+                trailers.extend(fields);
+                Reply::whole_with_trailers(bytes, trailers)
+            }
         };
         Response::from_parts(parts, body)
     }
@@ -194,6 +215,12 @@ impl Place {
 fn receipt_fields(sealed: &str) -> HeaderMap {
     let value = headers::custody_value(sealed);
     value.map(|value| (HeaderName::from_static(RECEIPT), value)).into_iter().collect()
+}
+
+/// What the receipt says of a component's trailers.
+fn bind_trailers(trailers: &HeaderMap) -> Result<Option<[u8; 32]>, Refusal> {
+    let binding = trailer_binding(&headers::lines(trailers));
+    binding.map_err(|rejection| Refusal::new("callee_unavailable", rejection.detail))
 }
 
 type Sealing = Pin<Box<dyn Future<Output = Result<String, Refusal>> + Send>>;
@@ -209,33 +236,39 @@ pub struct VouchedBody {
     inner: Incoming,
     state: State,
     in_comment: bool,
+    takes_trailers: bool,
+    /// The component's, as far as they may pass.
+    trailers: HeaderMap,
 }
 
 impl VouchedBody {
-    fn new(inner: Incoming, voucher: HeadVoucher, in_comment: bool) -> Self {
-        let state = State::Streaming { voucher: Box::new(voucher), body: BodySummer::default(), at_line_start: true };
-        Self { inner, state, in_comment }
+    fn new(inner: Incoming, voucher: HeadVoucher, body: BodySummer, in_comment: bool, takes_trailers: bool) -> Self {
+        let state = State::Streaming { voucher: Box::new(voucher), body, at_line_start: true };
+        Self { inner, state, in_comment, takes_trailers, trailers: HeaderMap::new() }
     }
 
     /// The component's answer is over: begins to seal. A comment must begin a line, which then counts as body.
-    fn end(&mut self) -> Option<Frame<Bytes>> {
+    fn end(&mut self) -> Result<Option<Frame<Bytes>>, Refusal> {
+        let binding = bind_trailers(&self.trailers)?;
         let State::Streaming { voucher, mut body, at_line_start } = std::mem::replace(&mut self.state, State::Ended)
         else {
-            return None;
+            return Ok(None);
         };
         let feed = (self.in_comment && !at_line_start).then(|| Bytes::from_static(b"\n"));
         if let Some(feed) = &feed {
             body.update(feed);
         }
-        self.state = State::Sealing(Box::pin(voucher.seal(body.finish())));
-        feed.map(Frame::data)
+        self.state = State::Sealing(Box::pin(voucher.seal(body.finish().followed_by(binding))));
+        Ok(feed.map(Frame::data))
     }
 
-    fn receipt(&self, sealed: &str) -> Frame<Bytes> {
+    fn receipt(&mut self, sealed: &str) -> Frame<Bytes> {
         if self.in_comment {
             Frame::data(receipt_comment(sealed).into())
         } else {
-            Frame::trailers(receipt_fields(sealed))
+            let mut trailers = std::mem::take(&mut self.trailers);
+            trailers.extend(receipt_fields(sealed));
+            Frame::trailers(trailers)
         }
     }
 }
@@ -251,7 +284,15 @@ impl Body for VouchedBody {
                 State::Streaming { body, at_line_start, .. } => {
                     match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
                         Some(Ok(frame)) => {
-                            let Ok(data) = frame.into_data() else { continue };
+                            let data = match frame.into_data() {
+                                Ok(data) => data,
+                                Err(frame) if this.takes_trailers => {
+                                    this.trailers = frame.into_trailers().unwrap_or_default();
+                                    headers::strip_trailers(&mut this.trailers);
+                                    continue;
+                                }
+                                Err(_nobody_takes_them) => continue,
+                            };
                             body.update(&data);
                             *at_line_start = data.last().map_or(*at_line_start, |last| *last == b'\n');
                             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -261,8 +302,8 @@ impl Body for VouchedBody {
                             return Poll::Ready(Some(Err(BodyFailed::new("callee_unavailable", error.to_string()))));
                         }
                         None => {
-                            if let Some(feed) = this.end() {
-                                return Poll::Ready(Some(Ok(feed)));
+                            if let Some(feed) = this.end().transpose() {
+                                return Poll::Ready(Some(feed.map_err(BodyFailed::from)));
                             }
                         }
                     }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hopseal_custody::binding::{BodySum, response_binding};
+use hopseal_custody::binding::{BodySum, BodySummer, response_binding};
 use hopseal_custody::compose::receipt_payload;
 use hopseal_custody::error::{Code, Rejection};
 use hopseal_custody::hash::{ClaimHash, RandomId, StatementHash};
@@ -24,6 +24,7 @@ use crate::body::BodyMemory;
 use crate::broker::Broker;
 use crate::clock;
 use crate::gathered::Gathered;
+use crate::grpc;
 use crate::headers::lines;
 use crate::instance::Leaf;
 use crate::log::{About, Kind, LogError, SealRequest, Sealed};
@@ -51,6 +52,8 @@ pub struct Voucher {
     pub decision: String,
     /// How the request's body ended, if it streams.
     pub ending: Option<Arc<Ending>>,
+    /// Whether it asks for a WebSocket: its answer says how that ended, or that there is none.
+    pub is_upgrade: bool,
 }
 
 /// A voucher until it is spent: if the call is given up before, its record is not left without a receipt.
@@ -83,6 +86,9 @@ impl Drop for Pledge {
 pub struct Head {
     status: StatusCode,
     rsb: ClaimHash,
+    /// Whether what it begins says itself how the call ended, also of a request that has not.
+    may_end_early: bool,
+    summer: BodySummer,
 }
 
 /// A voucher for an answer whose head is known.
@@ -96,12 +102,12 @@ pub struct HeadVoucher {
 /// # Errors
 /// `callee_unavailable`: the component answered with an interim status, or a header that cannot be bound.
 pub fn bind_head(status: StatusCode, headers: &HeaderMap) -> Result<Head, Refusal> {
-    if status.is_informational() {
+    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::new("callee_unavailable", "no final status"));
     }
     let rsb = response_binding(status.as_u16(), &lines(headers));
     let rsb = rsb.map_err(|rejection| Refusal::new("callee_unavailable", rejection.detail))?;
-    Ok(Head { status, rsb })
+    Ok(Head { status, rsb, may_end_early: grpc::is_grpc(headers), summer: grpc::summer_of(headers) })
 }
 
 impl Voucher {
@@ -122,13 +128,22 @@ impl Voucher {
     }
 
     /// How an answer ends that is whole: without the end of the request there is no end of the exchange.
-    fn fin(&self) -> Fin {
-        if self.ending.as_ref().is_none_or(|ending| ending.is_closed()) { Fin::Eof } else { Fin::Abort }
+    fn fin(&self, head: &Head) -> Fin {
+        match &self.ending {
+            Some(ending) if ending.is_closed() => Fin::Eof,
+            None => Fin::Eof,
+            Some(ending) if (head.may_end_early || self.is_upgrade) && !ending.is_broken() => Fin::Early,
+            Some(_) => Fin::Abort,
+        }
     }
 
     /// How a refusal ends.
     fn denial(&self) -> Fin {
-        if self.ending.as_ref().is_some_and(|ending| ending.is_broken()) { Fin::Abort } else { Fin::Deny }
+        if self.ending.as_ref().is_some_and(|ending| ending.is_broken() || ending.is_unread()) {
+            Fin::Abort
+        } else {
+            Fin::Deny
+        }
     }
 
     /// The decision's id and the names of the policies that made it, as far as they fit into a receipt.
@@ -152,6 +167,13 @@ impl HeadVoucher {
         ms(self.voucher.broker.settings.timeouts_ms.response_head)
     }
 
+    /// The sum of what there is of an answer that is not whole.
+    pub fn sum_of(&self, bytes: &[u8]) -> BodySum {
+        let mut summer = self.head.summer.clone();
+        summer.update(bytes);
+        summer.finish()
+    }
+
     /// Where an answer that is held back counts.
     pub fn memory(&self) -> BodyMemory {
         self.voucher.broker.memory.clone()
@@ -163,7 +185,7 @@ impl HeadVoucher {
     /// `custody_receipt_unavailable` if the leaf may no longer seal, `custody_unavailable` if the log is away: the
     /// answer must not pass as complete.
     pub async fn seal(self, body: BodySum) -> Result<String, Refusal> {
-        let fin = self.voucher.fin();
+        let fin = self.voucher.fin(&self.head);
         self.seal_as(body, fin).await
     }
 
@@ -209,7 +231,7 @@ impl HeadVoucher {
     }
 
     fn request(self, body: BodySum, fin: Fin, kids: Kids) -> Result<SealRequest, Refusal> {
-        let Self { voucher, head: Head { status, rsb } } = self;
+        let Self { voucher, head: Head { status, rsb, .. } } = self;
         let about = About {
             iss: voucher.leaf.id.to_string(),
             aud: voucher.caller.to_string(),
@@ -231,6 +253,9 @@ impl HeadVoucher {
             cd: ClaimHash(body.sha256),
             fin,
             kids,
+            n: body.messages,
+            tlb: body.trailers.map(ClaimHash),
+            req: voucher.ending.as_ref().map(|ending| ending.taken()),
             dec: (!voucher.decision.is_empty()).then_some(voucher.decision),
         };
         let payload =

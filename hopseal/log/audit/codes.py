@@ -21,6 +21,7 @@ class AuditCode(StrEnum):
     FORK = "audit_fork"
     RECEIPT = "audit_receipt"
     CLOSING = "audit_closing"
+    SEGMENT = "audit_segment"
     KIDS = "audit_kids"
     CITATION = "audit_citation"
     CONTINUATION = "audit_continuation"
@@ -37,6 +38,7 @@ MESSAGES = MappingProxyType(
         AuditCode.LOG_KEY: "a log announced another key than the policy trusts for it",
         AuditCode.FORK: "a log shows two histories",
         AuditCode.RECEIPT: "a receipt does not fit the record that it names",
+        AuditCode.SEGMENT: "a segment does not fit the stream that it is about",
         AuditCode.CLOSING: "a closing statement does not fit the record that it names",
         AuditCode.KIDS: "a receipt does not list the calls that were made for it",
         AuditCode.CITATION: "it cites an answer that was given to another",

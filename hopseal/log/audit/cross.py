@@ -1,8 +1,9 @@
 """Step 7: what only several statements or several logs show together.
 
-Owns: replays, forks, copies on both sides, receipts and closing statements against records, citations, continuations.
-Does not own: what a receipt says about sub-calls (``kids``). The direction of an entry is the exporter's word, so no
-check passes because of it alone: a record in more than two entries is a replay whatever they are called.
+Owns: replays, forks, copies on both sides, statements against the records that they name, citations, continuations.
+Does not own: what a receipt says about sub-calls (``kids``), what the statements of one stream say of each other
+(``streams``). The direction of an entry is the exporter's word, so no check passes because of it alone: a record in
+more than two entries is a replay whatever they are called.
 Source: custody-wire §7.1, §7.3, §8.4 and §11.7.
 """
 
@@ -14,17 +15,20 @@ from hopseal.custody.closing import Closing
 from hopseal.custody.errors import Code
 from hopseal.custody.outcome import Fin, Outcome
 from hopseal.custody.record import Record
+from hopseal.custody.segment import Segment
 from hopseal.limits import CLOCK_SKEW_S
 from hopseal.log.audit.artifacts import ArtifactProblem, Artifacts
 from hopseal.log.audit.codes import AuditCode
 from hopseal.log.audit.facts import CROSS_STEP, Facts, FactTable
 from hopseal.log.audit.kids import check_kids
+from hopseal.log.audit.streams import check_streams
 from hopseal.log.audit.witnessed import WitnessedEntry
 from hopseal.log.entries import Direction
 from hopseal.log.judge import Finding
 
 Receipts = Sequence[tuple[Facts, Outcome]]
 _COPIES = 2  # one sent, one received
+_CODES = {Closing: AuditCode.CLOSING, Segment: AuditCode.SEGMENT}
 
 
 def cross_check(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem, ...]:
@@ -44,7 +48,7 @@ def cross_check(table: FactTable, artifacts: Artifacts) -> tuple[ArtifactProblem
             _check_observations(facts, record, table, tunnels)
         elif not receipts:
             facts.lacks("receipt")
-        _check_closings(receipts, table.about.get(facts.hash, ()))
+        check_streams(table.about.get(facts.hash, ()), receipts)
         _check_citations(facts, record, table)
         _check_continuation(facts, record, table)
     for facts, record, receipts in answered:
@@ -113,7 +117,7 @@ def _describe(seen: WitnessedEntry) -> str:
 
 
 def _check_subject(facts: Facts, table: FactTable) -> None:
-    """A receipt, observation or closing statement against the record that it names."""
+    """A receipt, observation, closing statement or segment against the record that it names."""
     subject = facts.statement.subject
     if subject is None:
         return
@@ -121,7 +125,7 @@ def _check_subject(facts: Facts, table: FactTable) -> None:
     if record is None:
         facts.lacks(f"rec:{subject}")
         return
-    code = AuditCode.CLOSING if isinstance(facts.statement.claims, Closing) else AuditCode.RECEIPT
+    code = _CODES.get(type(facts.statement.claims), AuditCode.RECEIPT)
     if facts.statement.cid != record.cid:
         facts.refuse(code, "it is of another chain than its record")
     if facts.statement.iat < record.iat - CLOCK_SKEW_S:
@@ -139,6 +143,8 @@ def _fits(facts: Facts, record: Record, table: FactTable) -> bool:
         # A stream to a callee without custody is closed for its caller's own log.
         receiver = str(record.iss) if table.is_without_custody(opened, record) else record.aud
         return claims.iss == record.iss and str(claims.aud) == receiver and record.bm is not None
+    if isinstance(claims, Segment):
+        return {str(claims.iss), str(claims.aud)} == {str(record.iss), record.aud} and record.bm is not None
     return str(facts.statement.iss) in {str(record.iss), record.aud}
 
 
@@ -172,17 +178,6 @@ def _check_observations(facts: Facts, record: Record, table: FactTable, tunnels:
             observed.refuse(AuditCode.RECEIPT, "another observation for the same record")
     if not observations and facts.hash not in tunnels:
         facts.lacks("observation")
-
-
-def _check_closings(receipts: Receipts, about: Sequence[Facts]) -> None:
-    """A caller that closes one stream twice may have told each side another story; a cut stream has no whole answer."""
-    closings = [(each, said) for each in about if isinstance(said := each.statement.claims, Closing)]
-    is_whole = any(receipt.fin is Fin.EOF for _, receipt in receipts)
-    for each, said in closings:
-        if len(closings) > 1:
-            each.refuse(AuditCode.CLOSING, "another closing statement for the same record")
-        elif said.fin is not Fin.EOF and is_whole:
-            each.refuse(AuditCode.CLOSING, "it says that the stream was cut, and the receipt that it was not")
 
 
 def _check_citations(facts: Facts, record: Record, table: FactTable) -> None:

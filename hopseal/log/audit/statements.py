@@ -14,6 +14,7 @@ from hopseal.custody.outcome import Outcome
 from hopseal.custody.receipt import Receipt
 from hopseal.custody.record import Record
 from hopseal.custody.seal import SealedStatement
+from hopseal.custody.segment import Segment
 from hopseal.custody.statement import Statement, parse_sealed_statement, type_of
 from hopseal.ids import SpiffeId
 from hopseal.log.bundle import LoggedStatement, Seen
@@ -33,7 +34,7 @@ class ReadStatement:
 
     sealed: SealedStatement
     claims: Statement
-    body: Record | Outcome | Closing | EvidenceStatement
+    body: Record | Outcome | Closing | EvidenceStatement | Segment
     seen: tuple[Seen, ...]
     leaf: bytes | None = None
 
@@ -70,7 +71,7 @@ class ReadStatement:
     @property
     def subject(self) -> str | None:
         """The hash of the record that it is about."""
-        return self.body.rec if isinstance(self.body, Outcome | Closing) else None
+        return self.body.rec if isinstance(self.body, Outcome | Closing | Segment) else None
 
     @property
     def outcome(self) -> Outcome | None:

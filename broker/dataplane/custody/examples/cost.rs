@@ -73,6 +73,9 @@ fn measure_receipts(world: &World, a: &Broker, b: &Broker) {
         fin: Fin::Eof,
         kids: Kids::of(&[]),
         dec: None,
+        n: None,
+        tlb: None,
+        req: None,
     };
     let payload = || receipt_payload(&Receipt { outcome: outcome() }).expect("a payload");
     let started = Instant::now();
@@ -90,6 +93,7 @@ fn measure_receipts(world: &World, a: &Broker, b: &Broker) {
         status: 200,
         headers: &head,
         body: BodySum::of(BODY),
+        request: None,
     };
     for size in [1, 32] {
         let batches: Vec<Vec<Payload>> = (0..640 / size).map(|_| (0..size).map(|_| payload()).collect()).collect();

@@ -5,10 +5,12 @@
 use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::error::{Code, Rejection, Result};
+use crate::fields::is_custody;
 use crate::hash::{ClaimHash, decode_base64, encode_base64, sha256};
+use crate::messages::{MessageCounter, is_grpc};
 
 /// Covered fields, in the order of their lines.
-const COVERED: [&str; 14] = [
+const COVERED: [&str; 16] = [
     "content-type",
     "content-encoding",
     "content-digest",
@@ -23,6 +25,8 @@ const COVERED: [&str; 14] = [
     "a2a-extensions",
     "upgrade",
     "sec-websocket-protocol",
+    "sec-websocket-extensions",
+    "grpc-encoding",
 ];
 
 /// True if `name` is a covered field's but for underscores: what reads both as one variable, as CGI does, would take
@@ -32,7 +36,19 @@ pub fn is_twin_of_covered(name: &str) -> bool {
     name.contains('_') && COVERED.contains(&name.to_ascii_lowercase().replace('_', "-").as_str())
 }
 
-const COVERED_IN_RESPONSES: [&str; 3] = ["content-type", "content-encoding", "content-digest"];
+/// Covered fields of responses, likewise.
+const COVERED_IN_RESPONSES: [&str; 10] = [
+    "content-type",
+    "content-encoding",
+    "content-digest",
+    "upgrade",
+    "sec-websocket-protocol",
+    "sec-websocket-extensions",
+    "grpc-encoding",
+    "grpc-status",
+    "grpc-message",
+    "grpc-status-details-bin",
+];
 
 /// One field line as received or about to be sent: name and value, not merged with others.
 pub type HeaderLine<'a> = (&'a str, &'a [u8]);
@@ -56,11 +72,15 @@ impl Body {
     }
 }
 
-/// Length and SHA-256 of a body: `len` and `cd`.
+/// What a body came to: `len` and `cd`, of messages also `n`, and `tlb` if trailers followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodySum {
     pub len: u64,
     pub sha256: [u8; 32],
+    /// Messages, if the body is a sequence of them (§7.3).
+    pub messages: Option<u64>,
+    /// [`trailer_binding`] of what followed.
+    pub trailers: Option<[u8; 32]>,
 }
 
 impl BodySum {
@@ -71,6 +91,12 @@ impl BodySum {
         summer.update(bytes);
         summer.finish()
     }
+
+    /// The sum of this body with the trailers of that binding.
+    #[must_use]
+    pub fn followed_by(self, trailers: Option<[u8; 32]>) -> Self {
+        Self { trailers, ..self }
+    }
 }
 
 /// Sums a body up while it streams.
@@ -78,19 +104,35 @@ impl BodySum {
 pub struct BodySummer {
     len: u64,
     digest: Context,
+    messages: Option<MessageCounter>,
 }
 
 impl Default for BodySummer {
     fn default() -> Self {
-        Self { len: 0, digest: Context::new(&SHA256) }
+        Self { len: 0, digest: Context::new(&SHA256), messages: None }
     }
 }
 
 impl BodySummer {
+    /// For the body of a message with this head: one of gRPC is a sequence of messages.
+    #[must_use]
+    pub fn for_head(headers: &[HeaderLine<'_>]) -> Self {
+        Self { messages: is_grpc(headers).then(MessageCounter::default), ..Self::default() }
+    }
+
     /// Takes the next bytes on the wire.
     pub fn update(&mut self, bytes: &[u8]) {
         self.len = self.len.saturating_add(bytes.len() as u64);
         self.digest.update(bytes);
+        if let Some(messages) = &mut self.messages {
+            messages.update(bytes);
+        }
+    }
+
+    /// Whether what was taken cannot be the sequence of messages that the head announced.
+    #[must_use]
+    pub fn is_malformed(&self) -> bool {
+        self.messages.as_ref().is_some_and(MessageCounter::is_malformed)
     }
 
     /// The sum of everything taken so far; the summer may go on.
@@ -103,7 +145,8 @@ impl BodySummer {
     pub fn finish(self) -> BodySum {
         let mut sha256 = [0_u8; 32];
         sha256.copy_from_slice(self.digest.finish().as_ref());
-        BodySum { len: self.len, sha256 }
+        let messages = self.messages.map(|messages| messages.count());
+        BodySum { len: self.len, sha256, messages, trailers: None }
     }
 }
 
@@ -186,6 +229,21 @@ pub fn request_binding(method: &str, target_uri: &str, headers: &[HeaderLine<'_>
 /// As [`binding_base`].
 pub fn response_binding(status: u16, headers: &[HeaderLine<'_>]) -> Result<ClaimHash> {
     response_base(status, headers).map(|base| ClaimHash(sha256(base.as_bytes())))
+}
+
+/// What `tlb` says of these trailers: SHA-256 over a line for each field but those of custody, by name; None if there is
+/// none.
+///
+/// # Errors
+/// As [`binding_base`].
+pub fn trailer_binding(trailers: &[HeaderLine<'_>]) -> Result<Option<[u8; 32]>> {
+    let mut names: Vec<String> = trailers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+    names.retain(|name| !is_custody(name));
+    names.sort_unstable();
+    names.dedup();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let base = with_fields(String::new(), &names, trailers)?;
+    Ok((!names.is_empty()).then(|| sha256(base.trim_start_matches('\n').as_bytes())))
 }
 
 /// `value` without SP and HTAB at its ends.

@@ -41,6 +41,11 @@ impl<'a> Claims<'a> {
         required(name, length)
     }
 
+    /// A count that may be absent.
+    pub(crate) fn count(&self, name: &str) -> Result<Option<u64>> {
+        Ok(self.integer(name)?.and_then(|number| u64::try_from(number).ok()))
+    }
+
     pub(crate) fn boolean(&self, name: &str) -> Result<Option<bool>> {
         match self.get(name) {
             None => Ok(None),

@@ -2,6 +2,7 @@
 //!
 //! Owns: the claims of `t: cls`. Does not own: whether it is true of a body (see `receive`).
 
+use crate::binding::BodySum;
 use crate::claims::{Claims, Members, count, integer, required, text};
 use crate::error::Result;
 use crate::hash::{ClaimHash, RandomId, StatementHash};
@@ -29,6 +30,10 @@ pub struct Closing {
     pub len: u64,
     /// `Eof`, or `Abort` if the caller stopped early.
     pub fin: Fin,
+    /// Messages in the body, if it is a sequence of them.
+    pub n: Option<u64>,
+    /// Binding of the other trailers beside this statement.
+    pub tlb: Option<ClaimHash>,
 }
 
 impl StatementClaims for Closing {
@@ -36,7 +41,7 @@ impl StatementClaims for Closing {
 
     fn from_members(members: &[(String, Value)]) -> Result<Self> {
         let claims = Claims(members);
-        let end = |text: &str| Fin::parse(text).filter(|fin| *fin != Fin::Deny);
+        let end = |text: &str| Fin::parse(text).filter(|fin| matches!(fin, Fin::Eof | Fin::Abort));
         Ok(Self {
             iss: required("iss", claims.parsed("iss", SpiffeId::parse)?)?,
             aud: required("aud", claims.parsed("aud", SpiffeId::parse)?)?,
@@ -47,6 +52,8 @@ impl StatementClaims for Closing {
             cd: required("cd", claims.parsed("cd", ClaimHash::parse)?)?,
             len: claims.length("len")?,
             fin: required("fin", claims.parsed("fin", end)?)?,
+            n: claims.count("n")?,
+            tlb: claims.parsed("tlb", ClaimHash::parse)?,
         })
     }
 
@@ -56,6 +63,13 @@ impl StatementClaims for Closing {
 }
 
 impl Closing {
+    /// What the body came to.
+    #[must_use]
+    pub fn sum(&self) -> BodySum {
+        let trailers = self.tlb.map(|tlb| tlb.0);
+        BodySum { len: self.len, sha256: self.cd.0, messages: self.n, trailers }
+    }
+
     /// The claims in the order in which they are written.
     #[must_use]
     pub fn to_members(&self) -> Vec<(String, Value)> {
@@ -64,6 +78,7 @@ impl Closing {
         members.add("iat", integer(self.iat)).add("jti", text(&self.jti)).add("cid", text(&self.cid));
         members.add("rec", text(&self.rec)).add("cd", text(&self.cd));
         members.add("len", count(self.len)).add("fin", text(self.fin.as_str()));
+        members.maybe("n", self.n.map(count)).maybe("tlb", self.tlb.as_ref().map(text));
         members.into_vec()
     }
 }

@@ -20,6 +20,7 @@ use crate::merkle::statement_hash;
 use crate::observation::Observation;
 use crate::receipt::Receipt;
 use crate::record::{Approval, Continuation, Obo, Record, Task};
+use crate::segment::Segment;
 use crate::statement::{Statement, StatementClaims as _};
 use crate::usertoken::{Holder, UserToken};
 
@@ -30,10 +31,13 @@ const RECORD_ORDER: &[&str] = &[
 ];
 /// Claims of receipts and observations in the order of §7.1.
 const OUTCOME_ORDER: &[&str] = &[
-    "v", "t", "iss", "aud", "iat", "jti", "cid", "rec", "st", "rsb", "len", "cd", "fin", "kids", "dec", "host", "spki",
+    "v", "t", "iss", "aud", "iat", "jti", "cid", "rec", "st", "rsb", "len", "cd", "fin", "kids", "dec", "n", "tlb",
+    "req", "host", "spki",
 ];
 /// Claims of a closing statement in the order of §7.3.
-const CLOSING_ORDER: &[&str] = &["v", "t", "iss", "aud", "iat", "jti", "cid", "rec", "cd", "len", "fin"];
+const CLOSING_ORDER: &[&str] = &["v", "t", "iss", "aud", "iat", "jti", "cid", "rec", "cd", "len", "fin", "n", "tlb"];
+/// Claims of a segment in the order of §7.3.
+const SEGMENT_ORDER: &[&str] = &["v", "t", "iss", "aud", "iat", "jti", "cid", "rec", "seq", "up", "down"];
 /// Claims of an evidence statement in the order of §4.2.
 const EVIDENCE_ORDER: &[&str] = &["v", "t", "iss", "iat", "exp", "jti", "sub", "sx", "verdict", "log"];
 
@@ -80,6 +84,7 @@ fn order_of(members: &[(String, Value)]) -> &'static [&'static str] {
         Ok(Some(Receipt::TYPE | Observation::TYPE)) => OUTCOME_ORDER,
         Ok(Some(Closing::TYPE)) => CLOSING_ORDER,
         Ok(Some(Evidence::TYPE)) => EVIDENCE_ORDER,
+        Ok(Some(Segment::TYPE)) => SEGMENT_ORDER,
         _ => RECORD_ORDER,
     }
 }
@@ -197,6 +202,14 @@ pub fn observation_payload(observation: &Observation) -> Result<Payload> {
 /// As [`receipt_payload`]; `malformed` also with `fin: deny`.
 pub fn closing_payload(closing: &Closing) -> Result<Payload> {
     Payload::from_claims(closing.to_members())
+}
+
+/// The payload of a segment.
+///
+/// # Errors
+/// As [`receipt_payload`].
+pub fn segment_payload(segment: &Segment) -> Result<Payload> {
+    Payload::from_claims(segment.to_members())
 }
 
 /// The payload of an evidence statement.

@@ -79,6 +79,7 @@ fn verify(request_json: &str) -> Answer {
         Some("kids") => answer::describe_kids(&input),
         Some("response_binding") => answer::verify_response_binding(&input),
         Some("sse") => answer::split_stream(&input),
+        Some("streams") => answer::sum_stream(&input),
         Some("receipt_verify") => answer::verify_receipt(&input),
         Some("closing_verify") => answer::verify_closing(&input),
         Some("evidence") => answer::judge_evidence(&input),

@@ -2,6 +2,7 @@
 //!
 //! Owns: the claims that both have. Does not own: who says it (see `receipt`, `observation`).
 
+use crate::binding::BodySum;
 use crate::claims::{Claims, Members, bounded, count, integer, parse_hashes, required, text};
 use crate::error::{Result, malformed};
 use crate::hash::{ClaimHash, RandomId, StatementHash};
@@ -22,6 +23,8 @@ pub enum Fin {
     Abort,
     /// The call was refused; the body is the refusal.
     Deny,
+    /// Complete, but the request that it answers had not ended: `req` says how much of it was taken.
+    Early,
 }
 
 impl Fin {
@@ -31,13 +34,14 @@ impl Fin {
             Self::Eof => "eof",
             Self::Abort => "abort",
             Self::Deny => "deny",
+            Self::Early => "early",
         }
     }
 
     /// The end with this text, or None.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Eof, Self::Abort, Self::Deny].into_iter().find(|fin| fin.as_str() == text)
+        [Self::Eof, Self::Abort, Self::Deny, Self::Early].into_iter().find(|fin| fin.as_str() == text)
     }
 }
 
@@ -116,11 +120,53 @@ pub struct Outcome {
     pub kids: Kids,
     /// Decision id, at most 128 bytes.
     pub dec: Option<String>,
+    /// Messages in the body, if it is a sequence of them.
+    pub n: Option<u64>,
+    /// Binding of the trailers that followed the body.
+    pub tlb: Option<ClaimHash>,
+    /// What was taken of a request that streamed.
+    pub req: Option<Taken>,
+}
+
+/// What a callee took of a streamed request (custody-wire §7.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    pub len: u64,
+    pub cd: ClaimHash,
+    /// Messages, if it is a sequence of them.
+    pub n: Option<u64>,
+}
+
+impl Taken {
+    /// What was taken, if the request came to this so far.
+    #[must_use]
+    pub fn of(sum: &BodySum) -> Self {
+        Self { len: sum.len, cd: ClaimHash(sum.sha256), n: sum.messages }
+    }
+
+    pub(crate) fn parse(claims: &Claims<'_>, name: &str) -> Result<Option<Self>> {
+        let Some(members) = claims.object(name)? else { return Ok(None) };
+        let taken = Claims(members);
+        taken.only(&["len", "cd", "n"])?;
+        let cd = required("cd", taken.parsed("cd", ClaimHash::parse)?)?;
+        Ok(Some(Self { len: taken.length("len")?, cd, n: taken.count("n")? }))
+    }
+
+    pub(crate) fn to_value(self) -> Value {
+        let mut members = Members::default();
+        members.add("len", count(self.len)).add("cd", text(&self.cd)).maybe("n", self.n.map(count));
+        Value::Object(members.into_vec())
+    }
 }
 
 impl Outcome {
     pub(crate) fn parse(claims: &Claims<'_>) -> Result<Self> {
         let status = claims.integer("st")?.filter(|status| STATUSES.contains(status));
+        let fin = required("fin", claims.parsed("fin", Fin::parse)?)?;
+        let req = Taken::parse(claims, "req")?;
+        if fin == Fin::Early && req.is_none() {
+            return Err(malformed("an early end says nothing of the request"));
+        }
         Ok(Self {
             iss: required("iss", claims.parsed("iss", SpiffeId::parse)?)?,
             aud: required("aud", claims.parsed("aud", SpiffeId::parse)?)?,
@@ -132,10 +178,20 @@ impl Outcome {
             rsb: required("rsb", claims.parsed("rsb", ClaimHash::parse)?)?,
             len: claims.length("len")?,
             cd: required("cd", claims.parsed("cd", ClaimHash::parse)?)?,
-            fin: required("fin", claims.parsed("fin", Fin::parse)?)?,
+            fin,
             kids: Kids::parse(claims)?,
             dec: claims.parsed("dec", |text| bounded(text, 0, MAX_DECISION_BYTES))?,
+            n: claims.count("n")?,
+            tlb: claims.parsed("tlb", ClaimHash::parse)?,
+            req,
         })
+    }
+
+    /// What the body of the answer came to.
+    #[must_use]
+    pub fn sum(&self) -> BodySum {
+        let trailers = self.tlb.map(|tlb| tlb.0);
+        BodySum { len: self.len, sha256: self.cd.0, messages: self.n, trailers }
     }
 
     /// The claims that say this, as a statement of type `kind`.
@@ -146,6 +202,8 @@ impl Outcome {
         members.add("rec", text(&self.rec)).add("st", integer(self.st.into())).add("rsb", text(&self.rsb));
         members.add("len", count(self.len)).add("cd", text(&self.cd)).add("fin", text(self.fin.as_str()));
         members.add("kids", self.kids.to_value()).maybe("dec", self.dec.as_ref().map(text));
+        members.maybe("n", self.n.map(count)).maybe("tlb", self.tlb.as_ref().map(text));
+        members.maybe("req", self.req.map(Taken::to_value));
         members
     }
 }

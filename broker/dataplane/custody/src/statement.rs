@@ -1,4 +1,4 @@
-//! The five types of statement (custody-wire §4.2): one is never accepted for another.
+//! The six types of statement (custody-wire §4.2): one is never accepted for another.
 //!
 //! Owns: what all have in common, and reading one whose type is not known before.
 
@@ -11,6 +11,7 @@ use crate::json::{Value, parse_object};
 use crate::observation::Observation;
 use crate::receipt::Receipt;
 use crate::record::Record;
+use crate::segment::Segment;
 
 /// Version of the wire format.
 const VERSION: i64 = 1;
@@ -50,6 +51,7 @@ pub enum Statement {
     Observation(Observation),
     Closing(Closing),
     Evidence(Evidence),
+    Segment(Segment),
 }
 
 impl Statement {
@@ -65,6 +67,7 @@ impl Statement {
             Some(Observation::TYPE) => Observation::from_members(&members).map(Self::Observation),
             Some(Closing::TYPE) => Closing::from_members(&members).map(Self::Closing),
             Some(Evidence::TYPE) => Evidence::from_members(&members).map(Self::Evidence),
+            Some(Segment::TYPE) => Segment::from_members(&members).map(Self::Segment),
             _ => Err(malformed("the statement has no known type")),
         }
     }
@@ -78,6 +81,7 @@ impl Statement {
             Self::Observation(observation) => observation.to_members(),
             Self::Closing(closing) => closing.to_members(),
             Self::Evidence(evidence) => evidence.to_members(),
+            Self::Segment(segment) => segment.to_members(),
         }
     }
 
@@ -90,6 +94,7 @@ impl Statement {
             Self::Observation(_) => Observation::TYPE,
             Self::Closing(_) => Closing::TYPE,
             Self::Evidence(_) => Evidence::TYPE,
+            Self::Segment(_) => Segment::TYPE,
         }
     }
 }

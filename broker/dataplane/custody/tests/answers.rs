@@ -54,6 +54,9 @@ fn outcome(chain: &Chain) -> Outcome {
         fin: Fin::Eof,
         kids: Kids::of(&[]),
         dec: Some("d-1".into()),
+        n: None,
+        tlb: None,
+        req: None,
     }
 }
 
@@ -93,6 +96,7 @@ impl Accepted {
             status: 200,
             headers: &HEAD,
             body: BodySum::of(ANSWER),
+            request: None,
         }
     }
 
@@ -323,6 +327,8 @@ fn closing_of(chain: &Chain) -> Closing {
         cd: ClaimHash(sha256(BODY)),
         len: BODY.len() as u64,
         fin: Fin::Eof,
+        n: None,
+        tlb: None,
     }
 }
 

@@ -48,6 +48,7 @@ pub enum Kind {
     /// Of the answer of a party without custody.
     Observation,
     Closing,
+    Segment,
 }
 
 impl Kind {
@@ -57,6 +58,7 @@ impl Kind {
             Self::Receipt => "rcp",
             Self::Observation => "obs",
             Self::Closing => "cls",
+            Self::Segment => "seg",
         }
     }
 }

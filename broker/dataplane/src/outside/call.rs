@@ -154,7 +154,7 @@ pub async fn call(
     users::keep(&parent, &mut list, target.as_str())?;
     let operation = match &body {
         Content::Whole(body) => Operation::derive(&parts.method, target.path(), &list, &body.bytes),
-        Content::Stream(_) => Operation::of_stream(&parts.method, target.path()),
+        Content::Stream(_) | Content::Upgrade => Operation::of_stream(&parts.method, target.path()),
     };
     record.asks(&operation);
     let requested = Requested { operation: &operation, method: parts.method.as_str(), path: target.path() };

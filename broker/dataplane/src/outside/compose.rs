@@ -23,6 +23,7 @@ use crate::log::{Claims, SealRequest, Sealed};
 use crate::operation::Operation;
 use crate::outbound::{Caller, Parent};
 use crate::outgoing::{Content, seal};
+use crate::passing::Passing;
 use crate::pool::Sender;
 use crate::problem::{Refusal, refusal_of};
 use crate::terms::Terms;
@@ -78,16 +79,18 @@ pub async fn compose(
         receipts: Arc::clone(&call.receipts),
         decision: Some(join_decision(record.decision.as_deref(), &record.policy)),
     };
-    let body = body_of(call, &asked)?;
+    let body = body_of(call, &asked, record)?;
     Ok((build(call, line, &target_uri, body)?, asked))
 }
 
 /// What is sent after the head; the closing statement of a stream is the caller's own, and stays here.
-fn body_of(call: &mut Call, asked: &Asked) -> Result<RequestBody, Refusal> {
+fn body_of(call: &mut Call, asked: &Asked, record: &mut CallRecord) -> Result<RequestBody, Refusal> {
     let body = match &mut call.body {
         Content::Whole(body) => return Ok(RequestBody::Whole(Full::new(body.bytes.clone()))),
+        Content::Upgrade => return Err(Refusal::new("upgrade_unsupported", "no WebSocket without custody")),
         Content::Stream(body) => body.take().ok_or_else(|| Refusal::new("internal", "a stream is sent once"))?,
     };
+    let sum = Passing::behind(&call.headers, record.pulse());
     let closer = Closer {
         broker: Arc::clone(&asked.broker),
         leaf: Arc::clone(&asked.leaf),
@@ -95,7 +98,7 @@ fn body_of(call: &mut Call, asked: &Asked) -> Result<RequestBody, Refusal> {
         cid: asked.cid,
         rec: asked.rec,
     };
-    Ok(RequestBody::Closing(Box::new(ClosingBody::new(body, closer).kept())))
+    Ok(RequestBody::Closing(Box::new(ClosingBody::new(body, closer, sum).kept())))
 }
 
 /// The component's own message as its record binds it, and beside it the digest of the body, which does not leave.

@@ -24,9 +24,7 @@ use super::roots::Roots;
 use crate::executor::ConnectionTasks;
 use crate::instance::{InstanceKey, Leaf};
 use crate::lifetime::Shutdown;
-use crate::pool::{
-    CONNECTION_WINDOW, PING_INTERVAL, PING_TIMEOUT, PoolSettings, RESPONSE_HEADER_BYTES, STREAM_WINDOW, Sender,
-};
+use crate::pool::{PING_INTERVAL, PING_TIMEOUT, PoolSettings, RESPONSE_HEADER_BYTES, Sender};
 use crate::problem::Refusal;
 use crate::stats::Stats;
 use crate::tls::ALPN_H2;
@@ -228,10 +226,11 @@ impl WebConnections {
         let io = TokioIo::new(stream);
         if h2 {
             let (tasks, end_tasks) = ConnectionTasks::new();
+            let window = self.settings.windows.open();
             let (sender, connection) = http2::Builder::new(tasks.clone())
                 .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
+                .initial_stream_window_size(window.stream_bytes)
+                .initial_connection_window_size(window.connection_bytes)
                 .max_header_list_size(RESPONSE_HEADER_BYTES)
                 .keep_alive_interval(PING_INTERVAL)
                 .keep_alive_timeout(PING_TIMEOUT)
@@ -241,7 +240,7 @@ impl WebConnections {
                 async move {
                     let _ended = connection.await;
                     tasks.wait().await;
-                    drop(end_tasks);
+                    drop((end_tasks, window));
                 },
                 leaf,
             );

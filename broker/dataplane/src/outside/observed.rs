@@ -98,6 +98,9 @@ impl Asked {
             cd: ClaimHash(body.sha256),
             fin,
             kids: Kids::Listed(Vec::new()),
+            n: None,
+            tlb: None,
+            req: None,
             dec: self.decision.clone(),
         };
         observation_payload(&Observation { outcome, host: self.host.clone(), spki: self.spki }).map_err(refusal_of)

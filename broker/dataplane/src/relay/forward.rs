@@ -57,7 +57,8 @@ pub async fn answer(
         Some(Ok(stream)) => pass_on(broker, stream, request).await,
         Some(Err(_)) | None => outbound::answer(broker, connected, request).await,
     };
-    if broker.shutdown.hand_over.is_cancelled() && version != Version::HTTP_2 {
+    let goes_on = response.body().is_upgrade();
+    if broker.shutdown.hand_over.is_cancelled() && version != Version::HTTP_2 && !goes_on {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     super::hand_on_of_caller(broker, connected, response.headers()).await;

@@ -148,6 +148,7 @@ pub fn receipt(data: &[u8]) -> bool {
         status: outcome.as_ref().map_or(200, |outcome| outcome.st),
         headers: &headers,
         body: BodySum::of(body),
+        request: None,
     };
     let refused = receiver().verify_receipt(&fields, &exchange, &Bundles::default(), NOW).expect_err("no bundle");
     if refused.code == Code::Unavailable {

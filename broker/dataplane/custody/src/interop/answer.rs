@@ -6,13 +6,14 @@ use serde_json::Value as Json;
 
 use super::receive::{parse_bundles, parse_peer, spiffe_id};
 use super::{Answer, Failure, Input, facts, lines};
-use crate::binding::{BodySum, response_base, response_binding};
+use crate::binding::{BodySum, BodySummer, HeaderLine, response_base, response_binding, trailer_binding};
 use crate::cache::CacheSizes;
 use crate::cert::Certificate;
 use crate::error::malformed;
 use crate::evidence::Evidence;
 use crate::fields::{ClosingFields, ReceiptFields, split_comment};
-use crate::hash::{StatementHash, Thumbprint, encode_base64};
+use crate::frames::FrameReader;
+use crate::hash::{ClaimHash, StatementHash, Thumbprint, encode_base64};
 use crate::json::{write, write_object};
 use crate::outcome::Kids;
 use crate::receive::{Exchange, ExpectedClosing, Receiver};
@@ -60,6 +61,11 @@ pub(super) fn verify_receipt(input: &Input<'_>) -> Answer {
         return Ok(facts(["receipt", "st", "fin", "kids", "dec"].map(|name| (name, Json::Null))));
     };
     let peer = parse_peer(&input.many_bytes("tls_server")?);
+    let request_head = input.lines("request_headers")?;
+    let request = match input.get("request")? {
+        Json::Null => None,
+        _ => Some(sum_up(&lines(&request_head), &input.bytes("request")?, &[])?),
+    };
     let exchange = Exchange {
         own_id: &record.iss,
         callee: &record.aud,
@@ -69,7 +75,8 @@ pub(super) fn verify_receipt(input: &Input<'_>) -> Answer {
         peer: peer.as_ref(),
         status: parse_status(input)?,
         headers: &head,
-        body: BodySum::of(&input.bytes("body")?),
+        body: sum_up(&head, &input.bytes("body")?, &trailers)?,
+        request,
     };
     let bundles = parse_bundles(input.object("bundles")?)?;
     let verified = receiver(input)?.verify_receipt(&fields, &exchange, &bundles, input.integer("now")?)?;
@@ -89,11 +96,56 @@ pub(super) fn verify_closing(input: &Input<'_>) -> Answer {
     let trailers = lines(&trailers);
     let fields = ClosingFields::read(&trailers)?;
     let peer = parse_peer(&input.many_bytes("tls_peer")?);
-    let body = BodySum::of(&input.bytes("body")?);
+    let head = input.headers()?;
+    let body = sum_up(&lines(&head), &input.bytes("body")?, &trailers)?;
     let expected = ExpectedClosing { record: &record, hash, peer: peer.as_ref(), body };
     let bundles = parse_bundles(input.object("bundles")?)?;
     let verified = receiver(input)?.verify_closing(&fields, &expected, &bundles, input.integer("now")?)?;
     Ok(facts([("closing", verified.hash().to_string().into()), ("fin", verified.claims().fin.as_str().into())]))
+}
+
+/// Sums of gRPC messages and of the frames of a WebSocket, however they are cut.
+pub(super) fn sum_stream(input: &Input<'_>) -> Answer {
+    let bytes = input.bytes("body")?;
+    let mut sums = Vec::new();
+    for step in [1, 3, bytes.len().max(1)] {
+        sums.push(match input.text("kind")? {
+            "grpc" => sum_messages(&bytes, step)?,
+            kind => sum_frames(&bytes, step, kind == "client")?,
+        });
+    }
+    sums.dedup();
+    let [(sum, ends_at)] = sums[..] else {
+        return Err(Failure::Shape("the sum depends on how the stream is cut".into()));
+    };
+    Ok(facts([
+        ("len", sum.len.into()),
+        ("cd", ClaimHash(sum.sha256).to_string().into()),
+        ("n", sum.messages.into()),
+        ("end", ends_at.into()),
+    ]))
+}
+
+fn sum_messages(bytes: &[u8], step: usize) -> Result<(BodySum, Option<usize>), Failure> {
+    let mut summer = BodySummer::for_head(&[("content-type", b"application/grpc")]);
+    bytes.chunks(step).for_each(|piece| summer.update(piece));
+    if summer.is_malformed() { Err(malformed("no gRPC messages").into()) } else { Ok((summer.finish(), None)) }
+}
+
+/// With how many bytes the direction was over.
+fn sum_frames(bytes: &[u8], step: usize, masked: bool) -> Result<(BodySum, Option<usize>), Failure> {
+    let (mut reader, mut taken) = (FrameReader::new(masked), 0);
+    for piece in bytes.chunks(step) {
+        let passed = reader.take(piece).map_err(malformed)?;
+        taken += passed.frames + passed.close;
+    }
+    Ok((reader.sum(), reader.is_closed().then_some(taken)))
+}
+
+fn sum_up(head: &[HeaderLine<'_>], body: &[u8], trailers: &[HeaderLine<'_>]) -> Result<BodySum, Failure> {
+    let mut summer = BodySummer::for_head(head);
+    summer.update(body);
+    Ok(summer.finish().followed_by(trailer_binding(trailers)?))
 }
 
 pub(super) fn judge_evidence(input: &Input<'_>) -> Answer {

@@ -82,7 +82,7 @@ fn check_claims(claims: &Closing, expected: &ExpectedClosing<'_>, now: i64) -> R
         return Err(Rejection::new(Code::Audience, "the closing statement is for another component"));
     }
     check_time(claims.iat, record.iat, now)?;
-    if claims.len != expected.body.len || claims.cd.0 != expected.body.sha256 {
+    if claims.sum() != expected.body {
         return Err(Rejection::new(Code::Binding, "the closing statement is for another body"));
     }
     if claims.rec != expected.hash || claims.cid != record.cid {

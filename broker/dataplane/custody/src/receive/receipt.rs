@@ -2,6 +2,7 @@
 //!
 //! Their order is that of §6: what costs no signature comes first.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::examine::{collect_certificates, peer_name};
@@ -15,7 +16,7 @@ use crate::fields::ReceiptFields;
 use crate::hash::{RandomId, StatementHash};
 use crate::ids::SpiffeId;
 use crate::limits::MAX_SKEW_S;
-use crate::outcome::Outcome;
+use crate::outcome::{Fin, Outcome, Taken};
 use crate::receipt::Receipt;
 use crate::seal::UnverifiedStatement;
 use crate::statement::StatementClaims as _;
@@ -40,6 +41,8 @@ pub struct Exchange<'a> {
     pub headers: &'a [HeaderLine<'a>],
     /// All bytes of the body on the wire, without a final receipt comment.
     pub body: BodySum,
+    /// What was sent of the request until now, if it streams.
+    pub request: Option<BodySum>,
 }
 
 impl Receiver {
@@ -117,8 +120,14 @@ fn check_binding(outcome: &Outcome, exchange: &Exchange<'_>) -> Result<()> {
     if outcome.st != exchange.status || outcome.rsb != response_binding(exchange.status, exchange.headers)? {
         return refuse("the receipt is for another response head");
     }
-    if outcome.len != exchange.body.len || outcome.cd.0 != exchange.body.sha256 {
+    if outcome.sum() != exchange.body {
         return refuse("the receipt is for another body");
     }
-    Ok(())
+    let Some(taken) = outcome.req else { return Ok(()) };
+    let fits = exchange.request.is_some_and(|sent| match taken.len.cmp(&sent.len) {
+        Ordering::Less => outcome.fin != Fin::Eof,
+        Ordering::Equal => taken == Taken::of(&sent),
+        Ordering::Greater => false,
+    });
+    if fits { Ok(()) } else { refuse("the receipt is for another streamed request") }
 }
