@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 _RUN = "from broker.commands import broker_group; broker_group(prog_name='hopseal broker')"
 
 _COMPONENT = """
-import http.client, http.server, json, os, socket, socketserver, sys, threading
+import http.client, http.server, json, os, socket, socketserver, sys, threading, time
 
 class Connection(http.client.HTTPConnection):
     def connect(self):
@@ -44,11 +44,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_POST(self):
         data = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if data == b"stream":
+            return self.stream()
         token = self.headers.get("txn-token")
         body = json.dumps({"got": data.decode(), "path": self.path, "pid": os.getpid(), "token": token}).encode()
         self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers()
         self.wfile.write(body)
     do_GET = do_POST
+    def stream(self):
+        self.send_response(200); self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked"); self.end_headers()
+        try:
+            while True:
+                self.wfile.write(b"9\\r\\ndata: x\\n\\n\\r\\n"); time.sleep(0.02)
+        except OSError:
+            self.close_connection = True
     def log_message(self, *_): pass
     def address_string(self): return "unix"
 

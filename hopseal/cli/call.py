@@ -20,6 +20,7 @@ from hopseal.sdk.refusals import REMEDIES
 from hopseal.unix_http import PROBLEM_TYPE, HttpAnswer, exchange
 
 _UNAVAILABLE = 503
+_DECISION = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _METHOD = re.compile(r"[A-Za-z]{1,32}", re.ASCII)
 _NEEDS_DOCUMENT = frozenset({"identity_none", "may_not_start", "policy_denied"})
 
@@ -173,9 +174,13 @@ def _print(response: HttpAnswer, *, include: bool) -> None:
 
 def _explain_refusal(response: HttpAnswer, url: str, method: str) -> None:
     try:
-        code = str(json.loads(response.body)["code"])
-    except (ValueError, LookupError, TypeError):
+        problem = json.loads(response.body)
+        code, decision = str(problem["code"]), problem.get("decision")
+    except (ValueError, LookupError, TypeError, AttributeError):
         return
+    if isinstance(decision, str) and _DECISION.fullmatch(decision):
+        where = "on the callee's node" if code.startswith("custody_") else "on this node"
+        click.secho(f"  → `hopseal policy explain {decision}` {where} tells which rule decided", fg="cyan", err=True)
     if remedy := None if code in _NEEDS_DOCUMENT else REMEDIES.get(code):
         click.secho(f"  → {remedy}", fg="cyan", err=True)
     if code in _NEEDS_DOCUMENT:

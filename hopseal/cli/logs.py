@@ -85,7 +85,7 @@ def _describe(entry: dict[str, Any]) -> str:
     if kind in _ARTIFACTS:
         return f"{_ARTIFACTS[kind]}  entry {entry.get('n')}"
     if kind != "rec" and kind not in _STATEMENTS:
-        known = {"event", "timestamp", "level", "logger"}
+        known = {"event", "timestamp", "level", "logger", "question"}
         rest = " ".join(f"{key}={value}" for key, value in entry.items() if key not in known)
         return _text(f"{entry.get('level', '')} {entry.get('event', '')} {rest}".strip())
     verdict = str(entry.get("verdict"))

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -334,6 +335,31 @@ async def test_administrators_labels_and_observation_take_effect_and_decisions_a
         await async_wait_until(lambda: n.broker.events("policies_refused"))
         assert (await n.status())["healthy"] is False
         assert "hopseal_broker_policy_problems 1.0" in (await asyncio.to_thread(n.broker.get, "/metrics"))[1].decode()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("status: active", "status: suspended"), ("POST /items", "GET /nothing"), ("mayStart: true", "mayStart: false")],
+    ids=["suspended", "call removed", "may not start"],
+)
+async def test_a_document_that_forbids_an_open_stream_ends_it_at_once(tmp_path, change):
+    async with node(tmp_path) as n:
+        n.attest_both()
+        await n.ready()
+        streaming = asyncio.create_task(n.call(body="stream"))
+        await async_wait_until(lambda: asyncio.to_thread(lambda: b"open_calls 2.0" in n.broker.get("/metrics")[1]))
+        document = tmp_path / "agents" / "crm.yaml"
+        before = document.read_text()
+        document.write_text(before + "# another edit\n")
+        await async_wait_until(lambda: len(n.broker.events("documents_loaded")) == 2)
+        assert not streaming.done()
+        began = time.monotonic()
+        document.write_text(before.replace(*change))
+        ended = await asyncio.wait_for(streaming, 10)
+        # Half of it is for noticing the edit, and this machine may be busy.
+        assert time.monotonic() - began < 2.0
+        assert "IncompleteRead" in ended["error"]
+        await async_wait_until(lambda: [each for each in n.broker.events("call") if each["code"] == "policy_revoked"])
 
 
 async def test_routes_are_reloaded(tmp_path):

@@ -26,7 +26,8 @@ LEDGER, EDGE = "spiffe://example.org/ledger", "spiffe://example.org/edge/a"
 
 def witnessed(node: Node) -> NodeLog:
     """The node's journal as it is, in a tree that a witness has cosigned."""
-    lines = (node.log_dir / "custody.log").read_bytes().splitlines()
+    # The log writes space ahead of its end.
+    lines = (node.log_dir / "custody.log").read_bytes().rstrip(b"\0").splitlines()
     log = NodeLog(node.folder.name, lines=[read_payload(line) for line in lines])
     log.checkpoint(int(time.time()) + 1)
     return log

@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from click.testing import CliRunner
+
 from attestor_double import AttestorDouble
 from bench.envoy import free_port
 from broker_parts import DOCUMENT
 from broker_process import BrokerProcess, ComponentProcess
 from dataplane_peer import http_request, send
+from hopseal.cli.main import cli
 from hopseal.log.entries import CallEntry, StatementEntry, StatementKind
 from hopseal.log.reader import read_log
 from outside_servers import Echo, PlainPeer, Service, WebAuthority
@@ -56,6 +59,19 @@ class Whole:
         answer = await asyncio.to_thread(self.front.call, self.broker.out, host, path, **options)
         assert "error" not in answer, answer
         return answer["status"], answer["body"]
+
+
+async def check_tree(node: Whole) -> None:
+    """The Merkle log, made of the data plane's leaves, is that of the journal's lines."""
+
+    def is_all() -> bool:
+        audit = node.broker.status()["audit"]
+        return bool(audit["published"] == audit["entries"] > 0)
+
+    await async_wait_until(lambda: asyncio.to_thread(is_all), what="a checkpoint over everything")
+    command = ["audit", "check", "--log", str(node.broker.folder / "state")]
+    checked = await asyncio.to_thread(CliRunner().invoke, cli, command)
+    assert checked.exit_code == 0, checked.output
 
 
 @asynccontextmanager
@@ -113,6 +129,7 @@ async def test_documents_settings_and_routes_lead_outside_and_nowhere_else(tmp_p
                         "called_by": ["spiffe://example.org/edge/*"],
                     },
                 ]
+                await check_tree(node)
                 metrics = (await asyncio.to_thread(node.broker.get, "/metrics"))[1].decode()
                 assert 'hopseal_broker_calls_without_custody_total{code="ok",kind="external"} 1.0' in metrics
                 assert 'hopseal_broker_calls_without_custody_total{code="ok",kind="peer"} 1.0' in metrics
@@ -137,6 +154,7 @@ async def test_a_peer_that_the_document_accepts_comes_in_without_custody_and_ano
         assert [(each.iss, each.aud, each.op) for each in begun] == [
             ("spiffe://example.org/edge/a", STORE, "POST /items")
         ]
+        await check_tree(node)
 
 
 async def test_a_document_that_takes_an_entry_away_takes_effect_at_once(tmp_path: Path) -> None:

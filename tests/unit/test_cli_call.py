@@ -24,8 +24,8 @@ def answer(status: int = 200, body: str = "hello", **headers: str) -> tuple[int,
     return status, lambda: web.Response(status=status, text=body, headers=fields)
 
 
-def refusal(code: str, status: int = 403) -> tuple[int, Any]:
-    body = json.dumps({"type": "x", "title": "x", "status": status, "code": code})
+def refusal(code: str, status: int = 403, **more: object) -> tuple[int, Any]:
+    body = json.dumps({"type": "x", "title": "x", "status": status, "code": code, **more})
     return status, lambda: web.Response(status=status, body=body, content_type="application/problem+json")
 
 
@@ -160,3 +160,17 @@ def test_no_broker_is_unavailable_with_what_to_do(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["call", "http://a.b/", "--out-socket", str(tmp_path / "none")])
     assert result.exit_code == 3
     assert "hopseal broker run" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "where"), [("policy_denied", "this node"), ("custody_forbidden", "the callee's node")]
+)
+def test_a_refusal_by_policy_names_the_decision_to_explain(broker: FakeDaemon, code: str, where: str) -> None:
+    broker.answers["GET /x"] = refusal(code, decision="q8ZrP2mK1x.3f")
+    assert f"`hopseal policy explain q8ZrP2mK1x.3f` on {where}" in call(broker, "http://a.b/x").stderr
+
+
+@pytest.mark.parametrize("decision", ["x`; rm -rf /", "\x1b[31m", "", 7, "x" * 65])
+def test_a_decision_that_is_none_is_not_printed_as_a_command(broker: FakeDaemon, decision: object) -> None:
+    broker.answers["GET /x"] = refusal("policy_denied", decision=decision)
+    assert "policy explain" not in call(broker, "http://a.b/x").stderr

@@ -15,6 +15,8 @@ use crate::policy::Decision;
 
 /// Decisions that are remembered: denials do not push out what was allowed, nor the other way round.
 const MAX_REMEMBERED: usize = 1024;
+/// Questions that are longer are not: whoever asks them could fill the memory. The log has them.
+const MAX_QUESTION_BYTES: usize = 16 << 10;
 
 /// One decision that was made.
 #[derive(Clone)]
@@ -67,6 +69,9 @@ impl Decisions {
         for (set, _) in made.decision.would_deny.iter().filter(|_| !revoked) {
             *lock(&self.would_deny).entry(set.clone()).or_default() += 1;
         }
+        if made.open.question.size_bytes() > MAX_QUESTION_BYTES {
+            return;
+        }
         let mut remembered = lock(if outcome == "allow" { &self.allowed } else { &self.denied });
         if remembered.len() >= MAX_REMEMBERED {
             remembered.pop_front();
@@ -104,4 +109,40 @@ fn sample(label: &str, value: &str, count: u64) -> Value {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::open_calls::OpenCalls;
+    use serde_json::json;
+
+    fn made(decisions: &Decisions, allowed: bool, path: &str) -> Made {
+        let question = serde_json::from_value(json!({
+            "caller": "spiffe://td/a", "resource": {"component": "spiffe://td/b"}, "side": "callee",
+            "protocol": "http", "http": "", "operation": "", "method": "GET", "path": path,
+        }));
+        let open = Arc::clone(&Arc::<OpenCalls>::default().enter(question.unwrap()).open);
+        let decision = Decision { allowed, ..Decision::default() };
+        Made { id: decisions.new_id(), at_ms: 0, open, decision: Arc::new(decision) }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_denials_stay_beside_a_flood_of_calls() {
+        let decisions = Decisions::default();
+        let denied = made(&decisions, false, "/");
+        decisions.note(denied.clone(), false);
+        let first = made(&decisions, true, "/");
+        decisions.note(first.clone(), false);
+        for _ in 0..MAX_REMEMBERED {
+            decisions.note(made(&decisions, true, "/"), false);
+        }
+        assert!(decisions.find(&denied.id).is_some());
+        assert!(decisions.find(&first.id).is_none());
+        assert_eq!(lock(&decisions.allowed).len(), MAX_REMEMBERED);
+        let long = made(&decisions, false, &"x".repeat(MAX_QUESTION_BYTES));
+        decisions.note(long.clone(), false);
+        assert!(decisions.find(&long.id).is_none());
+        assert_eq!(lock(&decisions.counts).get("deny"), Some(&2), "it is counted all the same");
+    }
 }

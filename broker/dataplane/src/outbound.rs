@@ -294,8 +294,7 @@ async fn take_in(
     let memory = broker.memory.within(broker.component_memory.of(caller.leaf.id.clone()));
     if is_for_broker || broker.settings.streams == Streams::Reject {
         let body = body.as_mut().ok_or_else(|| Refusal::new("internal", "the body was taken"))?;
-        let read = memory.read(list, body).await;
-        return read.map(Content::Whole).map_err(|refusal| match &*refusal.code {
+        return memory.read(list, body).await.map(Content::Whole).map_err(|refusal| match &*refusal.code {
             "body_timeout" if grpc::is_grpc(list) => {
                 Refusal::new("streams_refused", "a gRPC stream needs streams: accept")
             }

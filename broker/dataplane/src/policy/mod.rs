@@ -35,7 +35,7 @@ use slice::{Slice, Slices};
 const TOO_LONG: Duration = Duration::from_millis(500);
 
 /// The answer, with the names of the policies that made it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Decision {
     pub allowed: bool,
     /// Rules that decided (their `@id`, else set and place).

@@ -23,6 +23,8 @@ use super::verdict::{Parts, Verdict, request_of};
 const MAX_SLICES: usize = 8192;
 /// Decisions that one pair remembers.
 const MAX_REMEMBERED: usize = 256;
+/// Longer requests are decided anew each time.
+const MAX_KEY_BYTES: usize = 1024;
 
 /// What one caller and callee need.
 pub struct Slice {
@@ -68,6 +70,9 @@ impl Slice {
             return Arc::new(self.evaluate(authorizer, question, facts, now_ms));
         }
         let key = key_of(question, facts, self.reads);
+        if key.len() > MAX_KEY_BYTES {
+            return Arc::new(self.evaluate(authorizer, question, facts, now_ms));
+        }
         if let Some(known) = self.remembered().get(&key) {
             return Arc::clone(known);
         }
@@ -153,6 +158,7 @@ mod tests {
             path: format!("/{path}"),
             mcp_session: false,
             target: None,
+            a2a_context: None,
             args_hash: None,
             hop: 0,
             chain: Vec::new(),
@@ -183,5 +189,9 @@ mod tests {
             assert_eq!(allowed, path.to_string().starts_with('1'), "{path}");
             assert!(slice.remembered().len() <= MAX_REMEMBERED);
         }
+        let before = slice.remembered().len();
+        let long = Question { path: format!("/1{}", "x".repeat(MAX_KEY_BYTES)), ..question(0, 0) };
+        assert!(slice.judge(&Authorizer::new(), &long, &facts, 0).allowed);
+        assert_eq!(slice.remembered().len(), before);
     }
 }
