@@ -26,6 +26,7 @@ LIMITS: Mapping[str, Bound] = MappingProxyType(
     {
         "calls": Bound(4096, 2, 1_048_576),
         "buffered_bytes": Bound(268_435_456, 1, 1 << 40),
+        "window_bytes": Bound(134_217_728, 0, 1 << 40),
         "streams_per_connection": Bound(256, 1, 65_536),
         "peer_connections_per_identity": Bound(1024, 1, 65_536),
         "handshake_queue": Bound(1024, 1, 65_536),
@@ -33,7 +34,6 @@ LIMITS: Mapping[str, Bound] = MappingProxyType(
         "handles_per_instance": Bound(16_384, 1, 16_777_216),
         "replay_entries": Bound(1_048_576, 32, 268_435_456),
         "log_queue": Bound(8192, 1, 1_048_576),
-        "window_bytes": Bound(134_217_728, 65_536, 1 << 40),
         "endpoint_failures": Bound(5, 1, 1_000_000),
         "retry_percent": Bound(20, 0, 100),
     }
