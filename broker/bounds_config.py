@@ -34,7 +34,6 @@ LIMITS: Mapping[str, Bound] = MappingProxyType(
         "handles_per_instance": Bound(16_384, 1, 16_777_216),
         "replay_entries": Bound(1_048_576, 32, 268_435_456),
         "log_queue": Bound(8192, 1, 1_048_576),
-        "window_bytes": Bound(134_217_728, 65_536, 1 << 40),
         "endpoint_failures": Bound(5, 1, 1_000_000),
         "retry_percent": Bound(20, 0, 100),
     }
