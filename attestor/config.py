@@ -33,6 +33,7 @@ class SocketPaths:
     workload: Path
     broker: Path
     admin: Path
+    connect: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +167,15 @@ def _parse_group(text: str) -> int:
 
 
 def _read_sockets(section: Section) -> SocketPaths:
+    broker = section.path("broker", default=f"{_RUN}/attestor/broker.sock")
     paths = SocketPaths(
         workload=section.path("workload", default=f"{_RUN}/agent/api.sock"),
-        broker=section.path("broker", default=f"{_RUN}/attestor/broker.sock"),
+        broker=broker,
         admin=section.path("admin", default=f"{_RUN}/attestor/admin.sock"),
+        # By default in the folder of the broker's: whoever may use one may use the other.
+        connect=section.path("connect", default=str(broker.parent / "connect.sock")),
     )
-    if len({paths.workload, paths.broker, paths.admin}) != 3:
+    if len({paths.workload, paths.broker, paths.admin, paths.connect}) != 4:
         section.report("two sockets have one path", "give each its own")
     return paths
 

@@ -26,10 +26,10 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from attestor import syscalls
 from attestor.peer import PeerGone, PeerUnpinnable, PinnedProcess, pin_pid, read_proc
@@ -55,6 +55,9 @@ _ATTEMPTS: Final = 4
 _SOCKET_LINK: Final = re.compile(r"socket:\[([0-9]+)\]")
 
 
+Result = TypeVar("Result")
+
+
 class ListenersUnreadable(UnavailableError):  # noqa: N818 - the names of states read better without a suffix
     """Who listens cannot be found out (code ``listeners_unreadable``)."""
 
@@ -73,7 +76,7 @@ def find_listeners(path: str) -> list[PinnedProcess]:
     previous: frozenset[tuple[int, int]] | None = None
     for _ in range(_ATTEMPTS):
         with ExitStack() as opened:
-            found = [opened.enter_context(process) for process in _holders(_listening_inodes(path))]
+            found = [opened.enter_context(process) for process in holders_of(_listening_inodes(path))]
             current = frozenset((process.pid, process.start_ticks) for process in found)
             if current == previous:
                 opened.pop_all()
@@ -136,12 +139,12 @@ def _listening_inodes(path: str) -> frozenset[int]:
     device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)  # the kernel's own encoding of dev_t
     wanted = (status.st_ino & 0xFFFFFFFF, device)
     found: set[int] = set()
-    for namespace in _network_namespaces():
+    for namespace in network_namespaces():
         found.update(inode for inode, *file in _dump(namespace) if tuple(file) == wanted)
     return frozenset(found)
 
 
-def _network_namespaces() -> list[str]:
+def network_namespaces() -> list[str]:
     """One path for each network namespace that a process is in."""
     paths: dict[int, str] = {}
     for pid in _pids():
@@ -154,28 +157,48 @@ def _network_namespaces() -> list[str]:
 
 
 def _dump(namespace: str) -> list[tuple[int, int, int]]:
-    """Every listening socket of a network namespace; asked from a thread that moves there and ends."""
-    result: list[list[tuple[int, int, int]] | BaseException] = []
+    """Every listening socket of a network namespace; none once its last process exited: nobody is left to listen."""
+    return in_namespace(namespace, _dump_here, gone=[])
+
+
+def in_namespace(namespace: str, call: Callable[[], Result], *, gone: Result) -> Result:
+    """What ``call`` returns in a network namespace: a thread moves there and ends.
+
+    Args:
+        namespace: its path in ``/proc``.
+        call: may block.
+        gone: the result if the namespace is there no more.
+
+    Raises:
+        ListenersUnreadable: it cannot be entered, or ``call`` failed.
+    """
+    result: list[Result] = []
+    failed: list[Exception] = []
 
     def run() -> None:
         try:
             with Path(namespace).open("rb") as file:
                 syscalls.setns(file.fileno(), _CLONE_NEWNET)
-            result.append(_dump_here())
         except FileNotFoundError:
-            result.append([])  # its last process exited, and nobody is left to listen
+            result.append(gone)
+            return
+        except OSError as error:
+            failed.append(error)
+            return
+        try:
+            result.append(call())
         except (OSError, ListenersUnreadable) as error:
-            result.append(error)
+            failed.append(error)
 
-    thread = threading.Thread(target=run, name="unix-diag", daemon=True)
+    thread = threading.Thread(target=run, name="in-namespace", daemon=True)
     thread.start()
     thread.join()
-    answer = result[0]
-    if isinstance(answer, ListenersUnreadable):
-        raise answer
-    if isinstance(answer, BaseException):
-        raise ListenersUnreadable(f"{namespace}: {answer}") from answer
-    return answer
+    if not result:
+        error = failed[0] if failed else None
+        if isinstance(error, ListenersUnreadable):
+            raise error
+        raise ListenersUnreadable(f"{namespace}: {error}") from error
+    return result[0]
 
 
 def _dump_here() -> list[tuple[int, int, int]]:
@@ -191,7 +214,12 @@ def _dump_here() -> list[tuple[int, int, int]]:
     return sockets
 
 
-def _holders(inodes: frozenset[int]) -> Iterator[PinnedProcess]:
+def holders_of(inodes: frozenset[int]) -> Iterator[PinnedProcess]:
+    """Every process that has one of the sockets ``inodes`` among its descriptors, pinned for the caller.
+
+    Raises:
+        ListenersUnreadable: the descriptors of one cannot be read.
+    """
     if not inodes:
         return
     for pid in _pids():

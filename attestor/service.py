@@ -25,6 +25,7 @@ from attestor.admin import AdminView, build_admin_app
 from attestor.admin_server import AdminServer
 from attestor.admission import Admission, Rate
 from attestor.api.broker import BrokerServer
+from attestor.api.connect import ConnectServer
 from attestor.api.limits import ConnectionLimits
 from attestor.api.workload import WorkloadServer
 from attestor.approved import broker_approval, build_approved
@@ -158,7 +159,17 @@ class AttestorService:
         )
         admin = AdminServer(build_admin_app(self._admin_view()), self._sockets.get("admin"))
         async with workload, broker, admin:
-            tasks = [group.create_task(workload.run(), name="workload"), group.create_task(broker.run(), name="broker")]
+            connect = ConnectServer(
+                self._sockets.get("connect"),
+                self._attestations,
+                self._collector.offload,
+                lambda: self._follower.current.documents,
+            )
+            tasks = [
+                group.create_task(workload.run(), name="workload"),
+                group.create_task(broker.run(), name="broker"),
+                group.create_task(connect.run(), name="connect"),
+            ]
             add_gauges(self._metrics, self._registry, self._attestations, self._upstream)
             add_socket_gauges(self._metrics, "workload", "Workload API", workload)
             add_socket_gauges(self._metrics, "broker", "Broker API", broker)

@@ -43,6 +43,7 @@ class DaemonSockets:
             for name, path, mode, folder_mode, owner in (
                 ("admin", self._paths.admin, 0o660, 0o750, self._group),
                 ("broker", self._paths.broker, 0o660, 0o750, self._group),
+                ("connect", self._paths.connect, 0o660, 0o750, self._group),
                 ("workload", self._paths.workload, 0o777, 0o755, None),
             ):
                 bound = bind_unix_socket(path, mode=mode, group=owner, folder_mode=folder_mode)
@@ -57,7 +58,7 @@ class DaemonSockets:
         self._stack.close()
 
     def get(self, name: str) -> socket.socket:
-        """The bound socket ``admin``, ``broker`` or ``workload``."""
+        """The bound socket ``admin``, ``broker``, ``connect`` or ``workload``."""
         return self._bound[name].sock
 
     async def run(self) -> None:

@@ -48,12 +48,15 @@ class AttestorConfig:
         workload_socket: SPIFFE Workload API, for the broker's own SVID.
         broker_socket: SPIFFE Broker API, for the components' SVIDs.
         admin_socket: the attestor's admin socket for its metrics and its documents' digest; None leaves both out.
+        connect_socket: where the attestor makes connections to components that listen on TCP; by default beside
+            ``broker_socket``.
         grace_s: seconds that identities are kept after the connection to the attestor was lost.
     """
 
     workload_socket: Path
     broker_socket: Path
     admin_socket: Path | None
+    connect_socket: Path
     grace_s: float
 
 
@@ -214,10 +217,12 @@ def parse_endpoint(text: str) -> Endpoint:
 
 
 def _read_attestor(section: Section) -> AttestorConfig:
+    broker_socket = section.path("broker_socket")
     return AttestorConfig(
         workload_socket=section.path("workload_socket"),
-        broker_socket=section.path("broker_socket"),
+        broker_socket=broker_socket,
         admin_socket=_read_optional_path(section, "admin_socket"),
+        connect_socket=_read_optional_path(section, "connect_socket") or broker_socket.parent / "connect.sock",
         grace_s=section.number("grace_s", default=10.0, minimum=0.0, maximum=MAX_GRACE_S),
     )
 

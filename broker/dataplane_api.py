@@ -187,6 +187,7 @@ def encode_settings(config: BrokerConfig) -> str:
             "node": config.node,
             "out_socket": str(config.out_socket),
             "out_socket_mode": OUT_SOCKET_MODE,
+            "connect_socket": str(config.attestor.connect_socket),
             "peer_listen": str(config.peer_listen),
             "log_dir": str(config.state_dir / "log"),
             "body_limit_bytes": config.limits.body_bytes,

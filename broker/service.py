@@ -17,6 +17,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import structlog
@@ -27,7 +28,7 @@ from broker.attestor_admin import AttestorAdmin
 from broker.attestor_link import AttestorLink
 from broker.audit.local_log import LocalLog, load_signer
 from broker.audit.log_signer import LogSigner
-from broker.callees import Callees, CalleeState
+from broker.callees import Callees
 from broker.config import BrokerConfig
 from broker.dataplane_api import DataPlane, load_data_plane, start_data_plane, take_over_data_plane
 from broker.documents import DocumentKeeper
@@ -46,6 +47,7 @@ from broker.process import check_pidfd_support, harden, is_attestor_same_user, r
 from broker.restart import Restart
 from broker.routes import RouteFollower
 from broker.status import StatusReader
+from broker.tcp_callees import find_tcp_listener
 from hopseal.backoff import Backoff
 from hopseal.documents.follow import DocumentFollower
 from hopseal.errors import UnavailableError
@@ -121,7 +123,7 @@ class Broker:
         self.identities = Identities(
             self.link, data_plane, limit=config.limits.callers, grace_s=config.attestor.grace_s, source=source
         )
-        self.callees = Callees(self.identities)
+        self.callees = Callees(self.identities, find_tcp=partial(find_tcp_listener, config.attestor.connect_socket))
         self.policies = PolicyFollower(config.policies, data_plane)
         self.routes = RouteFollower(config.routes)
         self.documents = DocumentFollower(config.documents, config.trust_domain, interval_s=DOCUMENTS_S)
@@ -224,12 +226,7 @@ class Broker:
             await asyncio.sleep(_LOOK_S)
 
     def _is_prepared(self) -> bool:
-        unasked = {CalleeState.ASKED, CalleeState.SILENT}
-        return (
-            self.status.is_ready()
-            and self.own.current.value is not None
-            and not any(callee.state in unasked for callee in self.callees.status())
-        )
+        return self.status.is_ready() and self.own.current.value is not None and self.callees.are_known
 
     def _descriptors(self) -> Descriptors:
         return dict(zip(_OF_DATA_PLANE, self._data_plane.descriptors(), strict=True)) | self._places.descriptors()

@@ -21,6 +21,7 @@ from hopseal.wire.gen.hopseal.v1.reference_pb2 import ListenerReference, PidfdRe
 
 MAX_HOLDERS = 256  # processes that share one listening socket; pre-forking servers have far fewer
 FindListeners: TypeAlias = Callable[[str], Awaitable[Sequence[PinnedProcess]]]
+_LISTENS = ("/", "tcp://")
 _TYPE_PREFIX = "type.googleapis.com/"
 
 
@@ -90,6 +91,6 @@ class References:
             raise RequestInvalidError("the reference cannot be read") from error
         if parsed.boot_id != self._boot_id:
             raise RequestInvalidError("the reference is of another boot")
-        if isinstance(parsed, ListenerReference) and not (parsed.component and parsed.path.startswith("/")):
-            raise RequestInvalidError("a listener reference names a component and an absolute path")
+        if isinstance(parsed, ListenerReference) and not (parsed.component and parsed.path.startswith(_LISTENS)):
+            raise RequestInvalidError("a listener reference names a component and an absolute path or an address")
         return parsed

@@ -93,7 +93,7 @@ def _read_case(section: Section, number: int) -> Case:
     given: dict[str, Any] = {}
     if "hop" in section:
         given["hop"] = section.integer("hop", minimum=0, maximum=_HOPS)
-    for key in ("task", "target", "args_hash"):
+    for key in ("task", "target", "args_hash", "a2a_context"):
         if key in section:
             given[key] = section.text(key)
     for key in ("chain", "approvals", "approved_by"):

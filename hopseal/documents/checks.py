@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from hopseal.documents.grammar import TCP_PREFIX
 from hopseal.documents.model import AgentStatus, AttestBlock
 from hopseal.documents.outside import check_outside
 from hopseal.documents.read import ReadComponent, ReadDocument
@@ -60,7 +61,8 @@ def _check_unique_values(components: Sequence[ReadComponent]) -> None:
     for each in components:
         component = each.component
         for key, value in (("spiffeId", str(component.spiffe_id)), ("listen", component.listen)):
-            if value is None:
+            # An address is one of the component's own network namespace: two may have the same.
+            if value is None or (key == "listen" and value.startswith(TCP_PREFIX)):
                 continue
             owner = owners.setdefault((key, value), component.qualified)
             if owner != component.qualified:

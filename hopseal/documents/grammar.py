@@ -6,6 +6,7 @@ whose message and remedy are for the document's author. Does not own: where they
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from hopseal.errors import InvalidError
@@ -30,6 +31,9 @@ EXTERNAL_PATTERN = (
     r"(?:\*\.[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})+|[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*)(?::[1-9][0-9]{0,4})?"
 )
 LISTEN_PREFIX = "unix://"
+TCP_PREFIX = "tcp://"
+LISTEN_PATTERN = r"^(unix:///|tcp://(127\.0\.0\.1|\[::1\]):[1-9][0-9]{0,4}$)"
+MAX_PORT = 65_535
 # A2A's methods: what version 1.0 calls them, and the name of 0.3 that policy knows both by (A2A 1.0 §9, 0.3.0 §7).
 A2A_RENAMED = {
     "SendMessage": "message/send",
@@ -46,6 +50,7 @@ A2A_RENAMED = {
 }
 A2A_METHODS = frozenset(A2A_RENAMED.values())
 
+_LOOPBACK = re.compile(r"tcp://(?P<host>127\.0\.0\.1|\[::1\]):(?P<port>[1-9][0-9]{0,4})", re.ASCII)
 _LABEL = re.compile(LABEL_PATTERN, re.ASCII)
 _DIGEST = re.compile(DIGEST_PATTERN, re.ASCII)
 _UNIT = re.compile(UNIT_PATTERN, re.ASCII)
@@ -102,10 +107,35 @@ def parse_path(text: str) -> str:
     return text
 
 
+def parse_listen_address(listen: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int] | None:
+    """The loopback address and port in what :func:`parse_listen` returned; None for the path of a Unix socket.
+
+    Raises:
+        GrammarError: it is neither.
+    """
+    if not listen.startswith(TCP_PREFIX):
+        return None
+    found = _LOOPBACK.fullmatch(listen)
+    if found is None or not 0 < int(found["port"]) <= MAX_PORT:
+        raise GrammarError(
+            f"{listen!r} is not a loopback address and port", "write tcp://127.0.0.1:PORT or tcp://[::1]:PORT"
+        )
+    return ipaddress.ip_address(found["host"].strip("[]")), int(found["port"])
+
+
 def parse_listen(text: str) -> str:
-    """The path in ``unix:///absolute/path``."""
+    """The path in ``unix:///absolute/path``, or ``tcp://127.0.0.1:PORT`` as it is.
+
+    A TCP address is one of the component's own network namespace; only loopback, where nobody outside reaches it.
+    """
+    if text.startswith(TCP_PREFIX):
+        parse_listen_address(text)
+        return text
     if not text.startswith(LISTEN_PREFIX + "/"):
-        raise GrammarError(f"{text!r} is not a Unix socket address", "write unix:///absolute/path.sock")
+        raise GrammarError(
+            f"{text!r} is neither a Unix socket nor a loopback address",
+            "write unix:///absolute/path.sock, tcp://127.0.0.1:PORT or tcp://[::1]:PORT",
+        )
     path = parse_path(text.removeprefix(LISTEN_PREFIX))
     if len(path.encode()) > MAX_SOCKET_PATH_BYTES:
         raise GrammarError("socket path is too long", f"use at most {MAX_SOCKET_PATH_BYTES} bytes")

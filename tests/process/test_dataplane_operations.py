@@ -120,3 +120,18 @@ def test_a_body_that_streams_is_refused_where_a_rule_would_have_to_read_it(tmp_p
         assert (got.status, got.code) == (403, "operation_unreadable")
         assert "streams" in a.wait_for_call(code="operation_unreadable")["detail"]
         assert not tool.seen
+
+
+def test_a_policy_knows_the_conversation_that_an_agents_message_belongs_to(tmp_path: Path) -> None:
+    only = """permit(principal, action, resource) when { context.protocol == "a2a" && context has a2a_context
+        && context.a2a_context == "c-1" && context has target && context.target == "task-1" };"""
+
+    def message(**fields: str) -> bytes:
+        return rpc("message/send", {"message": {"messageId": "m", **fields}})
+
+    with pair(tmp_path) as (a, b, _tool):
+        b.plane.set_policies(only, "[]")
+        assert call(a, body=message(taskId="task-1", contextId="c-1"), headers=JSON).status == 200
+        assert b.wait_for_call(direction="in", code="ok")["a2a_context"] == "c-1"
+        for fields in ({"taskId": "task-1", "contextId": "c-2"}, {"taskId": "task-1"}, {"contextId": "c-1"}):
+            assert call(a, body=message(**fields), headers=JSON).code == "custody_forbidden"

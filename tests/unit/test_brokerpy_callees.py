@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from broker.callees import PROBE_S, Callees, CalleeState
 from broker.identities.registry import Refusal
 from broker.process import Listener
+from broker.tcp_callees import NoListenerError
 from broker_parts import component, documents
 
 
@@ -187,3 +190,85 @@ def test_components_that_the_documents_drop_are_forgotten_and_the_rest_kept(worl
     assert [each.path for each in world.callees.status()] == ["/run/elsewhere.sock"]
     world.callees.set_documents(documents(component("store")))
     assert world.callees.status() == ()
+
+
+def test_callees_are_known_once_whoever_answers_has_been_decided_about(world):
+    assert world.callees.are_known  # nothing is there
+    world.bind()
+    world.callees.look()
+    assert not world.callees.are_known
+    world.identities.refused["crm/store"] = Refusal("exe_mismatch", "")
+    assert world.callees.are_known
+    world.identities.refused.clear()
+    world.identities.admitted.add("crm/store")
+    assert world.callees.are_known
+
+
+def test_a_socket_at_which_nobody_answers_keeps_nobody_waiting(world):
+    world.listener = None
+    world.bind()
+    world.callees.look()
+    assert world.callees.are_known
+
+
+class TcpWorld:
+    """A component that listens on TCP, and an attestor that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.identities = FakeIdentities()
+        self.now = 100.0
+        self.asked = 0
+        self.answer: asyncio.Future[Listener] = asyncio.get_running_loop().create_future()
+        self.callees = Callees(self.identities, find_tcp=self._find, clock=lambda: self.now)
+        self.callees.set_documents(documents(component("store", listen="tcp://127.0.0.1:8080")))
+        self.running = asyncio.create_task(self.callees.run())
+
+    async def _find(self, name: str) -> Listener:
+        assert name == "crm/store"
+        self.asked += 1
+        return await asyncio.shield(self.answer)
+
+    async def look(self) -> tuple[CalleeState, str]:
+        self.callees.look()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        (only,) = self.callees.status()
+        return only.state, only.code
+
+    async def close(self) -> None:
+        self.running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.running
+
+
+@pytest.fixture
+async def tcp():
+    made = TcpWorld()
+    yield made
+    await made.close()
+
+
+async def test_the_attestor_is_asked_once_at_a_time_who_answers_on_tcp(tcp):
+    assert await tcp.look() == (CalleeState.SILENT, "")
+    await tcp.look()
+    assert (tcp.asked, tcp.callees.are_known) == (1, False)
+    tcp.answer.set_result(Listener(9))
+    assert await tcp.look() == (CalleeState.ASKED, "")
+    assert tcp.identities.seen == [("crm/store", 9)]
+    tcp.identities.admitted.add("crm/store")
+    tcp.now += 2 * PROBE_S
+    assert (await tcp.look(), tcp.asked) == ((CalleeState.ATTESTED, ""), 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [("listener_gone", (CalleeState.SILENT, "")), ("listener_foreign", (CalleeState.REFUSED, "listener_foreign"))],
+)
+async def test_why_there_is_no_connection_is_shown_and_asked_again_later(tcp, code, shown):
+    tcp.answer.set_exception(NoListenerError(code, ""))
+    assert await tcp.look() == shown
+    assert tcp.callees.are_known
+    tcp.now += PROBE_S
+    await tcp.look()
+    assert tcp.asked == 2
+    assert tcp.identities.seen == []

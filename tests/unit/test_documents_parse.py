@@ -252,8 +252,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         },
         "more than 256 combinations of digests",
     ),
-    ({"spec.components.1.listen": "/run/x.sock"}, "is not a Unix socket address"),
-    ({"spec.components.1.listen": "unix://run/x.sock"}, "is not a Unix socket address"),
+    ({"spec.components.1.listen": "/run/x.sock"}, "is neither a Unix socket nor a loopback address"),
+    ({"spec.components.1.listen": "unix://run/x.sock"}, "is neither a Unix socket nor a loopback address"),
     ({"spec.components.1.listen": "unix:///run/../x.sock"}, "is not an absolute path"),
     ({"spec.components.1.listen": "unix:///" + "a" * 107}, "socket path is too long"),
     ({"spec.components.1.listenHost": "a b"}, "'a b' is not a host"),
@@ -344,6 +344,30 @@ def test_a_method_of_a2a_1_0_is_told_its_name_in_policies(operation: str, writte
 def test_no_other_character_enters_a_name_at_any_position(character: str, position: int) -> None:
     name = "crm"[:position] + character + "crm"[position:]
     assert problems(document(**{"metadata.name": name}))
+
+
+@pytest.mark.parametrize("listen", ["tcp://127.0.0.1:8080", "tcp://[::1]:1", "tcp://127.0.0.1:65535"])
+def test_a_loopback_address_is_kept_as_written_and_two_components_may_have_it(listen: str) -> None:
+    found = parse(document(**{"spec.components.1.listen": listen, "spec.components.0.listen": listen}))
+    assert [each.listen for each in found.components[:2]] == [listen, listen]
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        *("tcp://0.0.0.0:80", "tcp://[::]:80", "tcp://10.0.0.1:80", "tcp://localhost:80", "tcp://127.0.0.2:80"),
+        *("tcp://127.0.0.1", "tcp://127.0.0.1:0", "tcp://127.0.0.1:65536", "tcp://127.0.0.1:080", "tcp://::1:80"),
+        *(
+            "tcp://127.0.0.1:80/",
+            "tcp://127.0.0.1:80 ",
+            "tcp:///run/x.sock",
+            "udp://127.0.0.1:80",
+            "TCP://127.0.0.1:80",
+        ),
+    ],
+)
+def test_any_other_address_is_a_mistake(listen: str) -> None:
+    assert len(problems(document(**{"spec.components.1.listen": listen}))) == 1
 
 
 def test_two_documents_of_one_agent_name_are_refused() -> None:

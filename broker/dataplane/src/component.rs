@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,10 +16,12 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
+use crate::connector;
 use crate::directory::{Component, ListenProtocol};
 use crate::executor::ConnectionTasks;
 use crate::instance::InstanceKey;
@@ -30,6 +32,9 @@ use crate::problem::Refusal;
 use crate::settings::{Settings, buffer_bytes, ms};
 use crate::upload::RequestBody;
 use crate::windows::Windows;
+
+/// A connection to a component's socket, whichever kind it listens on.
+type Reachable = Either<UnixStream, TcpStream>;
 
 /// What a request to a component is sent on.
 pub enum Sender {
@@ -94,6 +99,7 @@ pub struct ComponentSockets {
     idle_timeout: Duration,
     idle_limit: usize,
     header_bytes: usize,
+    connect_socket: Option<PathBuf>,
 }
 
 impl ComponentSockets {
@@ -110,6 +116,7 @@ impl ComponentSockets {
             idle_timeout: ms(timeouts.idle),
             idle_limit: limits.idle_connections,
             header_bytes: limits.component_header_bytes,
+            connect_socket: settings.connect_socket.clone(),
         }
     }
 
@@ -128,15 +135,21 @@ impl ComponentSockets {
             return Ok(reached);
         }
         let path = component.listen.as_deref().ok_or_else(|| Refusal::new("callee_unavailable", "no listen socket"))?;
-        let before = socket_at(path);
-        let stream = self.connect(path).await?;
-        let listener = match pin(&stream)? {
-            Some(peer) => self.listeners.find(&component.qualified, peer.inode, peer.pidfd),
-            None => {
-                let replaced = || Refusal::new("callee_unavailable", "the socket was replaced meanwhile");
-                let socket = before.filter(|before| socket_at(path) == Some(*before)).ok_or_else(replaced)?;
-                self.listeners.find_dead(&component.qualified, socket)
-            }
+        let (stream, listener) = if connector::is_tcp(path) {
+            let (stream, peer) = self.connect_tcp(&component.qualified).await?;
+            (Either::Right(stream), self.listeners.find(&component.qualified, peer.inode, peer.pidfd))
+        } else {
+            let before = socket_at(path);
+            let stream = self.connect(path).await?;
+            let listener = match pin(&stream)? {
+                Some(peer) => self.listeners.find(&component.qualified, peer.inode, peer.pidfd),
+                None => {
+                    let replaced = || Refusal::new("callee_unavailable", "the socket was replaced meanwhile");
+                    let socket = before.filter(|before| socket_at(path) == Some(*before)).ok_or_else(replaced)?;
+                    self.listeners.find_dead(&component.qualified, socket)
+                }
+            };
+            (Either::Left(stream), listener)
         };
         let listener = listener.ok_or_else(|| Refusal::new("callee_unavailable", "too many listeners are known"))?;
         let instance = self.listeners.instance(&listener, path, self.verdict_timeout).await?;
@@ -152,7 +165,7 @@ impl ComponentSockets {
         Ok(Reached { sender, closed: listener.closed.clone(), instance, fresh: true, listener })
     }
 
-    async fn speak_h1(&self, stream: UnixStream, listener: &Listener) -> hyper::Result<Sender> {
+    async fn speak_h1(&self, stream: Reachable, listener: &Listener) -> hyper::Result<Sender> {
         let (sender, connection) = http1::Builder::new()
             .max_header_size(self.header_bytes)
             .max_buf_size(buffer_bytes(self.header_bytes))
@@ -162,7 +175,7 @@ impl ComponentSockets {
         Ok(Sender::H1(sender))
     }
 
-    async fn speak_h2(&self, stream: UnixStream, listener: &Listener) -> hyper::Result<Sender> {
+    async fn speak_h2(&self, stream: Reachable, listener: &Listener) -> hyper::Result<Sender> {
         let (tasks, end_tasks) = ConnectionTasks::new();
         let window = self.windows.open();
         let (sender, connection) = http2::Builder::new(tasks.clone())
@@ -261,6 +274,14 @@ impl ComponentSockets {
             }
         }
         None
+    }
+
+    /// The connect timeout, and that of the looks before and after: the attestor takes as long as it may.
+    async fn connect_tcp(&self, component: &str) -> Result<(TcpStream, PinnedPeer), Refusal> {
+        let connecting = connector::connect(self.connect_socket.as_deref(), component);
+        let made = timeout(self.connect_timeout + self.verdict_timeout, connecting).await;
+        made.unwrap_or_else(|_| Err("the attestor did not connect in time".to_owned()))
+            .map_err(|why| Refusal::new("callee_unavailable", why))
     }
 
     async fn connect(&self, path: &Path) -> Result<UnixStream, Refusal> {

@@ -136,6 +136,7 @@ fn question(side: Side, caller: &SpiffeId, resource: Resource, requested: Reques
         path: path.to_owned(),
         mcp_session: operation.mcp_session,
         target: operation.target.clone(),
+        a2a_context: operation.context_id.clone(),
         args_hash: operation.args_hash.map(|hash| hash.to_string()),
         hop: 0,
         chain: Vec::new(),

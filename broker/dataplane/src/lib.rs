@@ -19,6 +19,7 @@ mod call;
 mod callers;
 mod clock;
 mod component;
+mod connector;
 mod decisions;
 mod deliver;
 mod descriptors;

@@ -26,6 +26,9 @@ pub struct Settings {
     pub node: String,
     /// Where components call.
     pub out_socket: PathBuf,
+    /// Where the attestor makes connections to components that listen on TCP.
+    #[serde(default)]
+    pub connect_socket: Option<PathBuf>,
     /// Octal text, such as `"0777"`.
     #[serde(default = "default_mode", deserialize_with = "octal")]
     pub out_socket_mode: u32,

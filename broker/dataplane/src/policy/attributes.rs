@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 /// Every name in the context, in the schema's order.
-pub const NAMES: [&str; 33] = [
+pub const NAMES: [&str; 34] = [
     "caller",
     "callee",
     "caller_documented",
@@ -33,6 +33,7 @@ pub const NAMES: [&str; 33] = [
     "callee_threat",
     // From here on decisions are not remembered.
     "args_hash",
+    "a2a_context",
     "chain",
     "task",
     "approvals",
@@ -45,12 +46,12 @@ pub const NAMES: [&str; 33] = [
     "",
 ];
 const FIRST_FLEETING: usize = 23;
-const FIRST_CHANGING: usize = 28;
+const FIRST_CHANGING: usize = 29;
 /// Stands for a name that the schema does not have.
 const UNKNOWN: usize = NAMES.len() - 1;
 
 /// What nobody knows of a body that cannot be read.
-const OF_BODY: [&str; 5] = ["operation", "target", "args_hash", "risk", "risk_level"];
+const OF_BODY: [&str; 6] = ["operation", "target", "args_hash", "a2a_context", "risk", "risk_level"];
 
 /// A set of context attributes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn only_decisions_on_what_identifies_the_request_last() {
         assert!(reads("context.http == \"GET /\" && context has risk").is_lasting());
-        for name in ["args_hash", "chain", "task", "approvals", "approved_by"] {
+        for name in ["args_hash", "a2a_context", "chain", "task", "approvals", "approved_by"] {
             assert!(!reads(&format!("context has {name}")).is_lasting(), "{name}");
             assert!(!reads(&format!("context has {name}")).is_changing(), "{name}");
         }

@@ -87,6 +87,7 @@ fn plain_value<'a>(name: &str, question: &'a Question, facts: &'a Facts) -> Opti
         "user" => user.map_or("", |user| &user.subject).into(),
         "user_issuer" => user.map_or("", |user| &user.issuer).into(),
         "target" => question.target.as_deref()?.into(),
+        "a2a_context" => question.a2a_context.as_deref()?.into(),
         "args_hash" => question.args_hash.as_deref()?.into(),
         "task" => question.task.as_deref()?.into(),
         "risk" => facts.risk(question)?.as_str().into(),

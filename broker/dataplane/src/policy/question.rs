@@ -76,6 +76,8 @@ pub struct Question {
     #[serde(default)]
     pub target: Option<String>,
     #[serde(default)]
+    pub a2a_context: Option<String>,
+    #[serde(default)]
     pub args_hash: Option<String>,
     #[serde(default)]
     pub hop: u32,

@@ -158,6 +158,7 @@ mod tests {
             path: format!("/{path}"),
             mcp_session: false,
             target: None,
+            a2a_context: None,
             args_hash: None,
             hop: 0,
             chain: Vec::new(),
