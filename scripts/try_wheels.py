@@ -15,7 +15,7 @@ from bootstrap import CRATE, PYTHON, ROOT, VENV, WHEEL_ENVIRONMENT, wheel_comman
 from steps import StepFailedError, run, say
 
 WHEELS = ROOT / "build" / "wheels"
-PURE_MODULES = "hopseal.custody, hopseal.documents, hopseal.log, hopseal.verify, hopseal.cli.main"
+PURE_MODULES = "hopseal.custody, hopseal.documents, hopseal.log, hopseal.verify, hopseal.cli.main, hopseal.sdk.tasks"
 
 
 def main() -> int:
@@ -43,6 +43,8 @@ def _pure_checks() -> list[tuple[list[str], int, str]]:
         (["bin/python", "-c", f"import {PURE_MODULES}"], 0, ""),
         (["bin/hopseal", "version"], 0, "hopseal"),
         (["bin/hopseal", "attestor", "run"], 3, "hopseal-node"),
+        (["bin/hopseal", "run", "--help"], 0, "--isolate"),
+        (["bin/hopseal", "serve-stdio", "--listen", "/x", "--", "cat"], 3, "hopseal[aiohttp]"),
         (["bin/hopseal", "audit", "witness", "run", "--help"], 0, "--config"),
     ]
 

@@ -61,9 +61,7 @@ class WebAuthority:
 
     def context(self, name: str, *, alpn: str | None, tls: ssl.TLSVersion) -> tuple[ssl.SSLContext, bytes]:
         """A server's TLS for ``name``, and the DER of its public key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
-        leaf = self._build(subject, key.public_key(), name=name)
+        key, leaf = self._issue(name)
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         made.minimum_version = made.maximum_version = tls
         if alpn is not None:
@@ -74,6 +72,16 @@ class WebAuthority:
             file.flush()
             made.load_cert_chain(file.name)
         return made, key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    def files(self, name: str) -> tuple[bytes, bytes]:
+        """Key and certificate for ``name``, in PEM."""
+        key, leaf = self._issue(name)
+        return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), leaf.public_bytes(Encoding.PEM)
+
+    def _issue(self, name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
+        return key, self._build(subject, key.public_key(), name=name)
 
     def _build(
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool = False, name: str = ""

@@ -96,9 +96,7 @@ class PolicyFollower:
                 return
             self._evidence = evidence
             if self.state.sha256 and self._documents is not None and self._good is not None:
-                await asyncio.to_thread(
-                    self._data_plane.set_policy_facts, self._encode_facts(self._documents, self._good)
-                )
+                await asyncio.to_thread(self._put_facts, self._documents, self._good)
 
     async def reload(self) -> None:
         """Read the files now if any of them changed; good ones are put in force."""
@@ -123,27 +121,30 @@ class PolicyFollower:
         if documents is None:
             return
         sets = (*document_sets(documents), *files.sets)
-        text = encode_sets(sets, self._config.observe)
-        facts = self._encode_facts(documents, files)
         try:
-            await asyncio.to_thread(self._put, text, facts)
+            digest = await asyncio.to_thread(self._put, sets, documents, files)
         except InvalidError as error:
             self._refuse(tuple(error.detail.splitlines()))
             return
         if files is not self._good:
             self._good, self._file_problems = files, ()
-        digest = hashlib.sha256(text.encode()).hexdigest()
         if digest != self.state.sha256:
             log.info("policies_loaded", sha256=digest, files=list(files.names), observe=list(self._config.observe))
         problems = (*self._file_problems, *_unknown_sets(sets, self._config.observe))
         self.state = replace(self.state, sha256=digest, files=files.names, problems=problems, loaded_at=time.time())
 
-    def _put(self, sets: str, facts: str) -> None:
+    def _put(self, sets: tuple[PolicySet, ...], documents: DocumentSet, files: PolicyFiles) -> str:
+        """The digest of ``sets``, once they are in force."""
+        text = encode_sets(sets, self._config.observe)
         try:
-            self._data_plane.set_policy_sets(sets, facts)
+            self._data_plane.set_policy_sets(text, self._encode_facts(documents, files))
         except Exception as error:  # the binding's own exception type exists only where it is installed
             detail = str(error.args[1]) if len(error.args) == 2 else repr(error)
             raise InvalidError("policy_invalid", "the data plane refused the policies", detail=detail) from error
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _put_facts(self, documents: DocumentSet, files: PolicyFiles) -> None:
+        self._data_plane.set_policy_facts(self._encode_facts(documents, files))
 
     def _encode_facts(self, documents: DocumentSet, files: PolicyFiles) -> str:
         return encode_facts(documents, locations=files.locations, threats=files.threats, evidence=self._evidence)

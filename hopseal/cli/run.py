@@ -17,7 +17,7 @@ from hopseal.cli.output import escape_unprintable
 from hopseal.errors import InvalidError
 from hopseal.running.bridge import Bridge
 from hopseal.running.child import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Child, adopt_orphans, environment_of
-from hopseal.running.family import is_held_by_descendant
+from hopseal.running.family import Family
 from hopseal.running.heads import MAX_HEAD_BYTES, Head
 from hopseal.running.own_network import PORT, OwnNetwork
 from hopseal.running.run_task import GivenHandle, RunTask
@@ -98,10 +98,10 @@ async def _run(
     command: tuple[str, ...], direct: tuple[str, ...], out_socket: str, handles: RunTask | GivenHandle, *, isolate: bool
 ) -> int:
     adopt_orphans()
-    own = os.getpid()
+    family = Family(os.getpid())
 
     async def is_ours(near: tuple[str, int], far: tuple[str, int]) -> bool:
-        return await asyncio.to_thread(is_held_by_descendant, own, near, far)
+        return await asyncio.to_thread(family.holds, near, far)
 
     async def is_inside(near: tuple[str, int], far: tuple[str, int]) -> bool:  # noqa: ARG001 - what Bridge calls
         return True  # only the program's own network reaches this socket

@@ -127,6 +127,8 @@ def _print(report: dict[str, Any], *, as_json: bool) -> None:
     )
     if broker and broker.get("audit"):
         click.echo(_describe_log(broker["audit"]))
+    for each in (broker or {}).get("without_custody", []):
+        click.echo(_describe_outside(each))
     for problem in report["problems"]:
         click.secho(f"  ! {problem}", fg="yellow")
     click.echo()
@@ -150,6 +152,16 @@ def _describe_log(audit: dict[str, Any]) -> str:
     when = f" {format_since(audit['published_at'])} ago" if audit["published_at"] else ""
     entries = format_count(audit["entries"], "entry")
     return f"log {audit['origin']}: {entries}, {audit['published']} published{when}{by}"
+
+
+def _describe_outside(opened: dict[str, Any]) -> str:
+    """What a document opens to parties that know nothing of custody."""
+    parts = [
+        f"{what} {', '.join(opened[key])}"
+        for key, what in (("calls", "calls"), ("tunnels", "has tunnels to"), ("called_by", "is called by"))
+        if opened[key]
+    ]
+    return f"without custody: {opened['component']} {'; '.join(parts)}"
 
 
 def _rows(attestor: dict[str, Any], broker: dict[str, Any] | None) -> Iterator[tuple[object, ...]]:

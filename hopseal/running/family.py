@@ -36,6 +36,8 @@ _MESSAGE: Final = struct.Struct("=BBBB48xIIIII")  # inet_diag_msg
 _RECEIVE_BYTES: Final = 1 << 14
 _SOCKET_LINK: Final = re.compile(r"socket:\[([0-9]+)\]")
 _PARENT_OF_STAT: Final = re.compile(rb".*\) \S ([0-9]+) ", re.DOTALL)  # the name before may hold anything
+_MAX_RECENT: Final = 16
+_MAX_DEPTH: Final = 64
 _ATTEMPTS: Final = 3  # a process that forks meanwhile is missed at most that often
 
 Address = tuple[str, int]
@@ -46,24 +48,56 @@ class OpenSocket:
     """A TCP socket of this network namespace."""
 
     inode: int
+    uid: int
     is_established: bool
 
 
-def is_held_by_descendant(ancestor: int, near: Address, far: Address) -> bool:
-    """Whether a descendant of ``ancestor`` holds the far end of the IPv4 connection between the two addresses.
+class Family:
+    """The descendants of a process, asked about one connection after the other.
 
     Args:
         ancestor: pid; not itself one of its descendants.
-        near: our end of the connection.
-        far: its other end.
     """
-    for _ in range(_ATTEMPTS):
-        before = find_socket(far, near)
-        if before is None or not before.is_established:
+
+    def __init__(self, ancestor: int) -> None:
+        self._ancestor = ancestor
+        self._recent: list[int] = []  # who held the last ones: looked at before all others
+
+    def holds(self, near: Address, far: Address) -> bool:
+        """Whether a descendant holds the far end of the IPv4 connection between the two addresses.
+
+        Args:
+            near: our end of the connection.
+            far: its other end.
+        """
+        for _ in range(_ATTEMPTS):
+            before = find_socket(far, near)
+            if before is None or not before.is_established or not _may_be_ours(before.uid):
+                return False
+            holder = self._holder(before.inode)
+            if holder is not None:
+                self._recent = [holder, *(each for each in self._recent if each != holder)][:_MAX_RECENT]
+                # The number is only worth something if it was the connection's all along.
+                return find_socket(far, near) == before
+        return False
+
+    def _holder(self, inode: int) -> int | None:
+        for pid in self._recent:
+            # A number may be another process's by now, so what holds the socket must be shown to be of the tree.
+            if _holds(pid, inode) and is_descendant(pid, self._ancestor):
+                return pid
+        return next((pid for pid in descendants(self._ancestor) if _holds(pid, inode)), None)
+
+
+def is_descendant(pid: int, ancestor: int) -> bool:
+    """Whether ``ancestor`` is among the parents of a process."""
+    for _ in range(_MAX_DEPTH):
+        parent = _parent(pid)
+        if parent is None or parent <= 1:
             return False
-        if any(_holds(pid, before.inode) for pid in descendants(ancestor)):
-            # The number is only worth something if it was the connection's all along.
-            return find_socket(far, near) == before
+        if parent == ancestor:
+            return True
+        pid = parent
     return False
 
 
@@ -111,8 +145,14 @@ def parse_reply(reply: bytes) -> OpenSocket | None:
         raise OSError(code, os.strerror(code))
     if kind != _SOCK_DIAG_BY_FAMILY or len(body) < _MESSAGE.size:
         raise OSError(errno.EPROTO, "a netlink message is cut off")
-    _, state, *_, inode = _MESSAGE.unpack_from(body)
-    return OpenSocket(inode, is_established=state == _TCP_ESTABLISHED)
+    _, state, *_, uid, inode = _MESSAGE.unpack_from(body)
+    return OpenSocket(inode, uid, is_established=state == _TCP_ESTABLISHED)
+
+
+def _may_be_ours(uid: int) -> bool:
+    """Cheap, so that other users cannot make us read all of ``/proc``; only root's programs become other users."""
+    own = os.geteuid()
+    return own in {0, uid}
 
 
 def _packed(address: Address) -> bytes:

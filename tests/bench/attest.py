@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from grpclib.client import Channel
 
+from bench.effort import ROUNDS
 from bench.figures import Figure, figure
 from hopseal.wire.gen.spiffe.workload.workload_grpc import SpiffeWorkloadAPIStub
 from hopseal.wire.gen.spiffe.workload.workload_pb2 import X509SVIDRequest
@@ -27,7 +28,6 @@ from real.nodes import Node, exe_digest
 from real.spire import spire
 from waiting import wait_until
 
-ROUNDS = 5
 FETCHES = 100
 CONCURRENT = 16
 HEADER = {"workload.spiffe.io": "true"}

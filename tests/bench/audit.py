@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audit_scene import PARTIES, Scene, hash_of
+from bench.effort import ROUNDS
 from bench.figures import Figure, figure
 from hopseal.custody.kids import kids_of
 from hopseal.custody.merkle import compute_root, hash_leaf
@@ -29,7 +30,6 @@ from hopseal.log.proof import parse_proof
 from hopseal.verify import parse_certificate
 from vectors.scene import random_id
 
-ROUNDS = 3
 TARGET = 4_000
 HOPS = 10_000
 CHAIN = 100  # hops of one chain: a root and its children

@@ -1,83 +1,125 @@
-"""A brokered call (mTLS, sealed record, policy on both sides, durable log on both sides) beside a stock Envoy pair.
+"""A brokered call (mTLS, sealed record, policy and durable log on both sides) beside pairs that only forward.
 
-The same origin and the same load generator, both in Rust, closed loop over Unix sockets; rounds alternate. Every
-Hopseal call here opens a new task, so every one carries a root record. No target yet.
+Client → A → mutual TLS → B → origin; A and B of each pair on one core, client and origin on another; closed loop over
+Unix sockets, in rounds that take turns. Every Hopseal call here opens a new task, so every one carries a root record.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from bench.envoy import envoy_pair
+from bench.effort import ROUNDS
 from bench.figures import Figure, figure
-from real.nodes import Node, get, running
-from waiting import wait_until
+from bench.pairs import Pair, all_pairs
+from bench.programs import build, drive
+from real.nodes import Node, get
 
-CRATE = Path("broker") / "dataplane"
-ROUNDS = 3
-SECONDS = 4.0
-WARMUP_S = 1.0
-AGENT = "bench"
 SIGNATURES = 2  # of a call: its record and its receipt
 CHECKS_TARGET = 0.15
+BUSY = 64
+LEAST_RATE = {"Envoy pair, h1": 1.3, "Envoy pair, h2": 1.0}
+MOST_CPU = {"Envoy pair, h1": 0.65}
+PLAIN_RATE = 3.5
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One pair under load for one round."""
+
+    per_second: float
+    cpu_us: float
+    p50_us: float
+    p99_us: float
+
+
+Round = dict[str, Sample]
 
 
 def run() -> list[Figure]:
-    """Measure throughput at 64 connections and latency at one, in alternating rounds."""
-    programs = build()
+    """Throughput and processor time at 64 connections, latency at one."""
+    programs = build("load", "origin", "plain")
     with tempfile.TemporaryDirectory(prefix="hopseal-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        with origin(programs["origin"], folder / "origin.sock"), hopseal(programs, folder) as node:
-            ours = f"unix:{node.out_socket}", f"origin.{AGENT}"
-            return [
-                *(
-                    each
-                    for http2, peer in ((False, "Envoy pair, h1"), (True, "Envoy pair, h2"))
-                    for each in compare(programs["load"], folder, ours, http2=http2, peer=peer)
-                ),
-                figure(
-                    "signature checks per call, 64 connections",
-                    "",
-                    "record and receipt one by one",
-                    [(checks_per_call(programs["load"], ours, node), SIGNATURES) for _ in range(ROUNDS)],
-                    at_most=CHECKS_TARGET / SIGNATURES,
-                ),
-            ]
-
-
-def compare(load: Path, folder: Path, ours: tuple[str, str], *, http2: bool, peer: str) -> list[Figure]:
-    with (
-        tempfile.TemporaryDirectory(dir=folder) as name,
-        envoy_pair(Path(name), folder / "origin.sock", http2=http2) as entry,
-    ):
-        theirs = f"unix:{entry}", "bench.example.org"
-        busy = [(drive(load, ours, 64), drive(load, theirs, 64)) for _ in range(ROUNDS)]
-        idle = [(drive(load, ours, 1), drive(load, theirs, 1)) for _ in range(ROUNDS)]
+        with all_pairs(programs, folder) as pairs:
+            ours, *peers = pairs
+            direct = Pair("the origin alone", f"unix:{folder / 'origin.sock'}", "origin", ())
+            busy = rounds(programs["load"], pairs, BUSY)
+            idle = rounds(programs["load"], [*pairs, direct], 1)
+            checks = [(checks_per_call(programs["load"], ours), SIGNATURES) for _ in range(ROUNDS)]
+    names = [each.name for each in peers]
     return [
-        figure("calls, 64 connections", "/s", peer, pairs(busy, "per_second")),
-        figure("latency p50, 64 connections", "µs", peer, pairs(busy, "p50_us")),
-        figure("latency p99, 64 connections", "µs", peer, pairs(busy, "p99_us")),
-        figure("latency p50, 1 connection", "µs", peer, pairs(idle, "p50_us")),
+        *(each for peer in names for each in beside(busy, ours.name, peer)),
+        *(each for peer in names for each in latency(idle, ours.name, peer, direct.name)),
+        *plain_rates(busy),
+        figure("signature checks per call", "", "one by one", checks, at_most=CHECKS_TARGET / SIGNATURES),
     ]
 
 
-def checks_per_call(load: Path, ours: tuple[str, str], node: Node) -> float:
-    """By the broker's own counters, warm-up included."""
-    before = counters(node)
-    drive(load, ours, 64)
-    checks, calls = (after - first for after, first in zip(counters(node), before, strict=True))
-    return checks / calls
+def rounds(load: Path, pairs: Sequence[Pair], connections: int, path: str = "/") -> list[Round]:
+    """Each pair in turn, over and over."""
+    return [{pair.name: sample(load, pair, connections, path) for pair in pairs} for _ in range(ROUNDS)]
+
+
+def sample(load: Path, pair: Pair, connections: int, path: str) -> Sample:
+    before = pair.cpu_s()
+    figures = drive(load, pair, connections, path=path)
+    cpu_us = (pair.cpu_s() - before) / figures["answers"] * 1e6
+    return Sample(figures["per_second"], cpu_us, figures["p50_us"], figures["p99_us"])
+
+
+def beside(measured: list[Round], ours: str, peer: str) -> Iterable[Figure]:
+    """Ours beside one peer, under load."""
+    yield figure(
+        f"calls, {BUSY} connections",
+        "/s",
+        peer,
+        [(each[ours].per_second, each[peer].per_second) for each in measured],
+        at_least=LEAST_RATE.get(peer),
+    )
+    yield figure(
+        f"CPU of a call, {BUSY} connections",
+        "µs",
+        peer,
+        [(each[ours].cpu_us, each[peer].cpu_us) for each in measured],
+        at_most=MOST_CPU.get(peer),
+    )
+    yield figure(f"p99, {BUSY} connections", "µs", peer, [(each[ours].p99_us, each[peer].p99_us) for each in measured])
+
+
+def latency(measured: list[Round], ours: str, peer: str, direct: str) -> Iterable[Figure]:
+    """What a pair adds to the origin's own answer, at one connection."""
+
+    def added(each: Round, name: str) -> float:
+        return each[name].p50_us - each[direct].p50_us
+
+    yield figure(
+        "added p50, 1 connection",
+        "µs",
+        peer,
+        [(added(each, ours), added(each, peer)) for each in measured],
+        at_most=1.0 if peer.startswith("Envoy") else None,
+    )
+
+
+def plain_rates(measured: list[Round]) -> Iterable[Figure]:
+    """A pair of our libraries that only forwards, beside Envoy of the same protocol."""
+    for protocol in ("h1", "h2"):
+        plain, peer = f"plain forwarding, {protocol}", f"Envoy pair, {protocol}"
+        rates = [(each[plain].per_second, each[peer].per_second) for each in measured]
+        yield figure(f"plain forwarding, {protocol}, {BUSY} connections", "/s", peer, rates, at_least=PLAIN_RATE)
+
+
+def checks_per_call(load: Path, pair: Pair) -> float:
+    """By the brokers' own counters, warm-up included."""
+    before = [counters(node) for node in pair.nodes]
+    drive(load, pair, BUSY)
+    after = [counters(node) for node in pair.nodes]
+    checks = sum(now[0] - then[0] for now, then in zip(after, before, strict=True))
+    return checks / sum(now[1] - then[1] for now, then in zip(after, before, strict=True))
 
 
 def counters(node: Node) -> tuple[float, float]:
@@ -88,80 +130,3 @@ def counters(node: Node) -> tuple[float, float]:
     (checks,) = metrics["hopseal_broker_signature_checks"]
     calls = [each for each in metrics["hopseal_broker_calls"] if each["labels"]["direction"] == "in"]
     return checks["value"], sum(each["value"] for each in calls)
-
-
-def pairs(rounds: list[tuple[dict[str, Any], dict[str, Any]]], key: str) -> list[tuple[float, float]]:
-    return [(ours[key], theirs[key]) for ours, theirs in rounds]
-
-
-def drive(load: Path, target: tuple[str, str], connections: int) -> dict[str, Any]:
-    command = [str(load), *target, "/", str(connections), str(WARMUP_S), str(SECONDS)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    figures: dict[str, Any] = json.loads(answer.stdout)
-    if figures["failed"] or figures["refused"] or not figures["requests"]:
-        raise RuntimeError(f"{target[0]}: {figures}")
-    return figures
-
-
-def build() -> dict[str, Path]:
-    """The Rust programs of the benchmarks, copied aside so that their digest is theirs alone."""
-    target = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hopseal" / "target"
-    command = ["cargo", "build", "--locked", "--release", "--manifest-path", str(CRATE / "Cargo.toml"), "--examples"]
-    subprocess.run(command, check=True, env={**os.environ, "CARGO_TARGET_DIR": str(target)})
-    return {name: target / "release" / "examples" / name for name in ("append", "load", "origin")}
-
-
-@contextmanager
-def origin(program: Path, socket: Path) -> Iterator[None]:
-    process = subprocess.Popen([str(program), str(socket)])
-    try:
-        wait_until(socket.exists, what="origin")
-        yield
-    finally:
-        process.terminate()
-        process.wait(5)
-
-
-@contextmanager
-def hopseal(programs: dict[str, Path], folder: Path) -> Iterator[Node]:
-    documents = folder / "agents"
-    documents.mkdir()
-    (documents / "bench.yaml").write_text(yaml.safe_dump(document(programs, folder)))
-    embedded = {"kind": "embedded", "state_dir": str(folder / "authority")}
-    node = Node("bench-1", folder / "node", documents, "bench.example.org", embedded)
-    with running(node):
-        wait_until(lambda: node.state(f"{AGENT}/origin") == "attested", timeout_s=20, what="origin attested")
-        yield node
-
-
-def document(programs: dict[str, Path], folder: Path) -> dict[str, Any]:
-    load = {
-        "name": "load",
-        "role": "environment",
-        "mayStart": True,
-        "attest": {"exe": [digest(programs["load"])]},
-        "calls": [{"to": "origin"}],
-    }
-    served = {
-        "name": "origin",
-        "role": "connector",
-        "attest": {"exe": [digest(programs["origin"])]},
-        "listen": f"unix://{folder / 'origin.sock'}",
-    }
-    return {
-        "apiVersion": "hopseal.dev/v1alpha1",
-        "kind": "Agent",
-        "metadata": {"name": AGENT},
-        "spec": {
-            "version": "1.0.0",
-            "description": "The benchmark's caller and callee",
-            "owner": "bench@example.org",
-            "team": "bench",
-            "status": "active",
-            "components": [load, served],
-        },
-    }
-
-
-def digest(program: Path) -> str:
-    return "sha256:" + hashlib.sha256(program.read_bytes()).hexdigest()

@@ -7,8 +7,9 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,31 @@ def free_port() -> int:
         return port
 
 
+@dataclass(frozen=True, slots=True)
+class Envoys:
+    """A running pair.
+
+    Args:
+        entry: the socket that callers use.
+        port: of the second, where the first calls it; ``a.pem`` and ``a.key`` beside it may.
+        pids: of both.
+    """
+
+    entry: Path
+    port: int
+    pids: tuple[int, ...]
+
+
 @contextmanager
-def envoy_pair(folder: Path, origin: Path, *, http2: bool) -> Iterator[Path]:
-    """Start both Envoys in front of ``origin``; yields the socket that callers use."""
+def envoy_pair(folder: Path, origin: Path, *, http2: bool, prefix: Sequence[str] = ()) -> Iterator[Envoys]:
+    """Start both Envoys in front of ``origin``.
+
+    Args:
+        folder: for their files.
+        origin: its socket.
+        http2: between the two.
+        prefix: before their commands.
+    """
     certificates(folder)
     port = free_port()
     entry = folder / "envoy.sock"
@@ -52,10 +75,10 @@ def envoy_pair(folder: Path, origin: Path, *, http2: bool) -> Iterator[Path]:
         {"listeners": [first], "clusters": [cluster("peer", peer, client_tls(folder, http2), http2=http2)]},
         {"listeners": [second], "clusters": [cluster("origin", {"pipe": {"path": str(origin)}}, None, http2=False)]},
     ]
-    processes = [start(folder, index, resources) for index, resources in enumerate(configs)]
+    processes = [start(folder, index, resources, prefix) for index, resources in enumerate(configs)]
     try:
         wait_until(lambda: entry.exists() and listens(port), timeout_s=20, what="Envoy pair")
-        yield entry
+        yield Envoys(entry, port, tuple(process.pid for process in processes))
     finally:
         for process in processes:
             process.terminate()
@@ -63,11 +86,10 @@ def envoy_pair(folder: Path, origin: Path, *, http2: bool) -> Iterator[Path]:
             process.wait(10)
 
 
-def start(folder: Path, index: int, resources: dict[str, Any]) -> subprocess.Popen[bytes]:
+def start(folder: Path, index: int, resources: dict[str, Any], prefix: Sequence[str]) -> subprocess.Popen[bytes]:
     path = folder / f"envoy-{index}.yaml"
     path.write_text(yaml.safe_dump({"static_resources": resources}))
-    command = [envoy_binary(), "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "--base-id", str(index)]
-    command += ["-l", "error"]
+    command = [*prefix, envoy_binary(), "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "-l", "error"]
     output = (folder / f"envoy-{index}.log").open("wb")
     with output:
         return subprocess.Popen(command, stdout=output, stderr=output)
@@ -183,6 +205,7 @@ def issue(
         .not_valid_before(now - dt.timedelta(minutes=1))
         .not_valid_after(now + dt.timedelta(hours=1))
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"{path.name}.example.org")]), critical=False)
         .sign(signer, hashes.SHA256())
     )
     path.with_suffix(".pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -72,7 +72,10 @@ def show(title: str, figures: Sequence[Figure]) -> None:
     Console(width=120).print(table)
 
 
-def keep(figures: Sequence[Figure]) -> None:
-    """Write all figures of this run."""
+def keep(name: str, figures: Sequence[Figure]) -> None:
+    """Write the figures of one benchmark, beside what others left there."""
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps([dataclasses.asdict(each) for each in figures], indent=2) + "\n")
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows = [row for row in rows if row.get("benchmark", name) != name]
+    rows += [{"benchmark": name, **dataclasses.asdict(each)} for each in figures]
+    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")

@@ -18,11 +18,10 @@ from collections.abc import Iterator
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
+from bench.effort import ROUNDS, SECONDS
 from bench.figures import Figure, figure
 from dataplane_nodes import Connection, Node, pair
 
-ROUNDS = 5
-SECONDS = 4.0
 CALLERS = 4
 PAUSE_S = 0.005
 HELLOS_PER_S = 1000

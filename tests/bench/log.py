@@ -12,8 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.call import build
+from bench.effort import ROUNDS
 from bench.figures import Figure, figure
+from bench.programs import build
 from broker.audit.journal import Journal
 from broker.audit.log_signer import load_log_signer
 from broker.audit.tile_store import TileStore
@@ -28,7 +29,6 @@ from hopseal.custody.sender import build_root, seal_records
 from vectors import pki
 from vectors.pki import NOW
 
-ROUNDS = 5
 SECONDS = 3
 IN_FLIGHT = 64
 TILED = 20_000
@@ -36,7 +36,7 @@ TILED = 20_000
 
 def run() -> list[Figure]:
     """Append with 64 entries in flight; then tile a journal of records."""
-    program = build()["append"]
+    program = build("append")["append"]
     appended = [append(program) for _ in range(ROUNDS)]
     tiled = [tile() for _ in range(ROUNDS)]
     rate = [each["per_s"] for each in appended]

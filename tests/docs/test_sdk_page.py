@@ -32,3 +32,16 @@ def test_every_example_is_named_with_how_to_run_it() -> None:
     page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     for name in EXAMPLES:
         assert f"`{name}`" in page, name
+
+
+def test_every_code_of_the_commands_is_explained() -> None:
+    page = (ROOT / "docs" / "run.md").read_text(encoding="utf-8")
+    sources = [*(ROOT / "hopseal" / "running").glob("*.py"), *(ROOT / "hopseal" / "cli").glob("*serve_stdio.py")]
+    codes = {
+        code
+        for source in sources
+        for code in re.findall(r'(?:Error\(|code=|_gone\()\s*(?:40\d, )?"([a-z]+_[a-z_]+)"', source.read_text())
+    }
+    assert len(codes) > 10
+    for code in codes:
+        assert f"`{code}`" in page, code

@@ -101,6 +101,7 @@ def test_children_that_never_stay_the_same_are_unreadable(monkeypatch: pytest.Mo
     assert found.code == "children_unsteady"
 
 
+@pytest.mark.timeout(300)
 def test_a_component_that_starts_another_program_loses_its_identity(tmp_path: Path) -> None:
     with whole_node(tmp_path) as node:
         allowed = digest(Path(shutil.which("true") or "").resolve())

@@ -14,6 +14,7 @@ import yaml
 from waiting import wait_until
 from whole_node import CLI, WholeNode, whole_node
 
+pytestmark = pytest.mark.timeout(300)  # the SDKs of others are slow to import, and a node has to come up first
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ID = "spiffe://example.org/agents/desk/"
 

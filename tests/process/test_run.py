@@ -355,6 +355,20 @@ def test_a_program_that_resets_its_connection_is_nothing_to_report(scene: Scene)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_connection_carries_one_request_and_what_follows_is_none(scene: Scene) -> None:
+    code = (
+        "import os, socket, urllib.parse\n"
+        "at = urllib.parse.urlsplit(os.environ['http_proxy'])\n"
+        "s = socket.create_connection((at.hostname, at.port))\n"
+        "s.sendall(b'GET http://tool.crm/%d HTTP/1.1\\r\\nHost: tool.crm\\r\\n\\r\\n' % 1 +\n"
+        "          b'GET http://tool.crm/%d HTTP/1.1\\r\\nHost: tool.crm\\r\\n\\r\\n' % 2)\n"
+        "print(s.makefile('rb').read().count(b'HTTP/1.1 '))\n"
+    )
+    done = scene.run("--", sys.executable, "-c", code)
+    assert done.stdout == "1\n", done.stderr
+    assert [seen.path for seen in scene.tool.seen] == ["/1"]
+
+
 def test_a_request_that_is_none_is_refused_by_the_bridge(scene: Scene) -> None:
     code = (
         "import os, socket, sys, urllib.parse\n"

@@ -116,6 +116,16 @@ def test_status_tells_how_far_the_log_is_published(tmp_path: Path, audit: dict[s
     assert ("1 of 2 witnesses cosign" in output) == bool(audit["witnesses"])
 
 
+def test_status_tells_what_documents_open_without_custody(tmp_path: Path) -> None:
+    opened = [
+        {"component": "crm/front", "calls": ["api.example.com:443"], "tunnels": ["db.example.com:1"], "called_by": []},
+        {"component": "crm/store", "calls": [], "tunnels": [], "called_by": ["spiffe://example.org/edge/*"]},
+    ]
+    output = node(tmp_path, ATTESTOR, BROKER | {"without_custody": opened}).output
+    assert "without custody: crm/front calls api.example.com:443; has tunnels to db.example.com:1\n" in output
+    assert "without custody: crm/store is called by spiffe://example.org/edge/*\n" in output
+
+
 def test_status_as_json_has_both_daemons_answers(tmp_path: Path) -> None:
     shown = json.loads(node(tmp_path, ATTESTOR, BROKER, "--json").stdout)
     assert shown == {"healthy": True, "problems": [], "attestor": ATTESTOR, "broker": BROKER}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hopseal.errors import HopsealError, InvalidError
-from hopseal.running import run_task
+from hopseal.running import family, run_task
 from hopseal.running.bridge import find_refusal
 from hopseal.running.child import environment_of
 from hopseal.running.family import OpenSocket, parse_reply
@@ -158,9 +158,57 @@ def diag(state: int, inode: int) -> bytes:
 
 
 def test_the_kernels_answer_names_the_socket() -> None:
-    assert parse_reply(reply(20, diag(1, 4711))) == OpenSocket(4711, is_established=True)
-    assert parse_reply(reply(20, diag(8, 4711))) == OpenSocket(4711, is_established=False)
+    assert parse_reply(reply(20, diag(1, 4711))) == OpenSocket(4711, 1000, is_established=True)
+    assert parse_reply(reply(20, diag(8, 4711))) == OpenSocket(4711, 1000, is_established=False)
     assert parse_reply(reply(2, struct.pack("=i", -errno.ENOENT))) is None
+
+
+NEAR, FAR = ("127.0.0.1", 1), ("127.0.0.1", 2)
+
+
+def test_only_root_looks_for_sockets_of_other_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = OpenSocket(4711, 1000, is_established=True)
+    monkeypatch.setattr(family, "find_socket", lambda *_: found)
+    monkeypatch.setattr(family, "descendants", lambda _: frozenset({1}))
+    monkeypatch.setattr(family, "_holds", lambda pid, inode: (pid, inode) == (1, 4711))
+    for own, expected in ((0, True), (1000, True), (1001, False)):
+        monkeypatch.setattr("os.geteuid", lambda own=own: own)
+        assert family.Family(7).holds(NEAR, FAR) is expected
+
+
+def test_who_held_the_last_connection_is_looked_at_first_and_must_still_be_of_the_tree(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parents, all_looks = {5: 6, 6: 7, 7: 1}, []
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(family, "find_socket", lambda *_: OpenSocket(4711, 0, is_established=True))
+    monkeypatch.setattr(family, "_holds", lambda pid, _: pid == 5)
+    monkeypatch.setattr(family, "_parent", parents.get)
+    monkeypatch.setattr(
+        family, "descendants", lambda _: all_looks.append(1) or frozenset({5, 6} if 5 in parents else ())
+    )
+    tree = family.Family(7)
+    assert tree.holds(NEAR, FAR) is tree.holds(NEAR, FAR) is True
+    assert len(all_looks) == 1
+    del parents[5]  # the number is now that of a process from elsewhere
+    assert tree.holds(NEAR, FAR) is False
+
+
+@pytest.mark.parametrize(
+    ("parents", "expected"), [({5: 7}, True), ({5: 6, 6: 7}, True), ({5: 1}, False), ({5: 6, 6: 5}, False), ({}, False)]
+)
+def test_descent_is_shown_by_the_parents(parents: dict[int, int], expected: bool, monkeypatch) -> None:
+    monkeypatch.setattr(family, "_parent", parents.get)
+    assert family.is_descendant(5, 7) is expected
+
+
+def test_a_socket_that_changed_hands_meanwhile_is_not_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([OpenSocket(1, 0, is_established=True), OpenSocket(2, 0, is_established=True)])
+    monkeypatch.setattr(family, "find_socket", lambda *_: next(answers))
+    monkeypatch.setattr(family, "descendants", lambda _: frozenset({1}))
+    monkeypatch.setattr(family, "_holds", lambda *_: True)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert family.Family(7).holds(NEAR, FAR) is False
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,10 @@ struct Ended<'a> {
     custody: &'static str,
     kind: Option<&'static str>,
     decision: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     would_deny: Vec<String>,
+    /// All that was asked, where somebody may want to know why.
+    #[serde(skip_serializing_if = "Option::is_none")]
     question: Option<&'a Question>,
     complete: bool,
     duration_us: u64,

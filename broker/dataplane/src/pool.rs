@@ -277,6 +277,7 @@ impl Pool {
                     polled
                 })
                 .await;
+                drop(connection);
                 tasks.wait().await;
                 drop((end_tasks, window));
             };

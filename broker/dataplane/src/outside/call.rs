@@ -17,7 +17,7 @@ use crate::directory::Component;
 use crate::gathered::Gathered;
 use crate::headers;
 use crate::judge::{Requested, judge_outgoing};
-use crate::operation::Operation;
+use crate::operation::{Operation, operation_of};
 use crate::outbound::{Caller, Parent, parent_of};
 use crate::outgoing::Content;
 use crate::policy::Resource;
@@ -152,10 +152,11 @@ pub async fn call(
         list.remove(header::CONTENT_LENGTH);
     }
     users::keep(&parent, &mut list, target.as_str())?;
-    let operation = match &body {
-        Content::Whole(body) => Operation::derive(&parts.method, target.path(), &list, &body.bytes),
-        Content::Stream(_) | Content::Upgrade => Operation::of_stream(&parts.method, target.path()),
+    let bytes = match &body {
+        Content::Whole(body) => Some(&body.bytes[..]),
+        Content::Stream(_) | Content::Upgrade => None,
     };
+    let operation = operation_of(&parts.method, target.path(), &list, bytes);
     record.asks(&operation);
     let requested = Requested { operation: &operation, method: parts.method.as_str(), path: target.path() };
     judge_outgoing(broker, (&caller, remote.resource()), (&parent, &terms), requested, record)?;

@@ -17,6 +17,7 @@ use super::send::Line;
 use crate::broker::Broker;
 use crate::call::CallRecord;
 use crate::clock;
+use crate::grpc;
 use crate::headers;
 use crate::instance::Leaf;
 use crate::log::{Claims, SealRequest, Sealed};
@@ -185,7 +186,12 @@ fn build(call: &Call, line: &Line, target_uri: &str, body: RequestBody) -> Resul
     let mut request = Request::new(body);
     *request.method_mut() = call.method.clone();
     *request.uri_mut() = match line.sender {
-        Sender::H2(_) => target_uri.parse::<Uri>().map_err(|error| malformed(error.to_string()))?,
+        Sender::H2(_) => {
+            if grpc::is_grpc(&list) {
+                list.insert(header::TE, HeaderValue::from_static("trailers"));
+            }
+            target_uri.parse::<Uri>().map_err(|error| malformed(error.to_string()))?
+        }
         Sender::H1(_) => {
             let host = HeaderValue::from_str(&call.remote.authority()).map_err(|error| malformed(error.to_string()))?;
             list.insert(header::HOST, host);

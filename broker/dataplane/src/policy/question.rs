@@ -105,11 +105,6 @@ pub struct Question {
 }
 
 impl Question {
-    /// Whether nobody knows what the call asks for.
-    pub fn is_unreadable(&self) -> bool {
-        self.protocol == "unreadable"
-    }
-
     /// About how many bytes it holds of what a caller can make long.
     pub fn size_bytes(&self) -> usize {
         let texts = [&self.http, &self.operation, &self.method, &self.path, &self.caller];
@@ -117,6 +112,11 @@ impl Question {
         let listed = [&self.chain, &self.approvals, &self.approved_by].into_iter().flatten();
         let user = self.user.iter().flat_map(|user| [&user.issuer, &user.subject]);
         texts.into_iter().chain(optional).chain(listed).chain(user).map(String::len).sum()
+    }
+
+    /// Whether nobody knows what the call asks for.
+    pub fn is_unreadable(&self) -> bool {
+        self.protocol == "unreadable"
     }
 }
 

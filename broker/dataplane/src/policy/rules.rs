@@ -78,6 +78,11 @@ impl Rule {
 }
 
 type Parsed = HashMap<Arc<str>, Arc<Vec<Cedar>>>;
+/// The policies of a piece, or its mistakes.
+type Outcome = Result<Arc<Vec<Cedar>>, Vec<String>>;
+
+/// Below this, a thread costs more than it saves.
+const FEWEST_PIECES: usize = 16;
 
 /// All sets in force.
 #[derive(Default)]
@@ -96,14 +101,15 @@ impl Rules {
     pub fn build(sets: Vec<SetText>, before: Option<&Self>) -> Result<Self, Vec<String>> {
         let mut built = Self::default();
         let mut mistakes = Vec::new();
+        let mut fresh = parse_all(&sets, before);
         for set in sets {
             built.observes_documents |= set.observe && set.layer == Layer::Documents;
             let name: Arc<str> = set.name.as_str().into();
             let mut place = 0;
             for piece in &set.pieces {
-                let known = before.and_then(|before| before.parsed.get(piece)).map(Arc::clone);
-                let parsed = known.map_or_else(|| parse(piece, true).map(Arc::new), Ok);
-                match parsed {
+                let known = before.and_then(|before| before.parsed.get(piece)).or_else(|| built.parsed.get(piece));
+                let known = known.map(|policies| Ok(Arc::clone(policies)));
+                match known.or_else(|| fresh.remove(piece)).unwrap_or_else(|| parse(piece, true).map(Arc::new)) {
                     Ok(policies) => {
                         for cedar in policies.iter() {
                             place += 1;
@@ -150,6 +156,25 @@ impl Rules {
         self.rules.push(Rule { cedar, name: id, set: set_name, layer: set.layer, observe: set.observe, rail });
         Ok(())
     }
+}
+
+/// What [`parse`] makes of each piece that is new, on all cores: most of the time of a large set goes there.
+fn parse_all(sets: &[SetText], before: Option<&Rules>) -> HashMap<Arc<str>, Outcome> {
+    let is_new = |piece: &&Arc<str>| before.is_none_or(|before| !before.parsed.contains_key(*piece));
+    let pieces: Vec<&Arc<str>> = sets.iter().flat_map(|set| &set.pieces).filter(is_new).collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = pieces.len().div_ceil(cores).max(FEWEST_PIECES);
+    let parse_some = |some: &[&Arc<str>]| -> Vec<(Arc<str>, Outcome)> {
+        some.iter().map(|piece| (Arc::clone(piece), parse(piece, true).map(Arc::new))).collect()
+    };
+    if pieces.len() <= share {
+        return parse_some(&pieces).into_iter().collect();
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = pieces.chunks(share).map(|some| scope.spawn(move || parse_some(some))).collect();
+        // What a thread that ended early has not parsed is parsed where it is used.
+        threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+    })
 }
 
 fn parse(text: &str, validated: bool) -> Result<Vec<Cedar>, Vec<String>> {

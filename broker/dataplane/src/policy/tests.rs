@@ -365,6 +365,24 @@ fn an_explanation_names_rule_set_and_layer() {
     assert_eq!(told["question"]["caller"], A);
 }
 
+#[test]
+fn many_pieces_keep_their_order_and_every_mistake_is_named() {
+    let sets = |bad: &str| {
+        let mut pieces: Vec<String> =
+            (0..200).map(|n| format!("@id(\"{n}\") permit(principal, action, resource);")).collect();
+        pieces.push(pieces[7].clone());
+        pieces[100] = bad.to_owned();
+        let set = json!({"name": "documents", "layer": "documents", "observe": false, "pieces": pieces});
+        vec![serde_json::from_value::<SetText>(set).unwrap()]
+    };
+    let rules = Rules::build(sets("@id(\"100\") forbid(principal, action, resource);"), None).unwrap();
+    let names: Vec<String> = rules.rules.iter().map(|rule| rule.name.clone()).collect();
+    let expected: Vec<String> = (0..200).chain([7]).map(|n| n.to_string()).collect();
+    assert_eq!(names, expected);
+    let mistakes = Rules::build(sets("permit("), None).err().unwrap();
+    assert!(mistakes.len() == 1 && mistakes[0].starts_with("documents: line 1"), "{mistakes:?}");
+}
+
 /// A compressed body, say, on its way to an MCP server.
 fn unreadable() -> Question {
     Question {
