@@ -26,6 +26,7 @@ LIMITS: Mapping[str, Bound] = MappingProxyType(
     {
         "calls": Bound(4096, 2, 1_048_576),
         "buffered_bytes": Bound(268_435_456, 1, 1 << 40),
+        "window_bytes": Bound(134_217_728, 0, 1 << 40),
         "streams_per_connection": Bound(256, 1, 65_536),
         "peer_connections_per_identity": Bound(1024, 1, 65_536),
         "handshake_queue": Bound(1024, 1, 65_536),
@@ -51,6 +52,8 @@ TIMEOUTS_MS: Mapping[str, Bound] = MappingProxyType(
         "call": Bound(660_000, 1, 86_400_000),
         "response_head": Bound(600_000, 1, 86_400_000),
         "answer_unread": Bound(60_000, 1, 86_400_000),
+        "stream_idle": Bound(300_000, 1, 86_400_000),
+        "stream_lifetime": Bound(3_600_000, 1, 604_800_000),
         "log_write": Bound(10_000, 1, 600_000),
         "log_witness": Bound(5_000, 1, 600_000),
     }

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from audit_scene import (
     AUTHORITY,
@@ -37,7 +38,7 @@ from hopseal.custody.authority import Narrowing
 from hopseal.custody.delegation import Continuation, OnBehalfOf
 from hopseal.custody.encoding import decode_b64url, encode_b64url, sha256
 from hopseal.custody.evidence_statement import EvidenceStatement, LogKey, Verdict
-from hopseal.custody.outcome import Fin
+from hopseal.custody.outcome import Fin, Taken
 from hopseal.custody.receipt import Receipt
 from hopseal.custody.record import parse_sealed_record
 from hopseal.custody.seal import Signer, seal_statements, thumbprint
@@ -975,6 +976,71 @@ def a_stream_that_its_caller_cut_and_its_callee_calls_whole() -> Tampered:
     story.scene.answer(text)
     story.scene.witness()
     return evidence(story.scene, closed)
+
+
+def passed(length: int) -> Taken:
+    return Taken(length, some_hash(f"so far {length}"), length // 10)
+
+
+@refused(7, "audit_closing")
+def a_stream_of_which_other_bytes_were_taken_than_sent() -> Tampered:
+    story = tell()
+    text = story.scene.call("orchestrator", "crm-connector", story.first, bm="stream")
+    closed = story.scene.close(text)
+    story.scene.answer(text, req=Taken(9, some_hash("other bytes")))
+    story.scene.witness()
+    return evidence(story.scene, closed)
+
+
+@refused(7, "audit_closing")
+def a_stream_of_which_more_was_taken_than_sent_before_it_ended_early() -> Tampered:
+    story = tell()
+    text = story.scene.call("orchestrator", "crm-connector", story.first, bm="stream")
+    closed = story.scene.close(text, fin=Fin.ABORT)
+    story.scene.answer(text, fin=Fin.EARLY, req=passed(10))
+    story.scene.witness()
+    return evidence(story.scene, closed)
+
+
+def _websocket(**changes: Any) -> Tampered:
+    """Two segments of the callee, of which the second is wrong."""
+    story = tell()
+    text = story.scene.call("orchestrator", "crm-connector", story.first, bm="stream")
+    story.scene.segment(text, "crm-connector", passed(40), passed(50))
+    told = {"seq": 1, "up": passed(60), "down": passed(70), **changes}
+    wrong = story.scene.segment(text, "crm-connector", told.pop("up"), told.pop("down"), **told)
+    story.scene.close(text, length=60, cd=passed(60).cd, messages=6)
+    story.scene.answer(text, length=70, cd=passed(70).cd, messages=7, req=passed(60))
+    story.scene.witness()
+    return evidence(story.scene, wrong)
+
+
+@refused(7, "audit_segment")
+def a_segment_that_tells_of_less_than_the_one_before() -> Tampered:
+    return _websocket(up=passed(30))
+
+
+@refused(7, "audit_segment")
+def a_segment_that_stands_in_the_place_of_another() -> Tampered:
+    return _websocket(seq=0)
+
+
+@refused(7, "audit_segment")
+def a_segment_that_goes_beyond_the_end() -> Tampered:
+    return _websocket(down=passed(80))
+
+
+@refused(7, "audit_segment")
+def a_segment_of_other_bytes_than_the_end() -> Tampered:
+    return _websocket(up=Taken(60, some_hash("other bytes"), 6))
+
+
+@refused(7, "audit_segment")
+def a_segment_of_a_body_that_was_no_stream() -> Tampered:
+    story = tell()
+    wrong = story.scene.segment(story.first, "orchestrator", passed(1), passed(1))
+    story.scene.witness()
+    return evidence(story.scene, wrong)
 
 
 @refused(7, "audit_closing")

@@ -25,10 +25,11 @@ from hopseal.custody.evidence_statement import EvidenceStatement, LogKey, Verdic
 from hopseal.custody.kids import Kids, kids_of
 from hopseal.custody.merkle import hash_leaf, hash_node
 from hopseal.custody.observation import Observation
-from hopseal.custody.outcome import Fin, Outcome
+from hopseal.custody.outcome import Fin, Outcome, Taken
 from hopseal.custody.receipt import Receipt
 from hopseal.custody.record import Record, parse_sealed_record
 from hopseal.custody.seal import Signer, seal_statements, thumbprint
+from hopseal.custody.segment import Segment
 from hopseal.custody.statement import Statement, encode_statement, parse_sealed_statement, type_of
 from hopseal.ids import SpiffeId
 from hopseal.log.audit.report import AuditReport, HopAudit
@@ -172,7 +173,7 @@ def statement_line(text: str, direction: str) -> dict[str, Any]:
         return common | {"sealed": text, "iss": str(statement.iss), "aud": statement.aud} | claims
     if isinstance(statement, EvidenceStatement):
         return common | {"sealed": text}
-    body = statement if isinstance(statement, Closing) else statement.outcome
+    body = statement if isinstance(statement, Closing | Segment) else statement.outcome
     claims = {"iss": str(body.iss), "aud": str(body.aud), "cid": body.cid, "rec": body.rec}
     return common | {"sealed": text} | claims | ({"st": body.st} if isinstance(body, Outcome) else {})
 
@@ -309,6 +310,25 @@ class Scene:
         text = seal(closing, self.parties[caller])
         self.log_of(caller).statement(text, "sent", self.at)
         self.log_of(callee).statement(text, "received", self.at)
+        return text
+
+    def segment(self, record: str, maker: str, up: Taken, down: Taken, **changes: Any) -> str:
+        """What the broker of ``maker`` saw pass, in its own log only."""
+        claims = parse_sealed_record(record).record
+        other = claims.aud if str(claims.iss).endswith(f"/{maker}") else str(claims.iss)
+        made = Segment(
+            iss=SpiffeId.parse(str(claims.iss).rpartition("/")[0] + f"/{maker}"),
+            aud=SpiffeId.parse(other),
+            iat=self.at,
+            jti=self.fresh(),
+            cid=claims.cid,
+            rec=hash_of(record),
+            seq=0,
+            up=up,
+            down=down,
+        )
+        text = seal(replace(made, **changes), self.parties[maker])
+        self.log_of(maker).statement(text, "sent", self.at)
         return text
 
     def witness(self, after: int = 2) -> Scene:

@@ -8,7 +8,15 @@ from hopseal.cli.calls_text import call_json
 from hopseal.custody.authority import Authority
 from hopseal.custody.evidence_statement import EvidenceStatement
 from hopseal.custody.kids import kids_to_json
-from hopseal.log.audit.report import AnswerAudit, AuditReport, ChainAudit, ClosingAudit, HopAudit, ReportOf
+from hopseal.log.audit.report import (
+    AnswerAudit,
+    AuditReport,
+    ChainAudit,
+    ClosingAudit,
+    HopAudit,
+    ReportOf,
+    SegmentAudit,
+)
 from hopseal.log.audit.steps import Entry
 from hopseal.log.judge import Finding
 
@@ -95,6 +103,7 @@ def hop_json(hop: HopAudit) -> dict[str, Any]:
         "based_on": [{"receipt": each.hash, "record": each.record} for each in hop.based_on],
         "answers": [_answer(each) for each in hop.answers],
         "closings": [_closing(each) for each in hop.closings],
+        "segments": [_segment(each) for each in hop.segments],
         "tunnel": call_json(hop.tunnel) if hop.tunnel else None,
         "children": [hop_json(child) for child in hop.children],
     }
@@ -129,6 +138,9 @@ def _answer(answer: AnswerAudit) -> dict[str, Any]:
         "binding": outcome.rsb,
         "len": outcome.length,
         "fin": str(outcome.fin),
+        "messages": outcome.messages,
+        "trailers": outcome.tlb,
+        "request": None if outcome.req is None else outcome.req.to_members(),
         "kids": kids_to_json(outcome.kids),
         "decision": outcome.dec,
         "proven_time": {"from": outcome.iat, "until": answer.at},
@@ -144,7 +156,23 @@ def _closing(closing: ClosingAudit) -> dict[str, Any]:
         "digest": closing.claims.cd,
         "len": closing.claims.length,
         "fin": str(closing.claims.fin),
+        "messages": closing.claims.messages,
+        "trailers": closing.claims.tlb,
         "proven_time": {"from": closing.claims.iat, "until": closing.at},
+    }
+
+
+def _segment(segment: SegmentAudit) -> dict[str, Any]:
+    return {
+        "hash": segment.hash,
+        "verdict": str(segment.verdict),
+        "finding": _finding(segment.finding),
+        "missing": list(segment.missing),
+        "by": str(segment.claims.iss),
+        "seq": segment.claims.seq,
+        "up": segment.claims.up.to_members(),
+        "down": segment.claims.down.to_members(),
+        "proven_time": {"from": segment.claims.iat, "until": segment.at},
     }
 
 

@@ -15,6 +15,7 @@ from hopseal.cli.output import escape_unprintable, format_count, short_id
 from hopseal.custody.authority import Authority
 from hopseal.custody.closing import Closing
 from hopseal.custody.outcome import Outcome
+from hopseal.custody.segment import Segment
 from hopseal.log.audit.codes import is_missing, message_of
 from hopseal.log.audit.report import (
     AnswerAudit,
@@ -24,6 +25,7 @@ from hopseal.log.audit.report import (
     ClosingAudit,
     HopAudit,
     ReportOf,
+    SegmentAudit,
     Verdict,
 )
 from hopseal.log.judge import Finding
@@ -104,6 +106,9 @@ def _hop(hop: HopAudit, lead: str, indent: str, by_hash: Mapping[str, HopAudit] 
         yield f"{indent}{line}"
     for closing in hop.closings:
         yield from _part(indent, closing, f"streamed {_body(closing.claims, brief=by_hash is None)}")
+    for segment in hop.segments:
+        if by_hash is not None or segment.verdict is not Verdict.VERIFIED:
+            yield from _part(indent, segment, _segment(segment.claims))
     for answer in hop.answers:
         name = "receipt" if answer.kind == "rcp" else "observed"
         body = _body(answer.outcome, brief=by_hash is None)
@@ -194,7 +199,15 @@ def _body(body: Closing | Outcome, *, brief: bool) -> str:
     return f"{body.length} bytes, {body.fin}" + ("" if brief else f", digest {body.cd}")
 
 
-def _part(indent: str, part: AnswerAudit | ClosingAudit, text: str) -> Iterator[str]:
+def _segment(said: Segment) -> str:
+    counts = [
+        f"{way.messages or 0} messages ({way.length} bytes) {name}"
+        for way, name in ((said.up, "up"), (said.down, "down"))
+    ]
+    return f"segment {said.seq} by {short_id(str(said.iss))}: {', '.join(counts)}"
+
+
+def _part(indent: str, part: AnswerAudit | ClosingAudit | SegmentAudit, text: str) -> Iterator[str]:
     yield f"{indent}{mark(part.verdict)} {text}"
     yield from _finding(f"{indent}  ", "", part.finding)
     yield from _missing(f"{indent}  ", part.missing)

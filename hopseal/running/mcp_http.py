@@ -1,7 +1,7 @@
 """The HTTP side of ``hopseal serve-stdio``: MCP's Streamable HTTP, for servers that speak stdio.
 
-Owns: methods, headers, statuses, sessions and who may use them. Does not own: messages (``mcp_messages``), routing
-within a session (``mcp_session``).
+Owns: methods, statuses, sessions and who may use them. Does not own: what a request has to be like (``mcp_requests``),
+messages (``mcp_messages``), routing within a session (``mcp_session``).
 
 Every request has to come through the broker: its handle says who calls, and a session belongs to the caller, and the
 user, that began it. Versions without a handshake (2026-07-28 and later) are answered with the ones that are served,
@@ -21,53 +21,39 @@ from typing import Final
 
 from aiohttp import web
 
-from hopseal.errors import HopsealError, InvalidError, UnavailableError
+from hopseal.errors import InvalidError
 from hopseal.running.mcp_messages import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
-    PROTOCOL_VERSIONS,
-    UNSUPPORTED_VERSION,
     Id,
     Message,
-    MessageInvalidError,
     Parsed,
     error_message,
     format_message,
     negotiated_version,
-    parse_message,
+)
+from hopseal.running.mcp_requests import (
+    EVENTS,
+    JSON,
+    VERSION_HEADER,
+    RefusedError,
+    accepted_media,
+    fetch_caller,
+    need_media,
+    need_version,
+    read_message,
 )
 from hopseal.running.mcp_session import Session, SessionEndedError, Stream
 from hopseal.running.stdio_child import ChildGoneError, StdioChild
-from hopseal.sdk.context import User, async_call_context
 from hopseal.sdk.handle import HANDLE_HEADER, handle_of
 
 SESSION_HEADER: Final = "Mcp-Session-Id"
-VERSION_HEADER: Final = "MCP-Protocol-Version"
 INITIALISE_S: Final = 60.0
 QUIET_S: Final = 5.0  # a request that takes longer is answered as a stream, so that nobody in between gives up
 PING_S: Final = 15.0
-_JSON, _EVENTS = "application/json", "text/event-stream"
 _METHODS = "DELETE, GET, POST"
 
 Starts = Callable[[], Awaitable[StdioChild]]
-
-
-class RefusedError(InvalidError):
-    """A request that HTTP already refuses (code ``mcp_refused`` or what is more exact)."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        code: str = "mcp_refused",
-        rpc_code: int = INVALID_REQUEST,
-        number: Id | None = None,
-        data: Message | None = None,
-    ) -> None:
-        super().__init__(code, message)
-        self.status = status
-        self.answer = error_message(number, rpc_code, message, data or {"code": code})
 
 
 class McpEndpoint:
@@ -89,6 +75,7 @@ class McpEndpoint:
         self._idle_s = idle_s
         self._says = says
         self._sessions: dict[str, Session] = {}
+        self._beginning: list[object] = []  # whose children are being started
         self._running: set[asyncio.Task[None]] = set()
         self.gone: asyncio.Future[ChildGoneError] = asyncio.get_running_loop().create_future()
 
@@ -113,7 +100,7 @@ class McpEndpoint:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         handle = handle_of(request.headers.getall(HANDLE_HEADER, ()))
-        caller = await _caller(handle)
+        caller = await fetch_caller(handle)
         if request.method == "POST":
             return await self._post(request, caller, handle)
         if request.method == "GET":
@@ -124,9 +111,9 @@ class McpEndpoint:
         return web.Response(status=204)
 
     async def _post(self, request: web.BaseRequest, caller: object, handle: str | None) -> web.StreamResponse:
-        _need_media(request)
-        parsed = await _read(request)
-        _need_version(request, parsed)
+        need_media(request)
+        parsed = await read_message(request)
+        need_version(request, parsed)
         if parsed.method == "initialize" and parsed.is_request:
             return await self._begin(request, parsed, caller, handle)
         _, session = self._session(request, caller)
@@ -142,14 +129,9 @@ class McpEndpoint:
     ) -> web.StreamResponse:
         if SESSION_HEADER in request.headers:
             raise RefusedError(400, "a session is initialised once")
-        await self._make_room(caller)
-        session = Session(await self._start(), caller, self._says)
-        name = secrets.token_urlsafe(32)
-        # Held before it is awaited, so that nobody begins more than there is room for.
-        self._sessions[name] = session
-        task = asyncio.create_task(self._run(name, session))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        await self._end_idle()
+        # Goes on if the client hangs up meanwhile: a process that was begun must end up where somebody ends it.
+        name, session = await asyncio.shield(asyncio.create_task(self._open(caller)))
         stream = await _ask(session, parsed, handle)
         try:
             answer = await asyncio.wait_for(stream.queue.get(), INITIALISE_S)
@@ -163,8 +145,8 @@ class McpEndpoint:
         return _json(answer, {SESSION_HEADER: name})
 
     async def _get(self, request: web.BaseRequest, caller: object) -> web.StreamResponse:
-        if _EVENTS not in _accepted(request):
-            raise RefusedError(406, f"accept {_EVENTS}")
+        if EVENTS not in accepted_media(request):
+            raise RefusedError(406, f"accept {EVENTS}")
         _, session = self._session(request, caller)
         try:
             stream = session.listen()
@@ -185,14 +167,28 @@ class McpEndpoint:
             raise RefusedError(404, "there is no such session; begin a new one with initialize")
         return names[0], session
 
-    async def _make_room(self, caller: object) -> None:
+    async def _open(self, caller: object) -> tuple[str, Session]:
+        """A session with a new child, if there is room for one."""
+        owners = [*self._beginning, *(each.owner for each in self._sessions.values())]
+        if len(owners) >= self._max_sessions or owners.count(caller) >= max(1, self._max_sessions // 2):
+            raise RefusedError(503, "no more sessions now", code="mcp_sessions_full", rpc_code=INTERNAL_ERROR)
+        self._beginning.append(caller)  # before anything is awaited: others count it
+        try:
+            session = Session(await self._start(), caller, self._says)
+        finally:
+            self._beginning.remove(caller)
+        name = secrets.token_urlsafe(32)
+        self._sessions[name] = session
+        task = asyncio.create_task(self._run(name, session))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return name, session
+
+    async def _end_idle(self) -> None:
         now = time.monotonic()
         idle = [name for name, each in self._sessions.items() if each.is_idle and now - each.used_at > self._idle_s]
         for name in idle:
             await self._end(name)
-        own = sum(each.owner == caller for each in self._sessions.values())
-        if len(self._sessions) >= self._max_sessions or own >= max(1, self._max_sessions // 2):
-            raise RefusedError(503, "no more sessions now", code="mcp_sessions_full", rpc_code=INTERNAL_ERROR)
 
     async def _run(self, name: str, session: Session) -> None:
         try:
@@ -209,55 +205,6 @@ class McpEndpoint:
         session = self._sessions.pop(name, None)
         if session is not None:
             await session.end()
-
-
-async def _caller(handle: str | None) -> tuple[str | None, User | None]:
-    """Who calls and for whom, as the broker verified it.
-
-    Raises:
-        RefusedError: the request did not come through the broker, or it cannot be asked.
-    """
-    if handle is None:
-        raise RefusedError(403, "only the broker's requests are served", code="handle_missing")
-    try:
-        context = await async_call_context(handle)
-    except HopsealError as error:
-        status = 503 if isinstance(error, UnavailableError) else 403
-        raise RefusedError(status, error.message, code=error.code) from error
-    return context.caller, context.user
-
-
-def _need_media(request: web.BaseRequest) -> None:
-    if not {_JSON, _EVENTS} <= _accepted(request):
-        raise RefusedError(406, f"accept {_JSON} and {_EVENTS}")
-    if request.content_type != _JSON:
-        raise RefusedError(415, f"send {_JSON}")
-
-
-def _accepted(request: web.BaseRequest) -> set[str]:
-    listed = ",".join(request.headers.getall("Accept", ()))
-    found = {each.partition(";")[0].strip().lower() for each in listed.split(",")}
-    if "*/*" in found:
-        found |= {_JSON, _EVENTS}
-    return found
-
-
-async def _read(request: web.BaseRequest) -> Parsed:
-    try:
-        return parse_message(await request.read())
-    except web.HTTPRequestEntityTooLarge as error:
-        raise RefusedError(413, "the message is too large") from error
-    except MessageInvalidError as error:
-        raise RefusedError(400, error.message, code=error.code, rpc_code=error.rpc_code) from error
-
-
-def _need_version(request: web.BaseRequest, parsed: Parsed) -> None:
-    version = request.headers.get(VERSION_HEADER)
-    if version is None or version in PROTOCOL_VERSIONS:
-        return
-    data: Message = {"supported": list(PROTOCOL_VERSIONS), "requested": version}
-    text = "this protocol version is not served"
-    raise RefusedError(400, text, rpc_code=UNSUPPORTED_VERSION, number=parsed.id, data=data)
 
 
 async def _ask(session: Session, parsed: Parsed, handle: str | None) -> Stream:
@@ -281,7 +228,7 @@ async def _respond(request: web.BaseRequest, number: Id | None, stream: Stream) 
 
 
 async def _stream(request: web.BaseRequest, stream: Stream, first: Message | None) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": _EVENTS, "Cache-Control": "no-store"})
+    response = web.StreamResponse(headers={"Content-Type": EVENTS, "Cache-Control": "no-store"})
     # A client that hangs up has not cancelled anything: what is said after that is lost with its stream.
     with suppress(ConnectionError):
         await response.prepare(request)
@@ -303,4 +250,4 @@ async def _next(response: web.StreamResponse, stream: Stream) -> Message | None:
 
 
 def _json(message: Message, headers: dict[str, str] | None = None, *, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=format_message(message), content_type=_JSON, headers=headers)
+    return web.Response(status=status, body=format_message(message), content_type=JSON, headers=headers)

@@ -11,6 +11,7 @@ Source: Model Context Protocol 2025-11-25, "Transports" and "_meta"; JSON-RPC 2.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -19,6 +20,7 @@ from hopseal.errors import InvalidError
 from hopseal.sdk.handle import HANDLE_META
 
 MAX_MESSAGE_BYTES: Final = 4 << 20
+MAX_DEPTH: Final = 128  # servers that read recursively must not be ended by one message
 # Those that begin with a handshake: a server on stdio keeps one client's state.
 PROTOCOL_VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 PARSE_ERROR, INVALID_REQUEST, INTERNAL_ERROR = -32700, -32600, -32603
@@ -69,9 +71,11 @@ def parse_message(data: bytes) -> Parsed:
         MessageInvalidError: it is none: not JSON, a member twice, a batch, of no known kind.
     """
     try:
-        found = json.loads(data, object_pairs_hook=_members, parse_constant=_refuse_constant)
+        found = json.loads(data, object_pairs_hook=_members, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise MessageInvalidError(PARSE_ERROR, "the body is not JSON, or not the same to every reader") from error
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _is_too_deep(found):
+        raise MessageInvalidError(INVALID_REQUEST, f"the message is nested deeper than {MAX_DEPTH}")
     if isinstance(found, list):
         raise MessageInvalidError(INVALID_REQUEST, "batches are not part of MCP any more: send each message by itself")
     if not isinstance(found, dict) or found.get("jsonrpc") != "2.0":
@@ -92,15 +96,8 @@ def parse_message(data: bytes) -> Parsed:
 
 
 def format_message(message: Message) -> bytes:
-    """The message as one line without its end.
-
-    Raises:
-        MessageInvalidError: it holds a number that JSON has no form for.
-    """
-    try:
-        return json.dumps(message, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise MessageInvalidError(INVALID_REQUEST, "the message has no form that every reader understands") from error
+    """The message as one line without its end; lone surrogates, which UTF-8 has no form for, as escapes."""
+    return json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
 
 
 def for_child(parsed: Parsed, handle: str | None) -> Message:
@@ -162,6 +159,22 @@ def _members(pairs: list[tuple[str, object]]) -> Message:
     if len(found) != len(pairs):
         raise ValueError("a member occurs twice")
     return found
+
+
+def _is_too_deep(value: object) -> bool:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [each for group in inner for each in group]
+    return depth - 1 > MAX_DEPTH
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is a number to some readers and none to others")
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:

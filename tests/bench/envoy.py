@@ -110,7 +110,7 @@ def listener(address: dict[str, Any], cluster_name: str, tls: dict[str, Any] | N
                 {
                     "name": "all",
                     "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": cluster_name}}],
+                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": cluster_name, "timeout": "0s"}}],
                 }
             ]
         },

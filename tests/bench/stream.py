@@ -25,6 +25,7 @@ class Passage:
     """One body through one pair."""
 
     mb_per_s: float
+    cpu_s: float
     grown_mb: float
 
 
@@ -52,6 +53,16 @@ def run() -> list[Figure]:
         ),
         *(
             figure(
+                f"CPU of a body of {size}, {way}",
+                "s",
+                peer.name,
+                [(each[ours.name].cpu_s, each[peer.name].cpu_s) for each in measured],
+            )
+            for way, measured in found.items()
+            for peer in peers
+        ),
+        *(
+            figure(
                 f"memory while a body of {size} passes, {way}",
                 "MB",
                 "64 MiB",
@@ -71,7 +82,7 @@ def turns(load: Path, pairs: Sequence[Pair], way: str) -> list[dict[str, Passage
 def passage(load: Path, pair: Pair, way: str) -> Passage:
     """One body, while somebody watches the memory of both proxies."""
     path, upload = (f"/{BODY_BYTES}", None) if way == "answer" else ("/", BODY_BYTES)
-    before, most, began = pair.rss_mb(), 0.0, time.perf_counter()
+    before, most, began, used_s = pair.rss_mb(), 0.0, time.perf_counter(), pair.cpu_s()
     process = started(load, pair, 1, path=path, upload=upload, once=True)
     while process.poll() is None:
         most = max(most, pair.rss_mb())
@@ -80,7 +91,7 @@ def passage(load: Path, pair: Pair, way: str) -> Passage:
     figures = finished(process)
     if figures["requests"] != 1 or figures["bytes"] < (BODY_BYTES if upload is None else 1):
         raise RuntimeError(f"{pair.name}: {figures}")
-    return Passage(BODY_BYTES / 1e6 / took, max(0.0, most - before))
+    return Passage(BODY_BYTES / 1e6 / took, pair.cpu_s() - used_s, max(0.0, most - before))
 
 
 def _wait(process: subprocess.Popen[str]) -> None:

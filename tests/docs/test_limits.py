@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "limits.md"
 SOURCE = ROOT / "broker" / "dataplane" / "src"
 #: Codes that no table of statuses has: a stream breaks off with them, or they are told in another way.
-WITHOUT_STATUS = {"internal", "tunnel_closed"}
+WITHOUT_STATUS = {"internal", "tunnel_closed", "policy_revoked", "websocket_cut", "websocket_invalid", "withdrawn"}
 NAMED_OTHERWISE = {"connections", "connections_per_peer"}
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -270,6 +271,15 @@ def test_one_caller_has_at_most_half_of_the_sessions_and_idle_ones_make_room(tmp
         assert (full.status, json.loads(full.body)["error"]["data"]["code"]) == (503, "mcp_sessions_full")
         wait_until(lambda: scene.post(request("initialize", protocolVersion=VERSION)).status == 200)
         assert scene.post(request("ping"), first).status == 404
+
+
+def test_sessions_that_begin_at_once_do_not_get_past_the_bound(tmp_path: Path) -> None:
+    with scene_with(tmp_path, "--max-sessions", "4") as scene, ThreadPoolExecutor(12) as threads:
+        begin = request("initialize", protocolVersion=VERSION)
+        answers = list(threads.map(lambda _: scene.post(begin).status, range(12)))
+        assert sorted(answers) == [200] * 2 + [503] * 10
+        children = Path(f"/proc/{scene.adapter.pid}/task/{scene.adapter.pid}/children").read_text().split()
+        assert len(children) == 2
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def envoy_tls(kind: str, folder: Path, peer: str, *alpn: str, **more: Any) -> di
 
 @contextlib.contextmanager
 def envoy(folder: Path, port: int, listeners: list[Any], clusters: list[Any]) -> Iterator[None]:
-    process = start(folder, port, {"listeners": listeners, "clusters": clusters})
+    process = start(folder, port, {"listeners": listeners, "clusters": clusters}, ())
     try:
         wait_until(lambda: listens(port), timeout_s=30, what=f"Envoy, see {folder}")
         yield

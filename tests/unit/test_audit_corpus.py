@@ -22,7 +22,7 @@ def findings(report: AuditReport, at: str | None) -> Iterator[Finding | None]:
     for chain in report.chains:
         for part in (
             *chain.hops(),
-            *(each for hop in chain.hops() for each in (*hop.answers, *hop.closings)),
+            *(each for hop in chain.hops() for each in (*hop.answers, *hop.closings, *hop.segments)),
             *chain.loose,
         ):
             if at in {None, part.sealed.hash if hasattr(part, "sealed") else part.hash}:
@@ -35,7 +35,7 @@ def missing(report: AuditReport, at: str | None) -> Iterator[str]:
     for chain in report.chains:
         for part in (
             *chain.hops(),
-            *(each for hop in chain.hops() for each in (*hop.answers, *hop.closings)),
+            *(each for hop in chain.hops() for each in (*hop.answers, *hop.closings, *hop.segments)),
             *chain.loose,
         ):
             if at in {None, part.sealed.hash if hasattr(part, "sealed") else part.hash}:

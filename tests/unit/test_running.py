@@ -274,9 +274,28 @@ def test_whatever_is_sent_is_a_message_or_invalid(data: bytes) -> None:
         assert b"\n" not in line
 
 
-def test_numbers_without_a_form_in_json_do_not_pass() -> None:
+def test_numbers_that_not_every_reader_has_do_not_pass() -> None:
     with pytest.raises(MessageInvalidError):
-        format_message(parse_message(b'{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":1e999}}').message)
+        parse_message(b'{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":1e999}}')
+    assert parse_message(b'{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":0.5}}').message["params"] == {"a": 0.5}
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_messages_are_nested_up_to_the_bound(opening: bytes, closing: bytes) -> None:
+    def message(depth: int) -> bytes:
+        inner = opening * (depth - 2) + b"1" + closing * (depth - 2)
+        return b'{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":%s}}' % inner
+
+    assert format_message(parse_message(message(128)).message)
+    for depth in (129, 1000, 100_000):
+        with pytest.raises(MessageInvalidError):
+            parse_message(message(depth))
+    assert parse_message(b'{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":[%s[]]}}' % (b"[]," * 200))
+
+
+def test_whatever_was_read_can_be_written() -> None:
+    parsed = parse_message(b'{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":"\\ud800 \\u2028 \\r\\n"}}')
+    assert parse_message(format_message(parsed.message)) == parsed
 
 
 def test_the_handle_stands_in_requests_only() -> None:

@@ -33,8 +33,8 @@ use crate::settings::{Settings, buffer_bytes, ms};
 use crate::upload::RequestBody;
 use crate::windows::Windows;
 
-/// A connection to a component's socket, whichever kind it listens on.
-type Reachable = Either<UnixStream, TcpStream>;
+/// To a component that listens on a Unix socket, or on TCP.
+type Stream = Either<UnixStream, TcpStream>;
 
 /// What a request to a component is sent on.
 pub enum Sender {
@@ -165,7 +165,7 @@ impl ComponentSockets {
         Ok(Reached { sender, closed: listener.closed.clone(), instance, fresh: true, listener })
     }
 
-    async fn speak_h1(&self, stream: Reachable, listener: &Listener) -> hyper::Result<Sender> {
+    async fn speak_h1(&self, stream: Stream, listener: &Listener) -> hyper::Result<Sender> {
         let (sender, connection) = http1::Builder::new()
             .max_header_size(self.header_bytes)
             .max_buf_size(buffer_bytes(self.header_bytes))
@@ -175,7 +175,7 @@ impl ComponentSockets {
         Ok(Sender::H1(sender))
     }
 
-    async fn speak_h2(&self, stream: Reachable, listener: &Listener) -> hyper::Result<Sender> {
+    async fn speak_h2(&self, stream: Stream, listener: &Listener) -> hyper::Result<Sender> {
         let (tasks, end_tasks) = ConnectionTasks::new();
         let window = self.windows.open();
         let (sender, connection) = http2::Builder::new(tasks.clone())

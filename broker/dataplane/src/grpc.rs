@@ -99,6 +99,8 @@ pub fn trailers(code: &str, status: StatusCode) -> HeaderMap {
 fn status_of(code: &str, status: StatusCode) -> u16 {
     match (code, status.as_u16()) {
         ("custody_replayed", _) => 6,
+        ("policy_revoked", _) => 7,
+        ("withdrawn", _) => 14,
         (
             "custody_signature" | "custody_untrusted" | "custody_identity" | "custody_chain" | "custody_binding"
             | "custody_audience" | "custody_expired",
@@ -147,6 +149,7 @@ mod tests {
     fn refusals_have_the_status_that_grpc_gives_them() {
         for (code, status, expected) in [
             ("policy_denied", 403, 7),
+            ("policy_revoked", 500, 7),
             ("unknown_peer", 404, 5),
             ("body_too_large", 413, 8),
             ("custody_replayed", 400, 6),

@@ -12,6 +12,7 @@ from hopseal.custody.errors import Code
 from hopseal.custody.evidence_statement import EvidenceStatement, is_accepted
 from hopseal.custody.observation import Observation
 from hopseal.custody.record import Record, SealedRecord
+from hopseal.custody.segment import Segment
 from hopseal.log.audit.artifacts import Artifacts, Refusal
 from hopseal.log.audit.codes import is_missing
 from hopseal.log.audit.cross import cross_check
@@ -25,6 +26,7 @@ from hopseal.log.audit.report import (
     HopAudit,
     LooseStatement,
     ReportOf,
+    SegmentAudit,
     UnreadStatement,
     Verdict,
     verdict_of,
@@ -152,7 +154,9 @@ class Conclusion:
         about = self.table.about.get(facts.hash, [])
         answers = tuple(self._answers(about))
         closings = tuple(self._closings(about))
+        segments = tuple(self._segments(about))
         parts = [self._verdict(facts), *(each.verdict for each in answers), *(each.verdict for each in closings)]
+        parts += [each.verdict for each in segments]
         is_observed = self.table.is_without_custody(facts, record)
         parts += [Verdict.OBSERVED] if is_observed else []
         return HopAudit(
@@ -167,6 +171,7 @@ class Conclusion:
             evidence=self._evidence_for(judged.sealed),
             answers=answers,
             closings=closings,
+            segments=segments,
             based_on=tuple(self._citation(cited) for cited in record.based_on or ()),
             token=self._token(record),
             children=tuple(sorted(map(self._hop, judged.children), key=_by_log)),
@@ -187,6 +192,12 @@ class Conclusion:
             if isinstance(claims := facts.statement.claims, Closing):
                 verdict, missing = self._verdict(facts), tuple(facts.missing)
                 yield ClosingAudit(facts.hash, claims, verdict, facts.finding, missing, facts.at)
+
+    def _segments(self, about: list[Facts]) -> Iterable[SegmentAudit]:
+        for facts in about:
+            if isinstance(claims := facts.statement.claims, Segment):
+                verdict, missing = self._verdict(facts), tuple(facts.missing)
+                yield SegmentAudit(facts.hash, claims, verdict, facts.finding, missing, facts.at)
 
     def _loose_statements(self) -> dict[str, list[LooseStatement]]:
         """Statements whose record is not here, or is of another chain, by the chain that they name."""

@@ -16,6 +16,7 @@ from hopseal.custody.closing import Closing
 from hopseal.custody.evidence_statement import EvidenceStatement
 from hopseal.custody.outcome import Outcome
 from hopseal.custody.record import SealedRecord
+from hopseal.custody.segment import Segment
 from hopseal.log.audit.artifacts import ArtifactProblem, Refusal
 from hopseal.log.audit.codes import is_missing
 from hopseal.log.audit.steps import Entry
@@ -80,6 +81,18 @@ class ClosingAudit:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentAudit:
+    """What one side of an open WebSocket says that passed until then; members as in :class:`AnswerAudit`."""
+
+    hash: str
+    claims: Segment
+    verdict: Verdict
+    finding: Finding | None
+    missing: tuple[str, ...]
+    at: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Citation:
     """An answer that a call says it is based on (``in``), and the record that it answered, if it is here."""
 
@@ -103,6 +116,7 @@ class HopAudit:
         evidence: what an attestor said of the caller at the time.
         answers: receipts and observations.
         closings: ends of a streamed request.
+        segments: what passed of it meanwhile, as each side says.
         based_on: answers that it cites.
         token: whether the user's token is here and fits; None if it acts for nobody.
         children: records that continue it, by time.
@@ -126,6 +140,7 @@ class HopAudit:
     children: tuple[HopAudit, ...]
     is_observed: bool = False
     tunnel: CallEntry | None = None
+    segments: tuple[SegmentAudit, ...] = ()
 
     def walk(self) -> Iterator[HopAudit]:
         """This hop and all below it, each before what continues it."""
