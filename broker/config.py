@@ -72,7 +72,7 @@ class Limits:
         connections: connections on each of the two listening sockets.
         connections_per_peer: connections of one local user or one peer address.
         handshakes: TLS handshakes in progress at once.
-        worker_threads: threads of the data plane.
+        worker_threads: threads of the data plane; one costs least for each call, more use more cores.
     """
 
     body_bytes: int
@@ -236,7 +236,7 @@ def _read_limits(section: Section) -> Limits:
         connections=section.integer("connections", default=4096, minimum=1, maximum=65_536),
         connections_per_peer=section.integer("connections_per_peer", default=1024, minimum=1, maximum=65_536),
         handshakes=section.integer("handshakes", default=64, minimum=1, maximum=4096),
-        worker_threads=section.integer("worker_threads", default=2, minimum=1, maximum=64),
+        worker_threads=section.integer("worker_threads", default=1, minimum=1, maximum=64),
     )
 
 

@@ -100,7 +100,7 @@ def envoys(folder: Path) -> Iterator[Envoy]:
         _harden(each["filter_chains"][0]["filters"][0]["typed_config"])
     cluster = envoy.cluster("origin", {"pipe": {"path": str(path)}}, None, http2=False)
     with RawOrigin(path) as origin:
-        process = envoy.start(folder, 0, {"listeners": listeners, "clusters": [cluster]})
+        process = envoy.start(folder, 0, {"listeners": listeners, "clusters": [cluster]}, prefix=())
         try:
             wait_until(lambda: entry.exists() and envoy.listens(port), timeout_s=20, what="Envoy")
             yield Envoy(entry, port, {alpn: _client(folder, alpn) for alpn in (HTTP1, HTTP2)}, origin)

@@ -41,7 +41,7 @@ from hopseal.watch import Watch
 ENTRIES_AT_ONCE: Final = 256  # custody-wire §10: a checkpoint every second or 256 entries
 MAX_ROUND: Final = 8192  # bounds the memory and the time of a round
 LOOK_EVERY_S: Final = 0.05
-SHORTEST_PAUSE_S: Final = 0.1  # 256 entries come sooner than this on a busy node; each round is several fsyncs
+SHORTEST_PAUSE_S: Final = 0.25  # 256 entries come sooner than this on a busy node; each round is several fsyncs
 RETRY_S: Final = 1.0
 
 log = structlog.get_logger("broker.audit")

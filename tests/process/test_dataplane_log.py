@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import http.server
 import json
 import os
 import subprocess
@@ -14,10 +15,13 @@ from pathlib import Path
 import pytest
 
 from broker._dataplane import DataPlaneError
+from broker.audit.journal import Journal
 from dataplane_nodes import (
     TRUST_DOMAIN,
     Component,
     Node,
+    Seen,
+    answer,
     call,
     pair,
     spiffe_id,
@@ -273,3 +277,50 @@ def test_the_log_is_for_its_owner_only(tmp_path: Path) -> None:
     node = Node(tmp_path / "n", Authority(TRUST_DOMAIN)).start()
     node.stop()
     assert (node.log_dir / "custody.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_leaves_that_the_writer_tells_are_those_of_the_journal(tmp_path: Path) -> None:
+    """Of records, receipts, certificates and refusals, on both sides; the tiler takes one for the other."""
+    with pair(tmp_path) as (a, b, _tool):
+        assert a.plane.take_leaves(0, 1) is b.plane.take_leaves(0, 1) is None
+        starts = {node.log_dir: node.plane.log_durable() for node in (a, b)}
+        assert [call(a).status for _ in range(3)] == [200] * 3
+        svid = b.authority.issue(spiffe_id("orchestrator"))
+        replayed = Message(svid).wire()
+        assert [send(b.port, svid, replayed).code for _ in range(2)] == [None, "custody_replayed"]
+        for node in (a, b):
+            start, end = starts[node.log_dir], node.plane.log_durable()
+            journal = list(Journal(node.log_dir).read_leaves(start, end))
+            assert journal == node.plane.take_leaves(start, end)
+            assert node.plane.take_leaves(start, end) is None
+        kinds = {leaf.split()[1] for leaf in journal}
+        assert kinds >= {b"rec", b"rcp", b"cert", b"refused"}
+
+
+def test_a_call_within_a_node_waits_for_two_writes(tmp_path: Path) -> None:
+    """Its record is durable as sent before anything else; its copy stands before the receipt, in the same log."""
+    path = tmp_path / "tool.sock"
+    with Component(path) as tool:
+        node = Node(tmp_path / "n", Authority(TRUST_DOMAIN), listens={"tool": path}).start()
+        try:
+            found: list[list[tuple[str, Direction | None]]] = []
+
+            def look(handler: http.server.BaseHTTPRequestHandler, _seen: Seen) -> None:
+                found.append(kinds_in(node))
+                answer(handler, b"ok")
+
+            tool.respond = look
+            assert call(node).status == 200
+            assert (("rec", Direction.SENT)) in found[0]
+            wait_until(lambda: ("rcp", Direction.RECEIVED) in kinds_in(node))
+            sent, received = ("rec", Direction.SENT), ("rec", Direction.RECEIVED)
+            order = [each for each in kinds_in(node) if each in {sent, received, ("rcp", Direction.SENT)}]
+            assert order == [sent, received, ("rcp", Direction.SENT)]
+        finally:
+            node.stop()
+
+
+def kinds_in(node: Node) -> list[tuple[str, Direction | None]]:
+    """What the log holds by now, in order."""
+    entries = [each for each in node.log().entries if isinstance(each, RecordEntry | StatementEntry)]
+    return [("rec" if isinstance(each, RecordEntry) else each.kind.value, each.direction) for each in entries]

@@ -23,6 +23,7 @@ use crate::grpc;
 use crate::headers;
 use crate::instance::log_certificate;
 use crate::log::{About, Direction, Entry, Kind};
+use crate::own_records::OwnRecord;
 use crate::passing::Passing;
 use crate::problem::Refusal;
 use crate::trust::PeerChain;
@@ -44,6 +45,8 @@ pub struct Sent {
     pub request: Option<Passing>,
     /// Whether it asks for a WebSocket.
     pub is_upgrade: bool,
+    /// Its record is durable, and the call under way.
+    pub _own: OwnRecord,
 }
 
 /// A request whose answer has begun.

@@ -40,6 +40,7 @@ use crate::logged_bundles::LoggedBundles;
 use crate::open_calls::OpenCalls;
 use crate::open_streams::OpenStreams;
 use crate::outside::{Roots, WebConnections};
+use crate::own_records::OwnRecords;
 use crate::places::{Parts, Places};
 use crate::policy::Policy;
 use crate::pool::{Pool, PoolSettings};
@@ -99,6 +100,8 @@ pub struct Broker {
     /// What peers need not be sent again.
     pub acknowledged: Acknowledged,
     pub handles: Handles<Context>,
+    /// Records that are durable as sent and whose call is under way.
+    pub own_records: Arc<OwnRecords>,
     pub pool: Pool,
     /// Which of the endpoints are left alone, and how often a request may be sent again.
     pub breakers: Arc<Breakers>,
@@ -175,6 +178,7 @@ impl Broker {
             instances: Instances::default(),
             callers: Callers::new(Arc::clone(&events), limits.processes),
             receiver: Receiver::new(&CacheSizes::default(), replay),
+            own_records: Arc::default(),
             handles: Handles::new(limits.handles, limits.handles_per_instance),
             peer_memory: Parts::new(Held::default),
             component_memory: Parts::new(Held::default),

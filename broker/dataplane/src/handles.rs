@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use hopseal_custody::hash::RandomId;
+
 use crate::instance::InstanceKey;
 
 /// 128 random bits.
@@ -154,9 +156,7 @@ impl<T> Store<T> {
 }
 
 fn random() -> Option<Handle> {
-    let mut handle = Handle::default();
-    aws_lc_rs::rand::fill(&mut handle).ok()?;
-    Some(handle)
+    RandomId::generate().ok().map(|id| id.0)
 }
 
 /// Only the canonical text of a handle names it.

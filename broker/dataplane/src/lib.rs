@@ -49,6 +49,7 @@ mod operation;
 mod outbound;
 mod outgoing;
 mod outside;
+mod own_records;
 mod passing;
 mod path;
 mod pidfd;

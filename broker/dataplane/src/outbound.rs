@@ -82,7 +82,7 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Response<AnswerBody> {
     if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
-        return outside::open_tunnel(broker, connected, request).await;
+        return Box::pin(outside::open_tunnel(broker, connected, request)).await;
     }
     let mut record = CallRecord::begin("out", &broker.events, &broker.stats);
     let (mut parts, body) = request.into_parts();
@@ -91,7 +91,8 @@ pub async fn answer(
     let mut body = Some(body);
     let deadline = crate::settings::ms(broker.settings.timeouts_ms.call);
     let called = call(broker, connected, Request::from_parts(parts, ()), &mut body, &mut record);
-    let called = tokio::time::timeout(deadline, called).await;
+    // Boxed, as other large parts of a call are: what holds it is moved about.
+    let called = tokio::time::timeout(deadline, Box::pin(called)).await;
     let called = called.unwrap_or_else(|_| Err(Refusal::new("call_timeout", "the call has no answer in time")));
     let answered = match called {
         Ok(response) => {
@@ -155,7 +156,7 @@ async fn call(
             return Err(Refusal::new("upgrade_unsupported", "WebSockets go to components with custody only"));
         }
         Destination::Outside(remote) => {
-            return outside::call(broker, caller, remote, (parts, target, body), record).await;
+            return Box::pin(outside::call(broker, caller, remote, (parts, target, body), record)).await;
         }
     };
     record.callee = Some(callee.id.to_string());

@@ -89,22 +89,7 @@ pub async fn compose_request(
     let target_uri = format!("https://{}{}", outgoing.callee.host, outgoing.target);
     let Composed { payload, claims, cid, iat } = compose_record(outgoing, lease, &target_uri)?;
     record.cid = Some(claims.cid.clone());
-    let sent = Sent {
-        broker: Arc::clone(broker),
-        caller: lease.leaf.id.clone(),
-        callee: outgoing.callee.id.clone(),
-        cid,
-        rec: payload.statement_hash(&lease.leaf.thumbprint()),
-        iat,
-        server: lease.peer.clone(),
-        receipts: Arc::clone(&outgoing.receipts),
-        request: match outgoing.body {
-            Content::Whole(_) => None,
-            Content::Stream(_) => Some(Passing::behind(&outgoing.headers, record.pulse())),
-            Content::Upgrade => Some(Passing::frames(true, record.pulse())),
-        },
-        is_upgrade: matches!(outgoing.body, Content::Upgrade),
-    };
+    let rec = payload.statement_hash(&lease.leaf.thumbprint());
     let request = SealRequest {
         leaf: Arc::<Leaf>::clone(&lease.leaf),
         payload,
@@ -115,6 +100,23 @@ pub async fn compose_request(
         users::log_token(broker, token);
     }
     let sealed = seal(broker, request).await?;
+    let sent = Sent {
+        broker: Arc::clone(broker),
+        caller: lease.leaf.id.clone(),
+        callee: outgoing.callee.id.clone(),
+        cid,
+        rec,
+        iat,
+        server: lease.peer.clone(),
+        receipts: Arc::clone(&outgoing.receipts),
+        request: match outgoing.body {
+            Content::Whole(_) => None,
+            Content::Stream(_) => Some(Passing::behind(&outgoing.headers, record.pulse())),
+            Content::Upgrade => Some(Passing::frames(true, record.pulse())),
+        },
+        is_upgrade: matches!(outgoing.body, Content::Upgrade),
+        _own: broker.own_records.hold(rec),
+    };
     outgoing.receipts.sent(sent.rec);
     fields.check_with_record(&sealed).map_err(refusal_of)?;
     let certs = join(fields.certs, again.unwrap_or_default());

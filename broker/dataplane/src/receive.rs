@@ -46,8 +46,8 @@ pub async fn answer(
     let mut body = Some(body);
     let peer = Peer::of(&parts.method, parts.version, &parts.headers, broker.settings.body_limit_bytes);
     let mut voucher = Pledge::default();
-    let called =
-        call(broker, connection, Request::from_parts(parts, ()), &mut body, &peer, &mut record, &mut voucher).await;
+    let request = Request::from_parts(parts, ());
+    let called = Box::pin(call(broker, connection, request, &mut body, &peer, &mut record, &mut voucher)).await;
     match called {
         Ok(response) => {
             record.answered(response.status());
@@ -112,7 +112,8 @@ async fn call(
     record.asks(&operation);
     let whole = match whole {
         Some(body) if outside::is_unrecorded(broker, connection, &callee, &parts.headers) => {
-            return outside::accept(broker, connection, &callee, (parts, target, body), &operation, record).await;
+            let accepted = outside::accept(broker, connection, &callee, (parts, target, body), &operation, record);
+            return Box::pin(accepted).await;
         }
         other => other,
     };

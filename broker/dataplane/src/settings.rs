@@ -187,7 +187,7 @@ fn default_body_limit() -> usize {
 }
 
 fn default_threads() -> usize {
-    2
+    1
 }
 
 fn octal<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {

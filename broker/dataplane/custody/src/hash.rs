@@ -2,6 +2,7 @@
 //!
 //! Owns: canonical text of hashes and random ids. Does not own: what is hashed (see `merkle`).
 
+use std::cell::RefCell;
 use std::fmt;
 
 use aws_lc_rs::digest;
@@ -111,14 +112,51 @@ impl Thumbprint {
     }
 }
 
+/// Random bytes that one thread fetched ahead.
+struct Ahead {
+    /// The process that fetched them: after a fork both would give out the same.
+    process: u32,
+    ids: Vec<[u8; 16]>,
+}
+
+/// Ids fetched at once: asking for one takes nearly as long as asking for all.
+const IDS_AHEAD: usize = 64;
+
+thread_local! {
+    static AHEAD: RefCell<Ahead> = const { RefCell::new(Ahead { process: 0, ids: Vec::new() }) };
+}
+
 impl RandomId {
     /// A fresh random id.
     ///
     /// # Errors
     /// The system has no randomness to give.
     pub fn generate() -> Result<Self, aws_lc_rs::error::Unspecified> {
-        let mut bytes = [0_u8; 16];
-        aws_lc_rs::rand::fill(&mut bytes)?;
-        Ok(Self(bytes))
+        AHEAD.with_borrow_mut(|ahead| {
+            let process = std::process::id();
+            if ahead.process != process || ahead.ids.is_empty() {
+                let mut bytes = [0_u8; 16 * IDS_AHEAD];
+                aws_lc_rs::rand::fill(&mut bytes)?;
+                ahead.process = process;
+                ahead.ids = bytes.chunks_exact(16).filter_map(|id| id.try_into().ok()).collect();
+            }
+            ahead.ids.pop().map(Self).ok_or(aws_lc_rs::error::Unspecified)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_id_is_given_twice_in_whatever_thread() {
+        let ids = || (0..IDS_AHEAD * 3).map(|_| RandomId::generate().ok()).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..3).map(|_| std::thread::spawn(ids)).collect();
+        let all: Vec<_> = threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect();
+        assert_eq!(all.len(), IDS_AHEAD * 9);
+        assert_eq!(all.iter().flatten().collect::<HashSet<_>>().len(), all.len());
     }
 }

@@ -47,20 +47,19 @@ pub enum Sealed {
 pub type Queued = (SealRequest, SealOutcome);
 
 /// One group for each leaf and receiving trust domain, of at most [`MAX_SEAL_STATEMENTS`].
-pub fn group_by_seal(mut requests: Vec<Queued>) -> Vec<Vec<Queued>> {
-    let mut groups = Vec::new();
-    while let Some((first, _)) = requests.first() {
-        let key = (first.leaf.x5t().to_owned(), first.receiver_trust_domain.clone());
-        let mut group = Vec::new();
-        let mut rest = Vec::new();
-        for (request, done) in requests {
-            let fits = group.len() < MAX_SEAL_STATEMENTS
-                && request.leaf.x5t() == key.0
-                && request.receiver_trust_domain == key.1;
-            if fits { group.push((request, done)) } else { rest.push((request, done)) }
+pub fn group_by_seal(requests: Vec<Queued>) -> Vec<Vec<Queued>> {
+    let mut groups: Vec<Vec<Queued>> = Vec::new();
+    for (request, done) in requests {
+        let takes = |group: &&mut Vec<Queued>| {
+            let is_same = group.first().is_some_and(|(first, _)| {
+                first.leaf.x5t() == request.leaf.x5t() && first.receiver_trust_domain == request.receiver_trust_domain
+            });
+            is_same && group.len() < MAX_SEAL_STATEMENTS
+        };
+        match groups.iter_mut().rev().find(takes) {
+            Some(group) => group.push((request, done)),
+            None => groups.push(vec![(request, done)]),
         }
-        requests = rest;
-        groups.push(group);
     }
     groups
 }
