@@ -122,3 +122,11 @@ def test_nor_is_it_one_for_a_peer_without_custody(tmp_path: Path, head: list[tup
         assert not any(isinstance(event, h2.events.StreamEnded) for event in asked(node, authority))
         wait_until(lambda: len(calls(node)) == 2, what="the end of the call in the log")
         assert (calls(node)[1].fin, calls(node)[1].why) == ("abort", "callee_unavailable")
+
+
+def test_a_peer_without_custody_gets_no_fields_of_brokers_in_trailers(tmp_path: Path) -> None:
+    authority, path = Authority(TRUST_DOMAIN), tmp_path / "tool.sock"
+    trailers = [("x-checked", "yes"), ("custody-receipt", "forged"), ("custody-handle", "leaked"), ("set-cookie", "x")]
+    with resetting(path, [], trailers), accepting(tmp_path, authority, path) as node:
+        (got,) = [event for event in asked(node, authority) if isinstance(event, h2.events.TrailersReceived)]
+        assert [name for name, _ in got.headers] == ["x-checked"]

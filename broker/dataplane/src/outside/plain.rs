@@ -10,6 +10,7 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use crate::broker::Broker;
+use crate::headers;
 use crate::log::{Ended, Entry, Unrecorded};
 use crate::problem::Refusal;
 use crate::reply::BodyFailed;
@@ -82,10 +83,13 @@ impl Body for PlainBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.inner).poll_frame(context));
-        match &frame {
+        let mut frame = ready!(Pin::new(&mut this.inner).poll_frame(context));
+        match &mut frame {
             Some(Ok(frame)) => {
-                this.may_be_cut &= !frame.is_trailers();
+                if let Some(trailers) = frame.trailers_mut() {
+                    this.may_be_cut = false;
+                    headers::strip_trailers(trailers);
+                }
                 this.plain.passed += frame.data_ref().map_or(0, |data| data.len() as u64);
                 this.end_if_ended();
             }
