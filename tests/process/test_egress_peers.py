@@ -101,6 +101,20 @@ def test_a_component_that_speaks_custody_is_never_reached_without(tmp_path: Path
         assert statements(node, Direction.SENT, StatementKind.OBSERVATION) == []
 
 
+def test_nor_is_it_under_another_name(tmp_path: Path) -> None:
+    """The data plane, too, sees that the peer of a document is a component that speaks custody."""
+    authority = Authority()
+    outside = {"orchestrator": {"peers": [{"name": "ledger", "spiffe_id": spiffe_id("reasoner")}]}}
+    with (
+        PlainPeer(authority, own_id=spiffe_id("reasoner")) as peer,
+        calling(tmp_path, authority, outside) as node,
+    ):
+        node.plane.set_routes(json.dumps({spiffe_id("reasoner"): [f"127.0.0.1:{peer.port}"]}))
+        got = call(node, "ledger")
+        assert (got.status, got.code) == (403, "egress_denied")
+        assert (peer.requests, statements(node, Direction.SENT, StatementKind.OBSERVATION)) == ([], [])
+
+
 def test_a_peer_with_another_id_or_trust_domain_is_refused(tmp_path: Path) -> None:
     authority, other = Authority(), Authority("other.example")
     for number, peer in enumerate(

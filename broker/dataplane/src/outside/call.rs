@@ -87,6 +87,9 @@ pub fn destination(broker: &Broker, caller: &Component, named: &Named) -> Result
     let outside = &caller.outside;
     if named.port.is_none() {
         if let Some(peer) = outside.peer(&named.host) {
+            if broker.directory.by_id(&peer.id).is_some_and(|component| component.brokered) {
+                return Err(Refusal::new("egress_denied", format!("{} is documented and speaks custody", peer.id)));
+            }
             return Ok(Destination::Outside(Remote::Peer(Arc::clone(peer))));
         }
         if let Some(component) = broker.directory.resolve(&named.host, &caller.agent) {
