@@ -15,11 +15,12 @@ import h2.events
 import httpx
 import pytest
 
-from dataplane_nodes import TRUST_DOMAIN, Node, statements
+from dataplane_nodes import TRUST_DOMAIN, Node, answer_without_end, pair, statements
 from dataplane_peer import connected, context
+from hopseal.custody.closing import parse_sealed_closing
 from hopseal.custody.outcome import Fin
 from hopseal.custody.receipt import parse_sealed_receipt
-from hopseal.log.entries import CallEntry, Direction
+from hopseal.log.entries import CallEntry, Direction, StatementKind
 from outside_servers import describe
 from svid_authority import Authority
 from waiting import wait_until
@@ -130,3 +131,28 @@ def test_a_peer_without_custody_gets_no_fields_of_brokers_in_trailers(tmp_path: 
     with resetting(path, [], trailers), accepting(tmp_path, authority, path) as node:
         (got,) = [event for event in asked(node, authority) if isinstance(event, h2.events.TrailersReceived)]
         assert [name for name, _ in got.headers] == ["x-checked"]
+
+
+def test_a_request_that_its_component_resets_is_closed_as_cut(tmp_path: Path) -> None:
+    with pair(tmp_path, streams="accept", body_limit_bytes=1_000) as (a, b, tool):
+        tool.respond = answer_without_end
+        state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="ascii"))
+        state.initiate_connection()
+        head = [(":method", "POST"), (":path", "/"), (":scheme", "http"), (":authority", "tool.crm")]
+        state.send_headers(1, head)
+        state.send_data(1, b"x" * 10_000)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(a.out))
+            connection.sendall(state.data_to_send())
+            while not any(
+                isinstance(e, h2.events.ResponseReceived) for e in state.receive_data(connection.recv(65536))
+            ):
+                connection.sendall(state.data_to_send())
+            state.reset_stream(1, h2.errors.ErrorCodes.NO_ERROR)
+            connection.sendall(state.data_to_send())
+            wait_until(lambda: statements(a, Direction.SENT, StatementKind.CLOSING), what="the closing statement")
+        (closing,) = statements(a, Direction.SENT, StatementKind.CLOSING)
+        assert parse_sealed_closing(closing.sealed or "").claims.fin is Fin.ABORT
+        wait_until(lambda: statements(b, Direction.RECEIVED, StatementKind.CLOSING), what="what the callee saw")
+        assert [each.accepted for each in statements(b, Direction.RECEIVED, StatementKind.CLOSING)] == [False]

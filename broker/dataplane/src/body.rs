@@ -69,19 +69,25 @@ pub struct Streamed {
     rest: Option<Incoming>,
     memory: Option<Memory>,
     trailers: HeaderMap,
+    is_h2: bool,
 }
 
 impl Streamed {
     /// The next bytes; what was read already comes in pieces like those that follow.
-    pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<hyper::Result<Bytes>>> {
+    pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
         if !self.first.is_empty() {
             return Poll::Ready(Some(Ok(self.first.split_to(self.first.len().min(PIECE_BYTES)))));
         }
         self.memory = None;
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
-        let frame = match ready!(Pin::new(rest).poll_frame(context)) {
+        let frame = match ready!(Pin::new(&mut *rest).poll_frame(context)) {
             Some(Ok(frame)) => frame,
-            other => return Poll::Ready(other.map(|frame| frame.map(|_| Bytes::new()))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.to_string()))),
+            // HTTP/2 resets a stream without an error, too.
+            None if self.is_h2 && !rest.is_end_stream() => {
+                return Poll::Ready(Some(Err("the stream was reset".to_owned())));
+            }
+            None => return Poll::Ready(None),
         };
         let data = frame.into_data().unwrap_or_else(|frame| {
             self.trailers = frame.into_trailers().unwrap_or_default();
@@ -162,7 +168,11 @@ impl BodyMemory {
     ///
     /// # Errors
     /// As [`Self::read`], but for `body_too_large`; `body_timeout` only if an announced length does not arrive in time.
-    pub async fn read_or_stream(&self, headers: &HeaderMap, body: &mut Option<Incoming>) -> Result<Intake, Refusal> {
+    pub async fn read_or_stream(
+        &self,
+        (version, headers): (Version, &HeaderMap),
+        body: &mut Option<Incoming>,
+    ) -> Result<Intake, Refusal> {
         let gone = || Refusal::new("internal", "the body was taken");
         let announced = announced_length(headers);
         let mut reading = Reading::default();
@@ -184,6 +194,7 @@ impl BodyMemory {
                 rest: Some(rest),
                 memory,
                 trailers: HeaderMap::new(),
+                is_h2: version == Version::HTTP_2,
             }));
         }
         Ok(Intake::Whole(Buffered { bytes: bytes.freeze(), _memory: memory }))

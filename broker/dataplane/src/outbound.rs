@@ -141,7 +141,7 @@ async fn call(
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     verify_target(target.path(), target.query()).map_err(|fault| Refusal::new("path_invalid", fault))?;
     let is_for_broker = named.host == BROKER_HOST && named.port.is_none();
-    let body = take_in(broker, &caller, &parts.headers, body, is_for_broker).await?;
+    let body = take_in(broker, &caller, (parts.version, &parts.headers), body, is_for_broker).await?;
     if wish.is_some() && is_for_broker {
         return Err(Refusal::new("upgrade_unsupported", "the broker itself serves no WebSocket"));
     }
@@ -288,7 +288,7 @@ pub fn context_of(broker: &Broker, caller: &Caller, list: &HeaderMap) -> Result<
 async fn take_in(
     broker: &Broker,
     caller: &Caller,
-    list: &HeaderMap,
+    (version, list): (Version, &HeaderMap),
     body: &mut Option<Incoming>,
     is_for_broker: bool,
 ) -> Result<Content, Refusal> {
@@ -303,7 +303,7 @@ async fn take_in(
         });
     }
     let memory = if grpc::is_grpc(list) { memory.patient(grpc::END_WAIT) } else { memory };
-    Ok(match memory.read_or_stream(list, body).await? {
+    Ok(match memory.read_or_stream((version, list), body).await? {
         Intake::Whole(body) => Content::Whole(body),
         Intake::Stream(body) => Content::Stream(Some(body)),
     })

@@ -211,7 +211,7 @@ impl ClosingBody {
                         }
                         // Dropping the state logs that the stream was cut.
                         Some(Err(error)) => {
-                            return Poll::Ready(Some(Err(BodyFailed::new("request_invalid", error.to_string()))));
+                            return Poll::Ready(Some(Err(BodyFailed::new("request_invalid", error))));
                         }
                         None => {
                             if let Err(failed) = self.end() {
