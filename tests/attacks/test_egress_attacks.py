@@ -31,6 +31,8 @@ CARRIERS = {
     "in a field of its own": lambda token: ({"X-User": token}, "/"),
     "in the path": lambda token: ({}, f"/{token}/x"),
     "in the query": lambda token: ({}, f"/?access_token={token}"),
+    "in the query, escaped": lambda token: ({}, f"/?access_token=%65{token[1:]}"),
+    "in a field, escaped": lambda token: ({"Cookie": "t=" + token.replace(".", "%2E")}, "/"),
 }
 
 

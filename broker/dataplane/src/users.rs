@@ -71,7 +71,7 @@ pub fn exchanged(
 /// `egress_user_token`.
 pub fn keep(parent: &Parent, list: &mut HeaderMap, target: &str) -> Result<(), Refusal> {
     if let Some((_, text)) = own_token(parent) {
-        let is_in = |value: &[u8]| contains(value, text.as_bytes());
+        let is_in = |value: &[u8]| contains(value, text.as_bytes()) || contains(&unescaped(value), text.as_bytes());
         if list.values().any(|value| is_in(value.as_bytes())) || is_in(target.as_bytes()) {
             return Err(Refusal::new("egress_user_token", "the request holds the token of the chain's user"));
         }
@@ -82,6 +82,21 @@ pub fn keep(parent: &Parent, list: &mut HeaderMap, target: &str) -> Result<(), R
 
 fn contains(value: &[u8], part: &[u8]) -> bool {
     value.windows(part.len().max(1)).any(|window| window == part)
+}
+
+/// `value` without percent-encoding: whoever reads a path, a query or a cookie takes it off.
+fn unescaped(value: &[u8]) -> Vec<u8> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (mut plain, mut rest) = (Vec::with_capacity(value.len()), value);
+    while let Some((byte, behind)) = rest.split_first() {
+        let escaped = match (byte, behind) {
+            (b'%', [high, low, ..]) => digit(high).zip(digit(low)).map(|(high, low)| (high << 4) | low),
+            _ => None,
+        };
+        plain.push(escaped.unwrap_or(*byte));
+        rest = if escaped.is_some() { behind.get(2..).unwrap_or_default() } else { behind };
+    }
+    plain
 }
 
 /// `token` again, as long as it holds.
