@@ -444,3 +444,28 @@ fn a_set_that_observes_tells_that_it_would_have_to_read_the_body() {
     assert_eq!(decision.would_deny.len(), 1);
     assert!(decision.would_deny[0].1.contains("cannot be read"), "{:?}", decision.would_deny);
 }
+
+#[test]
+fn a_rule_about_the_protocol_alone_holds_for_what_may_be_of_that_protocol() {
+    for protocol in ["mcp", "a2a", "http"] {
+        let forbid = format!(
+            r#"@id("none of it") forbid(principal, action, resource) when {{ context.protocol == "{protocol}" }};"#
+        );
+        let rail = format!(
+            r#"@id("none of it") @guardrail("kind") permit(principal, action, resource)
+               when {{ context.protocol != "{protocol}" }};"#
+        );
+        for (layer, restriction) in [("operator", &forbid), ("admin", &forbid), ("admin", &rail)] {
+            let policy = policy(&[("documents", "documents", false, EVERYTHING), ("rules", layer, false, restriction)]);
+            let decision = policy.decide(&unreadable());
+            assert!(!decision.allowed && decision.is_unreadable, "{restriction}");
+            assert_eq!(decision.policies, ["none of it"]);
+        }
+        let trial = policy(&[("documents", "documents", false, EVERYTHING), ("trial", "admin", true, &rail)]);
+        let decision = trial.decide(&unreadable());
+        assert!(decision.allowed && decision.would_deny.len() == 1, "{:?}", decision.would_deny);
+    }
+    let tunnels = r#"@id("no tunnels") forbid(principal, action, resource) when { context.protocol == "connect" };"#;
+    let policy = policy(&[("documents", "documents", false, EVERYTHING), ("rules", "admin", false, tunnels)]);
+    assert!(policy.decide(&unreadable()).allowed, "an unreadable body is no tunnel");
+}
