@@ -281,6 +281,24 @@ fn an_external_service_has_the_sensitivity_of_the_pattern_that_names_it() {
     assert!(holds(internal, &external("api.eu.example.com", 443)));
     assert!(!holds(internal, &external("api.eu.example.com", 444)));
     assert!(!holds(internal, &external("example.com", 443)));
+    // Documents of other teams list it, too, with less or nothing to say of it.
+    let mut facts = described();
+    for (host, extra) in [
+        ("plain.example.com", json!({})),
+        ("low.example.com", json!({"sensitivity": "public", "sensitivity_level": 0})),
+    ] {
+        let mut attrs = extra;
+        (attrs["host"], attrs["port"]) = (host.into(), 443.into());
+        let uid = json!({"type": "Hopseal::External", "id": format!("{host}:443")});
+        facts["entities"].as_array_mut().unwrap().push(json!({"uid": uid, "parents": [], "attrs": attrs}));
+    }
+    let text = format!(
+        "permit(principal, action, resource) when {{ {internal} && resource has sensitivity_level && resource.sensitivity_level == 1 }};"
+    );
+    let policy = try_policy(&[("o", "operator", false, &text)], facts).unwrap();
+    for host in ["plain.example.com", "low.example.com", "below.low.example.com"] {
+        assert!(policy.decide(&external(host, 443)).allowed, "{host}");
+    }
     let named = "resource is Hopseal::External && resource.host == \"a.b\" && resource.port == 8443";
     assert!(holds(named, &external("a.b", 8443)));
     assert!(holds("context.callee == \"a.b:8443\"", &external("a.b", 8443)));
