@@ -96,11 +96,16 @@ def _read_folder(folder: Path | None, layer: Layer, prefix: str, problems: list[
 
 def _read_text(path: Path, problems: list[str]) -> str | None:
     try:
-        return _read_bounded(path, MAX_FILE_BYTES).decode("utf-8")
+        text = _read_bounded(path, MAX_FILE_BYTES).decode("utf-8")
     except UnicodeDecodeError:
         problems.append(f"{path.name}: not UTF-8")
     except InvalidError as error:
         problems.append(error.message)
+    else:
+        if text.strip():
+            return text
+        # What an editor or a full disk leaves behind must not lift what the file forbade.
+        problems.append(f"{path.name}: empty (remove the file if it has nothing to say)")
     return None
 
 

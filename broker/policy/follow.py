@@ -29,6 +29,8 @@ from hopseal.errors import InvalidError
 
 # An open call ends within a second of the change that forbids it; most of that is for noticing.
 RELOAD_S = 0.25
+# Half of a file can be valid, and lack what it forbids: files are read once they have kept still for so long.
+SETTLE_S = 0.1
 
 log = structlog.get_logger("broker.policy")
 
@@ -99,10 +101,13 @@ class PolicyFollower:
                 await asyncio.to_thread(self._put_facts, self._documents, self._good)
 
     async def reload(self) -> None:
-        """Read the files now if any of them changed; good ones are put in force."""
+        """Read the files if any of them changed and all keep still; good ones are put in force."""
+        seen = await asyncio.to_thread(signature, self._config)
+        if seen == self._seen:
+            return
+        await asyncio.sleep(SETTLE_S)
         async with self._lock:
-            seen = await asyncio.to_thread(signature, self._config)
-            if seen == self._seen:
+            if await asyncio.to_thread(signature, self._config) != seen:
                 return
             self._seen = seen
             await self._load()
@@ -113,7 +118,9 @@ class PolicyFollower:
         except InvalidError as error:
             self._refuse(tuple(error.detail.splitlines()))
             return
-        if self._documents is not None:
+        if await asyncio.to_thread(signature, self._config) != self._seen:
+            self._seen = None  # changed while it was read: the next look reads it again
+        elif self._documents is not None:
             await self._apply(files)
 
     async def _apply(self, files: PolicyFiles) -> None:

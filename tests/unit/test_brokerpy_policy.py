@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 
@@ -13,7 +14,7 @@ from broker.policy.compile import compile_policies
 from broker.policy.config import PolicyConfig
 from broker.policy.engine import PolicyEngine
 from broker.policy.facts import encode_facts
-from broker.policy.follow import PolicyFollower
+from broker.policy.follow import SETTLE_S, PolicyFollower
 from broker.policy.sets import Layer, PolicySet, document_sets, encode_sets
 from broker_parts import calls, component, documents
 from fake_dataplane import FakeDataPlane
@@ -430,6 +431,35 @@ async def test_a_folder_that_disappears_keeps_the_set_and_says_so(tmp_path):
     await made.reload()
     assert FORBID not in plane.policies
     assert made.state.problems == ()
+
+
+async def test_a_file_that_was_emptied_takes_no_rule_away(tmp_path):
+    (tmp_path / "a.cedar").write_text(FORBID)
+    made, plane = await follower(tmp_path)
+    await made.set_documents(single())
+    await made.reload()
+    for emptied in ("", " \n"):
+        (tmp_path / "a.cedar").write_text(emptied)
+        await made.reload()
+        assert FORBID in plane.policies
+        assert "a.cedar: empty" in made.state.problems[0]
+
+
+async def test_a_file_that_is_being_written_is_not_taken_for_whole(tmp_path):
+    file, other = tmp_path / "a.cedar", "forbid(principal, action, resource) when { context.hop > 8 };"
+    file.write_text(other + FORBID)
+    made, plane = await follower(tmp_path)
+    await made.set_documents(single())
+    await made.reload()
+    file.write_text(other)
+    reading = asyncio.create_task(made.reload())
+    await asyncio.sleep(SETTLE_S / 2)
+    assert FORBID in plane.policies
+    file.write_text(other + FORBID + FORBID)
+    await reading
+    assert FORBID in plane.policies
+    await made.reload()
+    assert plane.policies.count(FORBID) == 2
 
 
 async def test_a_refusal_by_the_data_plane_keeps_the_old_state_and_says_so():

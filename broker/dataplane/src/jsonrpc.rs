@@ -11,6 +11,8 @@ use hopseal_custody::jcs::{self, Fault};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::views;
+
 /// Longest method that is taken for one; no registered method comes near.
 const MAX_METHOD_BYTES: usize = 64;
 
@@ -85,6 +87,7 @@ struct Message {
     json_rpc: Field,
     has_json_rpc: bool,
     method: Field,
+    has_params: bool,
     params: Params,
 }
 
@@ -93,17 +96,23 @@ impl Message {
         if self.batch {
             return Body::Unreadable("it is a batch of messages");
         }
+        if !self.has_json_rpc && !self.looks_like_call() {
+            return Body::Other;
+        }
         if self.ambiguous {
             return Body::Unreadable(TWO_READINGS);
-        }
-        if !self.has_json_rpc {
-            return Body::Other;
         }
         let Field::Text(method) = self.method else { return Body::Other };
         if self.json_rpc != Field::Text("2.0".to_owned()) || !is_method(&method) {
             return Body::Unreadable("its JSON-RPC version or method is none that is known");
         }
         Body::Call(Call { method, params: self.params })
+    }
+
+    /// Whether a reader that takes the version for granted would see a call: the A2A SDK 0.3 has a default for it.
+    fn looks_like_call(&self) -> bool {
+        matches!(&self.method, Field::Text(method) if is_method(method)
+            && (self.has_params || method.contains('/') || views::is_of_a2a(method)))
     }
 }
 
@@ -145,7 +154,10 @@ impl<'de> Visitor<'de> for Top {
                     message.method = map.next_value()?;
                     message.ambiguous |= message.method == Field::Other;
                 }
-                "params" => message.ambiguous |= map.next_value_seed(InParams(&mut message.params))?,
+                "params" => {
+                    message.has_params = true;
+                    message.ambiguous |= map.next_value_seed(InParams(&mut message.params))?;
+                }
                 other => {
                     message.ambiguous |= is_lookalike(other, &OF_MESSAGE);
                     message.has_json_rpc |= is_lookalike(other, &OF_MESSAGE[..1]);
@@ -154,7 +166,6 @@ impl<'de> Visitor<'de> for Top {
             }
             message.ambiguous |= is_repeated(&mut seen, key);
         }
-        message.ambiguous &= message.has_json_rpc;
         Ok(message)
     }
 

@@ -260,6 +260,26 @@ mod tests {
             assert_eq!(derive("application/json", body).protocol, Protocol::Http, "{body}");
         }
         assert_eq!(derive("text/plain", "hello").name, "POST /mcp");
+        for body in [r#"{"method":"card","amount":5}"#, r#"{"method":7,"params":{}}"#, r#"{"params":{"name":"a"}}"#] {
+            assert_eq!(derive("application/json", body).protocol, Protocol::Http, "{body}");
+        }
+    }
+
+    /// The A2A SDK 0.3 takes a call without `jsonrpc` for one: its models have a default there.
+    #[test]
+    fn a_call_that_does_not_say_json_rpc_is_unreadable() {
+        for body in [
+            r#"{"id":1,"method":"tasks/cancel","params":{"id":"t"}}"#,
+            r#"{"id":1,"method":"message/send","params":{"message":{"messageId":"m"}}}"#,
+            r#"{"params":{"name":"crm.delete"},"method":"x"}"#,
+            r#"{"method":"agent/getAuthenticatedExtendedCard"}"#,
+            r#"{"method":"GetExtendedAgentCard","id":1}"#,
+            r#"{"method":"a","method":"tasks/cancel","params":{"id":"t"}}"#,
+        ] {
+            for content_type in ["application/json", "", "text/plain"] {
+                assert_eq!(derive(content_type, body).protocol, Protocol::Unreadable, "{body}");
+            }
+        }
     }
 
     #[test]

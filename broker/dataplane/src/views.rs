@@ -73,6 +73,11 @@ pub fn view(call: Call, headers: &HeaderMap) -> Result<View, Fault> {
     }
 }
 
+/// Whether `method` is one of A2A's.
+pub fn is_of_a2a(method: &str) -> bool {
+    A2A.iter().any(|(older, _, newer, _)| [*older, *newer].contains(&method))
+}
+
 fn a2a_method(call: &Call) -> Result<Option<(&'static str, Names)>, Fault> {
     let method = call.method.as_str();
     let newer = A2A.iter().find(|(_, _, newer, _)| *newer == method).map(|(name, _, _, task)| (*name, *task));

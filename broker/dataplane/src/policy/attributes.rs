@@ -80,6 +80,11 @@ impl Reads {
         OF_BODY.iter().any(|name| NAMES.iter().position(|known| known == name).is_some_and(|index| self.has(index)))
     }
 
+    /// Whether the answer rests on the protocol, which a body that cannot be read may hide.
+    pub fn has_protocol(self) -> bool {
+        NAMES.iter().position(|name| *name == "protocol").is_some_and(|index| self.has(index))
+    }
+
     /// Whether a decision is the same whenever the same request comes again.
     pub fn is_lasting(self) -> bool {
         self.0 >> FIRST_FLEETING == 0

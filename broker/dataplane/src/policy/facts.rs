@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 
-use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid, EvalResult, RestrictedExpression};
 use serde::Deserialize;
 
 use super::question::{Question, Resource};
@@ -154,7 +154,12 @@ impl Facts {
             rest = rest.split_once('.')?.1;
             Some(uid_of(&format!("*.{rest}:{port}")))
         });
-        let described = std::iter::once(uid.clone()).chain(wildcards).find_map(|uid| self.entities.get(&uid));
+        // Whoever lists it with less, or under its own name, takes nothing away from what another document says.
+        let listed = std::iter::once(uid.clone()).chain(wildcards).filter_map(|uid| self.entities.get(&uid));
+        let described = listed.max_by_key(|entity| match entity.attr("sensitivity_level") {
+            Some(Ok(EvalResult::Long(level))) => level,
+            _ => -1,
+        });
         let mut attributes = described.map(|entity| entity.clone().into_inner().1).unwrap_or_default();
         attributes.insert("host".into(), RestrictedExpression::new_string(host.to_owned()));
         attributes.insert("port".into(), RestrictedExpression::new_long(port.into()));

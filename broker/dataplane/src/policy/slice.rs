@@ -16,7 +16,7 @@ use super::facts::Facts;
 use super::index::Index;
 use super::question::Question;
 use super::rules::Rules;
-use super::unread::BodyRules;
+use super::unread::{self, BodyRules, READINGS};
 use super::verdict::{Parts, Verdict, request_of};
 
 /// Pairs that are kept; paths of strangers could otherwise fill the memory.
@@ -61,7 +61,18 @@ impl Slice {
     /// The verdict on `question`.
     pub fn judge(&self, authorizer: &Authorizer, question: &Question, facts: &Facts, now_ms: i64) -> Arc<Verdict> {
         let verdict = self.remember(authorizer, question, facts, now_ms);
-        if question.is_unreadable() { Arc::new(self.of_body.applied_to(&verdict)) } else { verdict }
+        if !question.is_unreadable() {
+            return verdict;
+        }
+        let verdict = self.of_body.applied_to(&verdict);
+        if !self.reads.has_protocol() {
+            return Arc::new(verdict);
+        }
+        let readings = READINGS.iter().map(|protocol| {
+            let question = Question { protocol: (*protocol).into(), ..question.clone() };
+            self.remember(authorizer, &question, facts, now_ms)
+        });
+        Arc::new(unread::restricted_by(verdict, readings))
     }
 
     /// What the rules say, remembered where that is safe.

@@ -281,6 +281,24 @@ fn an_external_service_has_the_sensitivity_of_the_pattern_that_names_it() {
     assert!(holds(internal, &external("api.eu.example.com", 443)));
     assert!(!holds(internal, &external("api.eu.example.com", 444)));
     assert!(!holds(internal, &external("example.com", 443)));
+    // Documents of other teams list it, too, with less or nothing to say of it.
+    let mut facts = described();
+    for (host, extra) in [
+        ("plain.example.com", json!({})),
+        ("low.example.com", json!({"sensitivity": "public", "sensitivity_level": 0})),
+    ] {
+        let mut attrs = extra;
+        (attrs["host"], attrs["port"]) = (host.into(), 443.into());
+        let uid = json!({"type": "Hopseal::External", "id": format!("{host}:443")});
+        facts["entities"].as_array_mut().unwrap().push(json!({"uid": uid, "parents": [], "attrs": attrs}));
+    }
+    let text = format!(
+        "permit(principal, action, resource) when {{ {internal} && resource has sensitivity_level && resource.sensitivity_level == 1 }};"
+    );
+    let policy = try_policy(&[("o", "operator", false, &text)], facts).unwrap();
+    for host in ["plain.example.com", "low.example.com", "below.low.example.com"] {
+        assert!(policy.decide(&external(host, 443)).allowed, "{host}");
+    }
     let named = "resource is Hopseal::External && resource.host == \"a.b\" && resource.port == 8443";
     assert!(holds(named, &external("a.b", 8443)));
     assert!(holds("context.callee == \"a.b:8443\"", &external("a.b", 8443)));
@@ -443,4 +461,29 @@ fn a_set_that_observes_tells_that_it_would_have_to_read_the_body() {
     assert!(decision.allowed);
     assert_eq!(decision.would_deny.len(), 1);
     assert!(decision.would_deny[0].1.contains("cannot be read"), "{:?}", decision.would_deny);
+}
+
+#[test]
+fn a_rule_about_the_protocol_alone_holds_for_what_may_be_of_that_protocol() {
+    for protocol in ["mcp", "a2a", "http"] {
+        let forbid = format!(
+            r#"@id("none of it") forbid(principal, action, resource) when {{ context.protocol == "{protocol}" }};"#
+        );
+        let rail = format!(
+            r#"@id("none of it") @guardrail("kind") permit(principal, action, resource)
+               when {{ context.protocol != "{protocol}" }};"#
+        );
+        for (layer, restriction) in [("operator", &forbid), ("admin", &forbid), ("admin", &rail)] {
+            let policy = policy(&[("documents", "documents", false, EVERYTHING), ("rules", layer, false, restriction)]);
+            let decision = policy.decide(&unreadable());
+            assert!(!decision.allowed && decision.is_unreadable, "{restriction}");
+            assert_eq!(decision.policies, ["none of it"]);
+        }
+        let trial = policy(&[("documents", "documents", false, EVERYTHING), ("trial", "admin", true, &rail)]);
+        let decision = trial.decide(&unreadable());
+        assert!(decision.allowed && decision.would_deny.len() == 1, "{:?}", decision.would_deny);
+    }
+    let tunnels = r#"@id("no tunnels") forbid(principal, action, resource) when { context.protocol == "connect" };"#;
+    let policy = policy(&[("documents", "documents", false, EVERYTHING), ("rules", "admin", false, tunnels)]);
+    assert!(policy.decide(&unreadable()).allowed, "an unreadable body is no tunnel");
 }
