@@ -157,6 +157,9 @@ impl WebConnections {
         for address in addresses.into_iter().take(TRIES) {
             let unreachable = |why: String| Refusal::new("egress_unreachable", format!("{host} at {address}: {why}"));
             match timeout(self.settings.connect, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) if !self.allow_private && leads_here(&tcp) => {
+                    last = Refusal::new("egress_address", format!("{host} is {}, which is this host", address.ip()));
+                }
                 Ok(Ok(tcp)) => match tcp.set_nodelay(true) {
                     Ok(()) => return Ok(tcp),
                     Err(error) => last = unreachable(error.to_string()),
@@ -303,6 +306,14 @@ impl Slot {
     }
 }
 
+/// Whether a connection leads to this host: it then has one address at both ends, also where that is a public one.
+fn leads_here(tcp: &TcpStream) -> bool {
+    match (tcp.local_addr(), tcp.peer_addr()) {
+        (Ok(local), Ok(peer)) => local.ip() == peer.ip(),
+        _ => true,
+    }
+}
+
 fn permitted(host: &str, found: Vec<SocketAddr>, allow_private: bool) -> Result<Vec<SocketAddr>, Refusal> {
     let Some(first) = found.first().copied() else {
         return Err(Refusal::new("egress_unresolvable", format!("{host} has no address")));
@@ -329,6 +340,16 @@ fn handshake_refusal(host: &str, port: u16, error: &std::io::Error) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_to_this_host_is_known_by_its_ends() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(leads_here(&TcpStream::connect(address).await.unwrap()));
+        let from_elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+        from_elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        assert!(!leads_here(&from_elsewhere.connect(address).await.unwrap()));
+    }
 
     #[test]
     fn only_public_addresses_of_a_name_are_left() {
