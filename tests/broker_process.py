@@ -118,10 +118,16 @@ class ComponentProcess:
 
 
 def _documents(line: str) -> list[dict]:
-    """The JSON objects in one line: two processes that share a file may write their ends of lines late."""
+    """The JSON objects in one line: two processes that share a file may write their ends of lines late.
+
+    What is not whole yet is not there yet.
+    """
     decoder, found, at = json.JSONDecoder(), [], 0
     while line.startswith("{", at):
-        document, at = decoder.raw_decode(line, at)
+        try:
+            document, at = decoder.raw_decode(line, at)
+        except ValueError:
+            break
         found.append(document)
     return found
 

@@ -34,6 +34,7 @@ def describe(node: Node, outside: dict[str, dict], *, may_start: tuple[str, ...]
             "spiffe_id": spiffe_id(name),
             "listen": str(node.listens[name]) if name in node.listens else None,
             "listen_host": None,
+            "listen_protocol": node.protocol,
             "may_start": name in may_start,
             "brokered": outside.get(name, {}).pop("brokered", True),
             "outside": outside.get(name, {}),

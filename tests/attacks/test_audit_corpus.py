@@ -46,7 +46,7 @@ def parts(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from (each for chain in report["chains"] for each in chain["loose"])
     while waiting:
         hop = waiting.pop()
-        yield from (hop, *hop["answers"], *hop["closings"])
+        yield from (hop, *hop["answers"], *hop["closings"], *hop["segments"])
         waiting += hop["children"]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import ipaddress
 from typing import Any
 
 import pytest
 import yaml
 
+from hopseal.documents.grammar import GrammarError, parse_listen_address
 from hopseal.documents.model import (
     AgentStatus,
     AttestBlock,
@@ -538,3 +540,14 @@ def test_static_secrets_are_forbidden_where_there_is_something_to_look_at(
         assert "forbidStaticSecrets" in caught.value.detail
         return
     assert parse(made).components[0].attest[0].forbid_static_secrets is attest["forbidStaticSecrets"]
+
+
+@pytest.mark.parametrize("path", ["/run/agents/a.sock", "/tcp://127.0.0.1:80"])
+def test_a_unix_socket_has_no_address(path: str) -> None:
+    assert parse_listen_address(path) is None
+
+
+def test_a_loopback_address_has_one() -> None:
+    assert parse_listen_address("tcp://[::1]:8080") == (ipaddress.ip_address("::1"), 8080)
+    with pytest.raises(GrammarError, match="loopback"):
+        parse_listen_address("tcp://127.0.0.1:65536")

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
+use http::{HeaderMap, Version, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -257,6 +257,12 @@ pub async fn drain(body: &mut Incoming) {
         }
     };
     let _or_too_slow = tokio::time::timeout(DRAIN_TIMEOUT, read_on).await;
+}
+
+/// Whether an answer with this head that gives nothing more, and gave no trailers, may have been cut: HTTP/2 resets a
+/// stream without an error, too (RFC 9113 §8.1), and only its body's `is_end_stream` tells. gRPC may end with its head.
+pub fn may_be_cut(version: Version, list: &HeaderMap) -> bool {
+    version == Version::HTTP_2 && !list.contains_key("grpc-status")
 }
 
 /// The length that `Content-Length` announces.

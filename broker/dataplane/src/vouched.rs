@@ -18,12 +18,15 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use crate::body::may_be_cut;
 use crate::grpc;
 use crate::headers;
 use crate::problem::Refusal;
 use crate::reply::{BodyFailed, Reply, WHOLE_BYTES, is_whole};
 use crate::sse;
 use crate::voucher::{HeadVoucher, Voucher, bind_head, receipt_unavailable};
+
+const RESET: &str = "the answer broke off: its stream was reset";
 
 /// What the answer to one request may look like.
 pub struct Peer {
@@ -69,7 +72,8 @@ pub async fn vouch(
     let unspent = voucher.take().ok_or_else(|| receipt_unavailable("the call was vouched for"))?;
     let head = HeadVoucher::new(unspent, head);
     if is_bodiless || is_whole(&parts.headers, &body) || !(peer.takes_trailers || in_comment) {
-        let (head, bytes, mut trailers) = hold_back(voucher, head, peer, body).await?;
+        let may_be_cut = !is_bodiless && may_be_cut(parts.version, &parts.headers);
+        let (head, bytes, mut trailers) = hold_back(voucher, head, peer, (body, may_be_cut)).await?;
         let place = if is_bodiless { Place::Header } else { peer.whole_place() };
         if matches!(place, Place::Header) {
             trailers.clear();
@@ -88,7 +92,8 @@ pub async fn vouch(
         parts.headers.insert(header::TRAILER, HeaderValue::from_static(RECEIPT));
     }
     let sum = grpc::summer_of(&parts.headers);
-    let stream = VouchedBody::new(body, head, sum, in_comment, peer.is_h2());
+    let may_be_cut = may_be_cut(parts.version, &parts.headers);
+    let stream = VouchedBody::new((body, may_be_cut), head, sum, in_comment, peer.is_h2());
     Ok(Response::from_parts(parts, Reply::Vouched(Box::new(stream))))
 }
 
@@ -97,12 +102,12 @@ async fn hold_back(
     voucher: &mut Option<Voucher>,
     head: HeadVoucher,
     peer: &Peer,
-    body: Incoming,
+    (body, may_be_cut): (Incoming, bool),
 ) -> Result<(HeadVoucher, Bytes, HeaderMap), Refusal> {
     let limit = if peer.takes_trailers { WHOLE_BYTES } else { peer.limit_bytes };
     let deadline = head.deadline();
     let mut unfinished = Unfinished { voucher: Some(head), bytes: BytesMut::new(), trailers: HeaderMap::new() };
-    let read = timeout(deadline, unfinished.read(body, limit)).await;
+    let read = timeout(deadline, unfinished.read((body, may_be_cut), limit)).await;
     let read = read.unwrap_or_else(|_| Err(Refusal::new("callee_timeout", "a short answer did not end in time")));
     let Some(head) = unfinished.voucher.take() else { return Err(receipt_unavailable("the call was vouched for")) };
     match read {
@@ -146,7 +151,7 @@ struct Unfinished {
 
 impl Unfinished {
     /// Takes in the whole body, and of its trailers what may pass.
-    async fn read(&mut self, mut body: Incoming, limit: usize) -> Result<(), Refusal> {
+    async fn read(&mut self, (mut body, mut may_be_cut): (Incoming, bool), limit: usize) -> Result<(), Refusal> {
         let memory = self.voucher.as_ref().map(HeadVoucher::memory);
         let mut reserved = None;
         while let Some(frame) = body.frame().await {
@@ -155,6 +160,7 @@ impl Unfinished {
             let data = match frame.into_data() {
                 Ok(data) => data,
                 Err(frame) => {
+                    may_be_cut = false;
                     self.trailers = frame.into_trailers().unwrap_or_default();
                     headers::strip_trailers(&mut self.trailers);
                     continue;
@@ -167,6 +173,9 @@ impl Unfinished {
                 memory.reserve(&mut reserved, self.bytes.len() + data.len())?;
             }
             self.bytes.extend_from_slice(&data);
+        }
+        if may_be_cut && !body.is_end_stream() {
+            return Err(Refusal::new("callee_unavailable", RESET));
         }
         Ok(())
     }
@@ -237,14 +246,21 @@ pub struct VouchedBody {
     state: State,
     in_comment: bool,
     takes_trailers: bool,
+    may_be_cut: bool,
     /// The component's, as far as they may pass.
     trailers: HeaderMap,
 }
 
 impl VouchedBody {
-    fn new(inner: Incoming, voucher: HeadVoucher, body: BodySummer, in_comment: bool, takes_trailers: bool) -> Self {
+    fn new(
+        (inner, may_be_cut): (Incoming, bool),
+        voucher: HeadVoucher,
+        body: BodySummer,
+        in_comment: bool,
+        takes_trailers: bool,
+    ) -> Self {
         let state = State::Streaming { voucher: Box::new(voucher), body, at_line_start: true };
-        Self { inner, state, in_comment, takes_trailers, trailers: HeaderMap::new() }
+        Self { inner, state, in_comment, takes_trailers, may_be_cut, trailers: HeaderMap::new() }
     }
 
     /// The component's answer is over: begins to seal. A comment must begin a line, which then counts as body.
@@ -287,11 +303,15 @@ impl Body for VouchedBody {
                             let data = match frame.into_data() {
                                 Ok(data) => data,
                                 Err(frame) if this.takes_trailers => {
+                                    this.may_be_cut = false;
                                     this.trailers = frame.into_trailers().unwrap_or_default();
                                     headers::strip_trailers(&mut this.trailers);
                                     continue;
                                 }
-                                Err(_nobody_takes_them) => continue,
+                                Err(_nobody_takes_them) => {
+                                    this.may_be_cut = false;
+                                    continue;
+                                }
                             };
                             body.update(&data);
                             *at_line_start = data.last().map_or(*at_line_start, |last| *last == b'\n');
@@ -300,6 +320,9 @@ impl Body for VouchedBody {
                         // Dropping the state logs that the answer was cut.
                         Some(Err(error)) => {
                             return Poll::Ready(Some(Err(BodyFailed::new("callee_unavailable", error.to_string()))));
+                        }
+                        None if this.may_be_cut && !this.inner.is_end_stream() => {
+                            return Poll::Ready(Some(Err(BodyFailed::new("callee_unavailable", RESET))));
                         }
                         None => {
                             if let Some(feed) = this.end().transpose() {

@@ -17,6 +17,8 @@ const REPLAYABLE_S: i64 = MAX_LIFETIME_S + MAX_SKEW_S + 1;
 
 /// More lines than one write has.
 const MOST_IN_A_WRITE: u64 = 4096;
+/// Lines of one write are dated while it is put together, which takes less.
+const LONGEST_WRITE_MS: u64 = 5_000;
 
 /// Codes of refusals that have a receipt (custody-wire §7.1): those behind the proof of who sent the record.
 const WITH_RECEIPT: [&str; 3] = ["custody_authority", "custody_chain", "custody_forbidden"];
@@ -79,7 +81,7 @@ pub fn scan(mut log: impl BufRead, since: i64) -> io::Result<Scan> {
             }
             continue;
         };
-        hole.iter_mut().for_each(|hole| hole.lines_behind += 1);
+        hole.iter_mut().for_each(|hole| hole.note_behind(json));
         let passed = (!scan.is_empty()).then(|| can_pass(json, since)).flatten();
         let entry = if passed.is_none() { serde_json::from_slice::<ReadLine>(json).ok() } else { None };
         let Some(n) = passed.as_ref().map(|passed| passed.n).or(entry.as_ref().map(|entry| entry.n)) else {
@@ -134,6 +136,8 @@ struct Hole {
     accepted: usize,
     certificates: HashSet<String>,
     lines_behind: u64,
+    /// When the first and the last of them, by their dates, were written.
+    dates: Option<(u64, u64)>,
 }
 
 impl Hole {
@@ -146,12 +150,27 @@ impl Hole {
             accepted: scan.accepted.len(),
             certificates: scan.certificates.clone(),
             lines_behind: 0,
+            dates: None,
         }
+    }
+
+    fn note_behind(&mut self, json: &[u8]) {
+        self.lines_behind += 1;
+        if let Some(LineStart { at_ms, .. }) = LineStart::read(json) {
+            let (first, last) = self.dates.unwrap_or((at_ms, at_ms));
+            self.dates = Some((first.min(at_ms), last.max(at_ms)));
+        }
+    }
+
+    /// Whether one write can have written what stands behind it.
+    fn is_in_one_write(&self) -> bool {
+        let is_short = self.dates.is_none_or(|(first, last)| last - first <= LONGEST_WRITE_MS);
+        is_short && self.lines_behind <= MOST_IN_A_WRITE
     }
 
     /// Takes back what stands behind it, unless that is more than one write has: then it is damage.
     fn cut(self, scan: &mut Scan) {
-        if self.lines_behind > MOST_IN_A_WRITE {
+        if !self.is_in_one_write() {
             return;
         }
         (scan.next_n, scan.length, scan.damaged) = (self.next_n, self.length, self.damaged);
@@ -303,6 +322,17 @@ mod tests {
         log[line(0, 0, 9).len()..][..9].fill(0);
         let found = scan(&log[..], 10).unwrap();
         assert_eq!((found.length, found.next_n, found.damaged), (log.len() as u64, behind + 2, 1));
+    }
+
+    #[test]
+    fn a_hole_before_lines_of_several_seconds_is_damage() {
+        let at = |n: u64, at_s: u64| line(n, at_s, 9);
+        let mut log = [at(0, 100), at(1, 101), at(2, 102), at(3, 102 + LONGEST_WRITE_MS / 1000 + 1)].concat();
+        let zeroed = at(0, 100).len() + 20;
+        log[zeroed] = 0;
+        let found = scan(&log[..], 0).unwrap();
+        assert_eq!((found.length, found.next_n, found.damaged), (log.len() as u64, 4, 1));
+        assert_eq!(found.accepted.iter().map(|a| a.jti.as_str()).collect::<Vec<_>>(), ["j0", "j2", "j3"]);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::clock;
 const MAX_BATCH: usize = 256;
 /// A larger buffer for lines is given back.
 const MAX_BUFFER: usize = 1 << 20;
-/// Entries without a waiting call that outlive a failed write; the newest count.
+/// Entries without a waiting call that outlive a failed write, beside accepted records; the newest count.
 const MAX_UNWRITTEN: usize = 1024;
 /// A log that failed is probed this often while nothing is written.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
@@ -193,7 +193,13 @@ impl Writer {
     }
 
     fn fail(&mut self, batch: Batch, mut kept: Vec<Unawaited>, error: &std::io::Error) {
-        kept.drain(..kept.len().saturating_sub(MAX_UNWRITTEN));
+        // What an accepted record left is never dropped: its call goes on, and calls in progress bound their number.
+        let mut excess = kept.len().saturating_sub(MAX_UNWRITTEN);
+        kept.retain(|(entry, _)| {
+            let is_dropped = excess > 0 && entry.replayable_until().is_none();
+            excess -= usize::from(is_dropped);
+            !is_dropped
+        });
         self.unwritten = kept;
         self.health.set(Err(error));
         self.shared.outcomes.tell(batch.into_outcomes(Err(&LogError::Unavailable(error.to_string()))));

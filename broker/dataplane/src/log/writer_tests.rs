@@ -256,6 +256,26 @@ fn a_full_disk_fails_the_calls_and_recovers_by_itself_without_a_gap() {
     assert_eq!(*watch.news.lock().unwrap(), ["failed", "recovered"]);
 }
 
+/// A component's answer leaves once its receipt is durable: the copy of its record, which nobody waits for, must be too.
+#[test]
+fn no_copy_of_a_record_is_lost_in_a_write_that_fails() {
+    let memory = Memory::default();
+    let (log, _watch) = start_with(&memory, Patience { queue: 4096, full: Duration::ZERO, witness: None });
+    let copies = MAX_UNWRITTEN + 200;
+    runtime().block_on(async {
+        memory.disk.lock().unwrap().full = true;
+        for n in 0..copies {
+            log.append_nowait(super::super::samples::received(&format!("j{n}"), 9), Vec::new()).unwrap();
+        }
+        assert!(log.seal(request(&Key::named("one"), "one", "td")).await.is_err());
+        memory.disk.lock().unwrap().full = false;
+        log.seal(request(&Key::named("one"), "two", "td")).await.unwrap();
+    });
+    let jtis: Vec<_> =
+        memory.lines().into_iter().filter(|line| line.r#type == "rec").filter_map(|line| line.jti).collect();
+    assert_eq!(jtis.len(), copies + 1);
+}
+
 #[test]
 fn a_key_that_may_not_sign_fails_its_own_calls_only() {
     let memory = Memory::default();

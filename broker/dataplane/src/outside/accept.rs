@@ -15,7 +15,7 @@ use http::{HeaderMap, Response};
 
 use super::plain::{Plain, PlainBody};
 use crate::admission::append;
-use crate::body::Buffered;
+use crate::body::{Buffered, may_be_cut};
 use crate::broker::{Broker, Continues};
 use crate::call::{CallRecord, Custody};
 use crate::clock;
@@ -79,7 +79,9 @@ pub async fn accept(
     match delivered {
         Ok(response) => {
             let status = response.status();
-            Ok(response.map(|inner| Reply::Plain(Box::new(PlainBody::new(inner, plain.answered(status))))))
+            let may_be_cut = may_be_cut(response.version(), response.headers());
+            let body = |inner| PlainBody::new((inner, may_be_cut), plain.answered(status));
+            Ok(response.map(|inner| Reply::Plain(Box::new(body(inner)))))
         }
         Err(refusal) => {
             plain.undelivered(&refusal);

@@ -10,6 +10,7 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use crate::broker::Broker;
+use crate::headers;
 use crate::log::{Ended, Entry, Unrecorded};
 use crate::problem::Refusal;
 use crate::reply::BodyFailed;
@@ -58,12 +59,13 @@ impl Drop for Plain {
 /// The body of such an answer.
 pub struct PlainBody {
     inner: Incoming,
+    may_be_cut: bool,
     plain: Plain,
 }
 
 impl PlainBody {
-    pub fn new(inner: Incoming, plain: Plain) -> Self {
-        let mut body = Self { inner, plain };
+    pub fn new((inner, may_be_cut): (Incoming, bool), plain: Plain) -> Self {
+        let mut body = Self { inner, may_be_cut, plain };
         body.end_if_ended();
         body
     }
@@ -81,13 +83,22 @@ impl Body for PlainBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.inner).poll_frame(context));
-        match &frame {
+        let mut frame = ready!(Pin::new(&mut this.inner).poll_frame(context));
+        match &mut frame {
             Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    this.may_be_cut = false;
+                    headers::strip_trailers(trailers);
+                }
                 this.plain.passed += frame.data_ref().map_or(0, |data| data.len() as u64);
                 this.end_if_ended();
             }
             Some(Err(_)) => this.plain.end("abort", "callee_unavailable"),
+            None if this.may_be_cut && !this.inner.is_end_stream() => {
+                this.plain.end("abort", "callee_unavailable");
+                let failed = BodyFailed::new("callee_unavailable", "the answer broke off: its stream was reset");
+                return Poll::Ready(Some(Err(failed)));
+            }
             None => this.plain.end("eof", "closed"),
         }
         Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyFailed::new("callee_unavailable", error.to_string()))))
