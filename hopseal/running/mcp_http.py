@@ -36,6 +36,7 @@ from hopseal.running.mcp_requests import (
     EVENTS,
     JSON,
     VERSION_HEADER,
+    Caller,
     RefusedError,
     accepted_media,
     fetch_caller,
@@ -75,7 +76,7 @@ class McpEndpoint:
         self._idle_s = idle_s
         self._says = says
         self._sessions: dict[str, Session] = {}
-        self._beginning: list[object] = []  # whose children are being started
+        self._beginning: list[Caller] = []  # whose children are being started
         self._running: set[asyncio.Task[None]] = set()
         self.gone: asyncio.Future[ChildGoneError] = asyncio.get_running_loop().create_future()
 
@@ -110,7 +111,7 @@ class McpEndpoint:
         await self._end(self._session(request, caller)[0])
         return web.Response(status=204)
 
-    async def _post(self, request: web.BaseRequest, caller: object, handle: str | None) -> web.StreamResponse:
+    async def _post(self, request: web.BaseRequest, caller: Caller, handle: str | None) -> web.StreamResponse:
         need_media(request)
         parsed = await read_message(request)
         need_version(request, parsed)
@@ -125,7 +126,7 @@ class McpEndpoint:
         return await _respond(request, parsed.id, await _ask(session, parsed, handle))
 
     async def _begin(
-        self, request: web.BaseRequest, parsed: Parsed, caller: object, handle: str | None
+        self, request: web.BaseRequest, parsed: Parsed, caller: Caller, handle: str | None
     ) -> web.StreamResponse:
         if SESSION_HEADER in request.headers:
             raise RefusedError(400, "a session is initialised once")
@@ -144,7 +145,7 @@ class McpEndpoint:
             return _json(failed)
         return _json(answer, {SESSION_HEADER: name})
 
-    async def _get(self, request: web.BaseRequest, caller: object) -> web.StreamResponse:
+    async def _get(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         if EVENTS not in accepted_media(request):
             raise RefusedError(406, f"accept {EVENTS}")
         _, session = self._session(request, caller)
@@ -157,7 +158,7 @@ class McpEndpoint:
         finally:
             session.stop_listening()
 
-    def _session(self, request: web.BaseRequest, caller: object) -> tuple[str, Session]:
+    def _session(self, request: web.BaseRequest, caller: Caller) -> tuple[str, Session]:
         names = request.headers.getall(SESSION_HEADER, ())
         if len(names) != 1:
             raise RefusedError(400, f"exactly one {SESSION_HEADER} is needed; begin with initialize")
@@ -167,10 +168,11 @@ class McpEndpoint:
             raise RefusedError(404, "there is no such session; begin a new one with initialize")
         return names[0], session
 
-    async def _open(self, caller: object) -> tuple[str, Session]:
+    async def _open(self, caller: Caller) -> tuple[str, Session]:
         """A session with a new child, if there is room for one."""
         owners = [*self._beginning, *(each.owner for each in self._sessions.values())]
-        if len(owners) >= self._max_sessions or owners.count(caller) >= max(1, self._max_sessions // 2):
+        own = sum(owner[0] == caller[0] for owner in owners)  # whoever it acts for
+        if len(owners) >= self._max_sessions or own >= max(1, self._max_sessions // 2):
             raise RefusedError(503, "no more sessions now", code="mcp_sessions_full", rpc_code=INTERNAL_ERROR)
         self._beginning.append(caller)  # before anything is awaited: others count it
         try:

@@ -28,6 +28,9 @@ VERSION_HEADER: Final = "MCP-Protocol-Version"
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
 
+# The component that calls, and for whom.
+Caller = tuple[str | None, User | None]
+
 
 class RefusedError(InvalidError):
     """A request that HTTP already refuses (code ``mcp_refused`` or what is more exact)."""
@@ -47,7 +50,7 @@ class RefusedError(InvalidError):
         self.answer = error_message(number, rpc_code, message, data or {"code": code})
 
 
-async def fetch_caller(handle: str | None) -> tuple[str | None, User | None]:
+async def fetch_caller(handle: str | None) -> Caller:
     """Who calls and for whom, as the broker verified it.
 
     Raises:

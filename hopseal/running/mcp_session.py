@@ -32,6 +32,7 @@ from hopseal.running.mcp_messages import (
     progress_token,
     without_custody,
 )
+from hopseal.running.mcp_requests import Caller
 from hopseal.running.stdio_child import StdioChild
 
 MAX_OPEN_REQUESTS: Final = 64
@@ -65,11 +66,11 @@ class Session:
 
     Args:
         child: started, and nobody else's.
-        owner: who may use the session, in any form that can be compared.
+        owner: who may use the session.
         says: told of lines that are no messages.
     """
 
-    def __init__(self, child: StdioChild, owner: object, says: Callable[[str], None]) -> None:
+    def __init__(self, child: StdioChild, owner: Caller, says: Callable[[str], None]) -> None:
         self.owner = owner
         self.version: str | None = None
         self.used_at = time.monotonic()

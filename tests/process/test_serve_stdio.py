@@ -15,8 +15,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import RawTestServer
 
 from dataplane_nodes import Answer, Node, call, components
+from hopseal.running import mcp_http
+from hopseal.running.stdio_child import StdioChild
+from hopseal.sdk.context import User
 from hopseal.sdk.httpx import BrokerTransport
 from svid_authority import Authority
 from waiting import wait_until
@@ -271,6 +276,27 @@ def test_one_caller_has_at_most_half_of_the_sessions_and_idle_ones_make_room(tmp
         assert (full.status, json.loads(full.body)["error"]["data"]["code"]) == (503, "mcp_sessions_full")
         wait_until(lambda: scene.post(request("initialize", protocolVersion=VERSION)).status == 200)
         assert scene.post(request("ping"), first).status == 404
+
+
+async def test_a_caller_of_many_users_has_at_most_half_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = iter(User("https://idp.example.org", f"user-{number}", is_verified=True) for number in range(3))
+
+    async def next_user(_: str | None) -> tuple[str, User]:
+        return "spiffe://example.org/agents/crm/front", next(users)
+
+    monkeypatch.setattr(mcp_http, "fetch_caller", next_user)
+    endpoint = mcp_http.McpEndpoint(
+        lambda: StdioChild.start(SERVER, os.environ), max_sessions=4, idle_s=60, says=lambda _: None
+    )
+    begin = request("initialize", protocolVersion=VERSION)
+    try:
+        async with RawTestServer(endpoint.serve) as server, ClientSession() as client:
+            statuses = [
+                (await client.post(server.make_url("/mcp"), json=begin, headers=MEDIA)).status for _ in range(3)
+            ]
+        assert statuses == [200, 200, 503]
+    finally:
+        await endpoint.aclose()
 
 
 def test_sessions_that_begin_at_once_do_not_get_past_the_bound(tmp_path: Path) -> None:

@@ -58,7 +58,23 @@ pub fn operation(method: &Method, path: &str, list: &HeaderMap, body: Option<&[u
     }
     let mut counter = MessageCounter::default();
     counter.update(body.unwrap_or_default());
-    counter.is_between().then(|| Operation::of(Protocol::Grpc, format!("{method} {path}")))
+    let is_one = counter.is_between() && !body.is_some_and(is_wide_json);
+    is_one.then(|| Operation::of(Protocol::Grpc, format!("{method} {path}")))
+}
+
+/// Bytes of a body that say whether it is [`is_wide_json`].
+pub const START_BYTES: usize = 8;
+
+/// Whether a body begins as JSON in two or four bytes a character: that can be a sequence of messages as well, and a
+/// reader that detects encodings would see a call in it.
+pub fn is_wide_json(start: &[u8]) -> bool {
+    let opens = |byte: &u8| matches!(byte, b'\t' | b'\n' | b'\r' | b' ' | b'{' | b'[');
+    let goes_on = |byte: &u8| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~');
+    match start {
+        [0, 0, 0xfe, 0xff, 0, 0, 0, first, ..] => opens(first),
+        [0, 0, 0, first, 0, 0, 0, second, ..] | [0, first, 0, second, ..] => opens(first) && goes_on(second),
+        _ => false,
+    }
 }
 
 /// The refusal as a gRPC client reads it: a status in a head without body.
@@ -143,6 +159,42 @@ mod tests {
         twice.append(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         assert!(!is_grpc(&twice));
         assert!(operation(&Method::GET, "/s/m", &head("application/grpc"), None).is_none());
+    }
+
+    /// JSON in four bytes a character that is a sequence of two messages as well.
+    fn wide_call() -> Vec<u8> {
+        let call = r#"{"jsonrpc":"2.0","id":1,"method":"tasks/cancel","params":{"id":"t"},"x":""#;
+        let text = format!("{call:x<7873}\u{10000}\u{e0100}\"}} ");
+        text.chars().flat_map(|each| u32::from(each).to_be_bytes()).collect()
+    }
+
+    #[test]
+    fn json_that_is_messages_as_well_is_no_grpc() {
+        let body = wide_call();
+        let mut counter = MessageCounter::default();
+        counter.update(&body);
+        assert!(counter.is_between() && counter.count() == 2);
+        let list = head("application/grpc");
+        let operation = crate::operation::operation_of(&Method::POST, "/a2a", &list, Some(&body));
+        assert_eq!(operation.protocol, Protocol::Unreadable);
+        for start in [b"\0\0\xfe\xff\0\0\0{".as_slice(), b"\0\0\0\n\0\0\0{", b"\0\0\0[\0\0\0{", b"\0\t\0{", b"\0{\0\""]
+        {
+            assert!(is_wide_json(start), "{start:?}");
+        }
+        for start in [b"\0\0\0 \0\x0a\x05{\"}".as_slice(), b"\0\0\0{\0\x08\x01\x10", b"\0\0\0\0\x02{}", b"\0\0\0"] {
+            assert!(!is_wide_json(start), "{start:?}");
+        }
+    }
+
+    #[test]
+    fn json_that_is_messages_as_well_breaks_off_as_a_stream() {
+        let body = wide_call();
+        let passing = |content_type| crate::passing::Passing::behind(&head(content_type), std::sync::Arc::default());
+        assert!(passing("application/octet-stream").update(&body).is_ok());
+        assert!(passing("application/grpc").update(&body).is_err());
+        let slow = passing("application/grpc");
+        let passed = body.iter().take_while(|byte| slow.update(std::slice::from_ref(*byte)).is_ok()).count();
+        assert!(passed < 8, "{passed}");
     }
 
     #[test]

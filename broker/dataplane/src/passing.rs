@@ -17,14 +17,17 @@ use crate::open_streams::Pulse;
 pub struct Passing(Arc<Mutex<Sum>>, Arc<Pulse>);
 
 enum Sum {
-    Body(BodySummer),
+    Body(BodySummer, Option<Start>),
     Frames(FrameReader),
 }
+
+/// How a body of gRPC begins, as far as that is looked at.
+type Start = Vec<u8>;
 
 impl Passing {
     /// Of the body behind this head.
     pub fn behind(list: &HeaderMap, pulse: Arc<Pulse>) -> Self {
-        Self(Arc::new(Mutex::new(Sum::Body(grpc::summer_of(list)))), pulse)
+        Self(Arc::new(Mutex::new(Sum::Body(grpc::summer_of(list), grpc::is_grpc(list).then(Start::new)))), pulse)
     }
 
     /// Of the frames of a WebSocket's client, which are masked, or its server.
@@ -39,10 +42,14 @@ impl Passing {
     pub fn update(&self, bytes: &[u8]) -> Result<Passed, &'static str> {
         self.1.touch();
         match &mut *self.lock() {
-            Sum::Body(sum) => {
+            Sum::Body(sum, start) => {
                 sum.update(bytes);
                 let all = Passed { frames: bytes.len(), close: 0 };
-                if sum.is_malformed() { Err("the body is no sequence of gRPC messages") } else { Ok(all) }
+                if sum.is_malformed() || start.as_mut().is_some_and(|start| is_other(start, bytes)) {
+                    Err("the body is no sequence of gRPC messages")
+                } else {
+                    Ok(all)
+                }
             }
             Sum::Frames(frames) => frames.take(bytes),
         }
@@ -50,7 +57,7 @@ impl Passing {
 
     pub fn so_far(&self) -> BodySum {
         match &*self.lock() {
-            Sum::Body(sum) => sum.so_far(),
+            Sum::Body(sum, _) => sum.so_far(),
             Sum::Frames(frames) => frames.sum(),
         }
     }
@@ -58,7 +65,7 @@ impl Passing {
     /// Whole messages so far, if it is a sequence of them.
     pub fn messages(&self) -> Option<u64> {
         match &*self.lock() {
-            Sum::Body(_) => None,
+            Sum::Body(..) => None,
             Sum::Frames(frames) => Some(frames.messages()),
         }
     }
@@ -66,7 +73,7 @@ impl Passing {
     /// Whether frames are over: behind the Close frame.
     pub fn is_closed(&self) -> bool {
         match &*self.lock() {
-            Sum::Body(_) => false,
+            Sum::Body(..) => false,
             Sum::Frames(frames) => frames.is_closed(),
         }
     }
@@ -74,4 +81,11 @@ impl Passing {
     fn lock(&self) -> MutexGuard<'_, Sum> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the body that goes on with `bytes` is JSON as well, which the component may take it for.
+fn is_other(start: &mut Start, bytes: &[u8]) -> bool {
+    let missing = grpc::START_BYTES - start.len();
+    start.extend(bytes.iter().take(missing));
+    missing > 0 && grpc::is_wide_json(start)
 }
