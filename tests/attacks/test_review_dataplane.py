@@ -75,7 +75,7 @@ def test_a_session_header_opens_no_other_path_than_the_mcp_endpoint(
         lookup(params={"name": "crm.lookup", "Name": "crm.delete"}),
         lookup(Method="tools/delete"),
         lookup(PARAMS={"name": "crm.delete"}),
-        lookup(paramſ={"name": "crm.delete"}),
+        lookup(**{"paramſ": {"name": "crm.delete"}}),
         lookup(params={"name": "crm.lookup", "name\u0000": "crm.delete"}),
     ],
     ids=["name", "method", "params", "long s", "nul"],
@@ -85,9 +85,9 @@ def test_members_that_another_reader_takes_for_the_call_match_no_pattern(
 ) -> None:
     """Go's JSON reader ignores case and folds as Unicode does; C readers end names at a zero byte."""
     a, tool = mcp_only
-    assert call(a, body=body, headers={"Content-Type": "application/json"}).code == "policy_denied"
+    assert call(a, body=body, headers={"Content-Type": "application/json"}).code == "operation_unreadable"
     assert not tool.seen
-    a.wait_for_call(direction="out", code="policy_denied")
+    a.wait_for_call(direction="out", code="operation_unreadable")
 
 
 @pytest.mark.parametrize("path", ["/public/..;/admin", "/public/.;x=1/admin", "/..;"])

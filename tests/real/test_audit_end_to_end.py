@@ -110,7 +110,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         publish(cluster)
         logs = tuple(folder / node.name for node in cluster.nodes)
         for state, copy in zip(states, logs, strict=True):
-            shutil.copytree(state, copy)
+            shutil.copytree(state, copy, ignore=shutil.ignore_patterns("*.sock"))
         policy = folder / "witnesses.policy"
         policy.write_text(policy_of(cluster))
         claims = parse_sealed_record(first.sealed or "").record
