@@ -75,7 +75,7 @@ def test_a_session_header_opens_no_other_path_than_the_mcp_endpoint(
         lookup(params={"name": "crm.lookup", "Name": "crm.delete"}),
         lookup(Method="tools/delete"),
         lookup(PARAMS={"name": "crm.delete"}),
-        lookup(**{"paramſ": {"name": "crm.delete"}}),
+        lookup(**{"param\u017f": {"name": "crm.delete"}}),  # noqa: PIE804 - an identifier would become params
         lookup(params={"name": "crm.lookup", "name\u0000": "crm.delete"}),
     ],
     ids=["name", "method", "params", "long s", "nul"],

@@ -248,7 +248,7 @@ def rewritten(log: Path, folder: Path, edit: Callable[[list[Json]], None]) -> Pa
 
 def rewrite(journal: Path, edit: Callable[[list[Json]], None]) -> None:
     """Change the lines of a journal, with their sums, as whoever owns the node can."""
-    lines = [json.loads(read_payload(line)) for line in journal.read_bytes().splitlines()]
+    lines = [json.loads(read_payload(line)) for line in journal.read_bytes().rstrip(b"\0").splitlines()]
     edit(lines)
     journal.write_bytes(b"".join(format_line(json.dumps(each, separators=(",", ":")).encode()) for each in lines))
 
