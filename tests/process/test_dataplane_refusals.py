@@ -232,10 +232,14 @@ def test_peers_that_act_together_cannot_take_all_places_of_calls(tmp_path: Path)
     """Each gets half of what the ones before it have left."""
     with pair(tmp_path, limits={"calls": 64}) as (a, b, _tool), contextlib.ExitStack() as stack:
         head = b"POST /mcp HTTP/1.1\r\nhost: tool.crm\r\ncontent-length: 100\r\n\r\nx"
-        for held, name in ((32, "reasoner"), (48, "one"), (56, "two"), (60, "three")):
+        refused = 0
+        for held, name, granted in ((32, "reasoner", 32), (48, "one", 16), (56, "two", 8), (60, "three", 4)):
+            refused += 40 - granted
             svid = a.authority.issue(spiffe_id(name))
             for _ in range(40):
                 stack.enter_context(connected(b.port, context(svid))).sendall(head)
+            # One that is refused has a place until it is told so, which the next identity would find taken.
+            wait_until(lambda told=refused: sum(each["code"] == "overloaded" for each in b.of("call")) == told)
             wait_until(lambda held=held: b.metric("calls_in_progress") == held)
         assert call(a).status == 200
 
