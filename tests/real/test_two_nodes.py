@@ -37,7 +37,7 @@ def logs(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
 def edited(log: Path, to: Path, edit: Callable[[Line], Line | None]) -> Path:
     """A copy of ``log`` with every entry passed through ``edit`` and sums made right again, as a forger would."""
     with to.open("wb") as output:
-        for raw in log.read_bytes().splitlines():
+        for raw in log.read_bytes().rstrip(b"\0").splitlines():
             changed = edit(json.loads(raw[9:]))
             if changed is not None:
                 payload = json.dumps(changed, separators=(",", ":")).encode()
