@@ -43,10 +43,11 @@ from attestor.facts import (
     ProcessFacts,
     Unreadable,
 )
-from attestor.listeners import ListenersUnreadable, find_listeners
+from attestor.listeners import find_listeners
 from attestor.offload import Offload
 from attestor.peer import PeerGone, PinnedProcess
 from attestor.proc_text import ProcTextInvalid
+from attestor.sock_diag import ListenersUnreadable
 from hopseal.errors import DeniedError
 
 if TYPE_CHECKING:

@@ -25,44 +25,23 @@ import re
 import socket
 import stat
 import struct
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
-from attestor import syscalls
 from attestor.peer import PeerGone, PeerUnpinnable, PinnedProcess, pin_pid, read_proc
 from attestor.proc_text import ProcTextInvalid, parse_status
-from hopseal.errors import UnavailableError
+from attestor.sock_diag import ListenersUnreadable, dump_sockets, in_namespace, parse_dump
 
-_NETLINK_SOCK_DIAG: Final = 4
-_SOCK_DIAG_BY_FAMILY: Final = 20
-_NLMSG_ERROR: Final = 2
-_NLMSG_DONE: Final = 3
-_NLM_F_REQUEST_DUMP: Final = 0x301
-_CLONE_NEWNET: Final = 0x40000000
 _TCP_LISTEN: Final = 10
 _UDIAG_SHOW_VFS: Final = 0x02
 _UNIX_DIAG_VFS: Final = 1
-_HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr
 _REQUEST: Final = struct.Struct("=BBHIIIII")  # unix_diag_req
 _MESSAGE: Final = struct.Struct("=BBBBIII")  # unix_diag_msg
 _ATTRIBUTE: Final = struct.Struct("=HH")  # nlattr
 _VFS: Final = struct.Struct("=II")  # unix_diag_vfs: inode, device
-_RECEIVE_BYTES: Final = 1 << 16
 _ATTEMPTS: Final = 4
 _SOCKET_LINK: Final = re.compile(r"socket:\[([0-9]+)\]")
-
-
-Result = TypeVar("Result")
-
-
-class ListenersUnreadable(UnavailableError):  # noqa: N818 - the names of states read better without a suffix
-    """Who listens cannot be found out (code ``listeners_unreadable``)."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("listeners_unreadable", "who listens on the socket cannot be found out", detail=detail)
 
 
 def find_listeners(path: str) -> list[PinnedProcess]:
@@ -94,21 +73,7 @@ def parse_unix_diag(reply: bytes) -> tuple[list[tuple[int, int, int]], bool]:
     Raises:
         ListenersUnreadable: the kernel refused, or the reply is malformed.
     """
-    sockets: list[tuple[int, int, int]] = []
-    offset = 0
-    while offset + _HEADER.size <= len(reply):
-        length, kind, _, _, _ = _HEADER.unpack_from(reply, offset)
-        if length < _HEADER.size or offset + length > len(reply):
-            raise ListenersUnreadable("a netlink message is cut off")
-        body = reply[offset + _HEADER.size : offset + length]
-        if kind == _NLMSG_DONE:
-            return sockets, True
-        if kind == _NLMSG_ERROR:
-            code = -struct.unpack_from("=i", body)[0] if len(body) >= struct.calcsize("=i") else 0
-            raise ListenersUnreadable(f"unix_diag: {os.strerror(code)}")
-        sockets += _parse_message(body)
-        offset += (length + 3) & ~3
-    return sockets, False
+    return parse_dump(reply, "unix_diag", _parse_message)
 
 
 def _parse_message(body: bytes) -> Iterator[tuple[int, int, int]]:
@@ -161,57 +126,9 @@ def _dump(namespace: str) -> list[tuple[int, int, int]]:
     return in_namespace(namespace, _dump_here, gone=[])
 
 
-def in_namespace(namespace: str, call: Callable[[], Result], *, gone: Result) -> Result:
-    """What ``call`` returns in a network namespace: a thread moves there and ends.
-
-    Args:
-        namespace: its path in ``/proc``.
-        call: may block.
-        gone: the result if the namespace is there no more.
-
-    Raises:
-        ListenersUnreadable: it cannot be entered, or ``call`` failed.
-    """
-    result: list[Result] = []
-    failed: list[Exception] = []
-
-    def run() -> None:
-        try:
-            with Path(namespace).open("rb") as file:
-                syscalls.setns(file.fileno(), _CLONE_NEWNET)
-        except FileNotFoundError:
-            result.append(gone)
-            return
-        except OSError as error:
-            failed.append(error)
-            return
-        try:
-            result.append(call())
-        except (OSError, ListenersUnreadable) as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="in-namespace", daemon=True)
-    thread.start()
-    thread.join()
-    if not result:
-        error = failed[0] if failed else None
-        if isinstance(error, ListenersUnreadable):
-            raise error
-        raise ListenersUnreadable(f"{namespace}: {error}") from error
-    return result[0]
-
-
 def _dump_here() -> list[tuple[int, int, int]]:
     request = _REQUEST.pack(socket.AF_UNIX, 0, 0, 1 << _TCP_LISTEN, 0, _UDIAG_SHOW_VFS, 0xFFFFFFFF, 0xFFFFFFFF)
-    header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 1, 0)
-    sockets: list[tuple[int, int, int]] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
-        netlink.send(header + request)
-        last = False
-        while not last:
-            found, last = parse_unix_diag(netlink.recv(_RECEIVE_BYTES))
-            sockets += found
-    return sockets
+    return dump_sockets(request, parse_unix_diag)
 
 
 def holders_of(inodes: frozenset[int]) -> Iterator[PinnedProcess]:

@@ -18,7 +18,6 @@ Source: docs/adr/0016; sock_diag(7), linux/inet_diag.h.
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 import struct
 import time
@@ -28,20 +27,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from attestor.listeners import ListenersUnreadable, holders_of, in_namespace, network_namespaces
+from attestor.listeners import holders_of, network_namespaces
 from attestor.peer import PinnedProcess
+from attestor.sock_diag import ListenersUnreadable, dump_sockets, in_namespace, parse_dump
 
-_NETLINK_SOCK_DIAG: Final = 4
-_SOCK_DIAG_BY_FAMILY: Final = 20
-_NLMSG_ERROR: Final = 2
-_NLMSG_DONE: Final = 3
-_NLM_F_REQUEST_DUMP: Final = 0x301
 _ESTABLISHED: Final = 1  # net/tcp_states.h
 _LISTEN: Final = 10
-_HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr
 _REQUEST: Final = struct.Struct("=BBBBI48x")  # inet_diag_req_v2, its inet_diag_sockid zero
 _MESSAGE: Final = struct.Struct("=BBBB2s2s16s16s12xIIIII")  # inet_diag_msg
-_RECEIVE_BYTES: Final = 1 << 16
 _CONNECT_S: Final = 1.0
 _ACCEPT_S: Final = 1.0
 _LOOK_S: Final = 0.002
@@ -140,30 +133,16 @@ def parse_inet_diag(reply: bytes) -> tuple[list[DiagSocket], bool]:
     Raises:
         ListenersUnreadable: the kernel refused, or the reply is malformed.
     """
-    sockets: list[DiagSocket] = []
-    offset = 0
-    while offset + _HEADER.size <= len(reply):
-        length, kind, _, _, _ = _HEADER.unpack_from(reply, offset)
-        if length < _HEADER.size or offset + length > len(reply):
-            raise ListenersUnreadable("a netlink message is cut off")
-        body = reply[offset + _HEADER.size : offset + length]
-        if kind == _NLMSG_DONE:
-            return sockets, True
-        if kind == _NLMSG_ERROR:
-            code = -struct.unpack_from("=i", body)[0] if len(body) >= struct.calcsize("=i") else 0
-            raise ListenersUnreadable(f"inet_diag: {os.strerror(code)}")
-        sockets.append(_parse_message(body))
-        offset += (length + 3) & ~3
-    return sockets, False
+    return parse_dump(reply, "inet_diag", _parse_message)
 
 
-def _parse_message(body: bytes) -> DiagSocket:
+def _parse_message(body: bytes) -> Iterator[DiagSocket]:
     if len(body) < _MESSAGE.size:
         raise ListenersUnreadable("a netlink message is cut off")
     family, state, _, _, sport, dport, src, dst, _, _, _, _, inode = _MESSAGE.unpack_from(body)
     local = (_address(family, src), int.from_bytes(sport))
     remote = (_address(family, dst), int.from_bytes(dport))
-    return DiagSocket(state, local, remote, inode)
+    yield DiagSocket(state, local, remote, inode)
 
 
 def _address(family: int, data: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -225,14 +204,6 @@ def _dump(namespace: str, state: int) -> list[DiagSocket]:
 
 
 def _dump_here(state: int) -> list[DiagSocket]:
-    sockets: list[DiagSocket] = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << state)
-        header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 1, 0)
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
-            netlink.send(header + request)
-            last = False
-            while not last:
-                found, last = parse_inet_diag(netlink.recv(_RECEIVE_BYTES))
-                sockets += found
-    return sockets
+    families = (socket.AF_INET, socket.AF_INET6)
+    requests = [_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << state) for family in families]
+    return [each for request in requests for each in dump_sockets(request, parse_inet_diag)]

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from attestor.evidence import EvidenceCollector
-from attestor.listeners import ListenersUnreadable, find_listeners
+from attestor.listeners import find_listeners
 from attestor.peer import PeerGone, pin_peer
+from attestor.sock_diag import ListenersUnreadable
 from children import child, open_descriptors
 from waiting import wait_until
 

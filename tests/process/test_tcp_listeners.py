@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from attestor.listeners import ListenersUnreadable
+from attestor.sock_diag import ListenersUnreadable
 from attestor.tcp_listeners import connect_in, find_tcp_listeners
 from broker_process import ROOT, BrokerProcess, ComponentProcess
 from waiting import wait_until

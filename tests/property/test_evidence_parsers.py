@@ -15,8 +15,9 @@ from attestor.config_watch import parse_events
 from attestor.engine.errors import ContainerUnknown, EngineInvalid
 from attestor.engine.events import parse_event
 from attestor.engine.inspect import is_container_id, parse_container, parse_image, parse_list
-from attestor.listeners import ListenersUnreadable, parse_unix_diag
+from attestor.listeners import parse_unix_diag
 from attestor.proc_text import ProcTextInvalid, parse_start_ticks, parse_status
+from attestor.sock_diag import ListenersUnreadable
 
 ID = "ab" * 32
 HEX = st.text("0123456789abcdef", min_size=63, max_size=65)

@@ -8,8 +8,9 @@ import pytest
 
 from attestor.collectors.mounts import MountEntry, host_path, is_within, parse_mountinfo
 from attestor.config_watch import parse_events
-from attestor.listeners import ListenersUnreadable, parse_unix_diag
+from attestor.listeners import parse_unix_diag
 from attestor.proc_text import ProcTextInvalid, parse_ids, parse_start_ticks, parse_status
+from attestor.sock_diag import ListenersUnreadable
 
 TAIL = b" S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21"
 

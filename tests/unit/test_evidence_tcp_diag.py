@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from attestor.listeners import ListenersUnreadable
+from attestor.sock_diag import ListenersUnreadable
 from attestor.tcp_listeners import DiagSocket, parse_inet_diag
 
 DONE, ERROR, SOCK_DIAG = 3, 2, 20
