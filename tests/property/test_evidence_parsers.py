@@ -18,6 +18,8 @@ from attestor.engine.inspect import is_container_id, parse_container, parse_imag
 from attestor.listeners import parse_unix_diag
 from attestor.proc_text import ProcTextInvalid, parse_start_ticks, parse_status
 from attestor.sock_diag import ListenersUnreadable
+from attestor.tcp_listeners import parse_inet_diag
+from hopseal.running.family import parse_reply
 
 ID = "ab" * 32
 HEX = st.text("0123456789abcdef", min_size=63, max_size=65)
@@ -95,8 +97,21 @@ def test_event_lines_are_parsed_or_refused(line: bytes) -> None:
 @given(st.lists(st.tuples(st.integers(0, 1 << 32), st.integers(0, 40), st.binary(max_size=60)), max_size=4))
 def test_netlink_replies_are_parsed_or_refused(messages: list[tuple[int, int, bytes]]) -> None:
     reply = b"".join(struct.pack("=IHHII", length & 0xFF, kind, 2, 1, 1) + body for length, kind, body in messages)
+    for parse in (parse_unix_diag, parse_inet_diag):
+        with contextlib.suppress(ListenersUnreadable):
+            parse(reply)
+    with contextlib.suppress(OSError):
+        parse_reply(reply)
+
+
+@given(st.binary(min_size=60, max_size=84), st.sampled_from([2, 3, 20]), st.integers(-4, 4))
+def test_netlink_replies_about_tcp_are_parsed_or_refused(body: bytes, kind: int, more: int) -> None:
+    reply = struct.pack("=IHHII", 16 + len(body) + more, kind, 0, 1, 1) + body
     with contextlib.suppress(ListenersUnreadable):
-        parse_unix_diag(reply)
+        sockets, _last = parse_inet_diag(reply)
+        assert all(0 <= each.local[1] < 1 << 16 for each in sockets)
+    with contextlib.suppress(OSError):
+        parse_reply(reply)
 
 
 @given(st.binary(max_size=100))
