@@ -38,6 +38,7 @@ mod inbound;
 mod instance;
 mod jsonrpc;
 mod judge;
+mod kept_connections;
 mod lifetime;
 mod listeners;
 pub mod log;

@@ -4,14 +4,11 @@
 //! connections. Does not own: what is sent. A connection goes to the address that was looked at: there is no second
 //! lookup that could answer something else.
 
-use std::collections::HashMap;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hopseal_custody::cert::hash_public_key;
 use hopseal_custody::hash::{ClaimHash, Thumbprint};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -21,14 +18,12 @@ use tokio_rustls::client::TlsStream;
 
 use super::address::is_public;
 use super::roots::Roots;
-use crate::executor::ConnectionTasks;
 use crate::instance::{InstanceKey, Leaf};
+use crate::kept_connections::{Connection, Opening, ReturnTo, Sender, Slot, Slots, speak};
 use crate::lifetime::Shutdown;
-use crate::pool::{PING_INTERVAL, PING_TIMEOUT, PoolSettings, RESPONSE_HEADER_BYTES, Sender};
+use crate::pool::PoolSettings;
 use crate::problem::Refusal;
 use crate::stats::Stats;
-use crate::tls::ALPN_H2;
-use crate::upload::RequestBody;
 
 /// Lookups under way at once: each holds a thread for as long as its resolver takes.
 const LOOKUPS: usize = 32;
@@ -51,39 +46,16 @@ struct Key {
     port: u16,
 }
 
-struct Slot {
-    leaf: Arc<Leaf>,
-    state: tokio::sync::Mutex<State>,
-    idle_h1: Mutex<Vec<(http1::SendRequest<RequestBody>, WebServer)>>,
-}
-
-#[derive(Default)]
-struct State {
-    shared: Option<(http2::SendRequest<RequestBody>, WebServer)>,
-    used: Option<Instant>,
-    /// The service speaks HTTP/1.1 only: connections are opened beside each other, since none can be shared.
-    is_h1: bool,
-    /// Those who queued behind a failed attempt share its outcome.
-    failed: Option<(Instant, Refusal)>,
-}
-
 /// A connection ready for one request.
 pub struct WebLease {
     pub sender: Sender,
     pub server: WebServer,
-    place: WebPlace,
-}
-
-/// Where an HTTP/1.1 connection goes back to.
-pub struct WebPlace {
-    slot: Arc<Slot>,
-    server: WebServer,
-    limit: usize,
+    slot: Arc<Slot<WebServer>>,
 }
 
 /// The connections.
 pub struct WebConnections {
-    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    slots: Slots<Key, WebServer>,
     settings: PoolSettings,
     roots: Roots,
     allow_private: bool,
@@ -101,7 +73,8 @@ impl WebConnections {
         stats: Arc<Stats>,
     ) -> Self {
         let lookups = Arc::new(Semaphore::new(LOOKUPS));
-        Self { slots: Mutex::default(), settings, roots, allow_private, lookups, shutdown, stats }
+        let slots = Slots::new(settings.idle, settings.idle_connections);
+        Self { slots, settings, roots, allow_private, lookups, shutdown, stats }
     }
 
     /// A connection for calls of `leaf`'s instance to `host`, shared or new.
@@ -109,42 +82,11 @@ impl WebConnections {
     /// # Errors
     /// `egress_unresolvable`, `egress_address`, `egress_unreachable`, `egress_tls`.
     pub async fn lease(&self, leaf: &Arc<Leaf>, host: &str, port: u16) -> Result<WebLease, Refusal> {
-        let arrived = Instant::now();
-        let slot = self.slot(leaf, host, port);
-        let lease = |sender, server: WebServer| WebLease {
-            sender,
-            place: WebPlace { slot: Arc::clone(&slot), server: server.clone(), limit: self.settings.idle_connections },
-            server,
-        };
-        let mut state = slot.state.lock().await;
-        state.used = Some(Instant::now());
-        if let Some((sender, server)) = state.shared.as_ref().filter(|(sender, _)| !sender.is_closed()) {
-            return Ok(lease(Sender::H2(sender.clone()), server.clone()));
-        }
-        if let Some((sender, server)) = slot.take_idle() {
-            return Ok(lease(Sender::H1(sender), server));
-        }
-        if let Some((_, refusal)) = state.failed.as_ref().filter(|(at, _)| *at >= arrived) {
-            return Err(refusal.clone());
-        }
-        if state.is_h1 {
-            drop(state);
-            return self.open(leaf, host, port).await.map(|(sender, server)| lease(sender, server));
-        }
-        match self.open(leaf, host, port).await {
-            Ok((Sender::H2(sender), server)) => {
-                state.shared = Some((sender.clone(), server.clone()));
-                Ok(lease(Sender::H2(sender), server))
-            }
-            Ok((sender, server)) => {
-                state.is_h1 = true;
-                Ok(lease(sender, server))
-            }
-            Err(refusal) => {
-                state.failed = Some((Instant::now(), refusal.clone()));
-                Err(refusal)
-            }
-        }
+        let key = Key { owner: leaf.owner.clone(), leaf: leaf.thumbprint(), host: host.to_owned(), port };
+        let slot = self.slots.of(key, leaf);
+        let open = || self.open(leaf, host, port, &slot);
+        let (sender, server) = slot.lease(Opening::BesideEachOther, open).await?;
+        Ok(WebLease { sender, server, slot })
     }
 
     /// A plain connection to `host`, of which nothing is known but its address.
@@ -173,21 +115,7 @@ impl WebConnections {
 
     /// Drops what is closed, unused or retired; calls in progress on them finish.
     pub fn sweep(&self) {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.retain(|_, slot| {
-            let Ok(mut state) = slot.state.try_lock() else { return true };
-            slot.idle().retain(|(sender, _)| !sender.is_closed());
-            state.shared = state.shared.take().filter(|(sender, _)| !sender.is_closed());
-            let used_lately = state.used.is_some_and(|used| used.elapsed() < self.settings.idle);
-            (used_lately && !slot.leaf.retired.is_cancelled()) || Arc::strong_count(slot) > 1
-        });
-    }
-
-    fn slot(&self, leaf: &Arc<Leaf>, host: &str, port: u16) -> Arc<Slot> {
-        let key = Key { owner: leaf.owner.clone(), leaf: leaf.thumbprint(), host: host.to_owned(), port };
-        let new = || Slot { leaf: Arc::clone(leaf), state: tokio::sync::Mutex::default(), idle_h1: Mutex::default() };
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(slots.entry(key).or_insert_with(|| Arc::new(new())))
+        self.slots.sweep();
     }
 
     /// The addresses of `host` that may be connected to.
@@ -210,7 +138,13 @@ impl WebConnections {
         permitted(host, found.map_err(|error| unresolvable(error.to_string()))?, self.allow_private)
     }
 
-    async fn open(&self, leaf: &Arc<Leaf>, host: &str, port: u16) -> Result<(Sender, WebServer), Refusal> {
+    async fn open(
+        &self,
+        leaf: &Arc<Leaf>,
+        host: &str,
+        port: u16,
+        slot: &Slot<WebServer>,
+    ) -> Result<(Sender, WebServer), Refusal> {
         let untrusted = |why: String| Refusal::new("egress_tls", format!("{host}:{port}: {why}"));
         let config = self.roots.client().await.map_err(untrusted)?;
         let name = ServerName::try_from(host.to_owned()).map_err(|error| untrusted(error.to_string()))?;
@@ -220,48 +154,20 @@ impl WebConnections {
             .map_err(|_| Refusal::new("egress_unreachable", format!("{host}:{port}: handshake timed out")))?
             .map_err(|error| handshake_refusal(host, port, &error))?;
         let server = server_of(&stream).ok_or_else(|| untrusted("the certificate cannot be read".to_owned()))?;
-        let sender = self.speak(stream, Arc::clone(leaf)).await;
-        Ok((sender.map_err(|error| Refusal::new("egress_unreachable", format!("{host}:{port}: {error}")))?, server))
-    }
-
-    async fn speak(&self, stream: TlsStream<TcpStream>, leaf: Arc<Leaf>) -> hyper::Result<Sender> {
-        let h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
-        let io = TokioIo::new(stream);
-        if h2 {
-            let (tasks, end_tasks) = ConnectionTasks::new();
-            let window = self.settings.windows.open();
-            let (sender, connection) = http2::Builder::new(tasks.clone())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(window.stream_bytes)
-                .initial_connection_window_size(window.connection_bytes)
-                .max_header_list_size(RESPONSE_HEADER_BYTES)
-                .keep_alive_interval(PING_INTERVAL)
-                .keep_alive_timeout(PING_TIMEOUT)
-                .handshake(io)
-                .await?;
-            self.drive(
-                async move {
-                    let _ended = connection.await;
-                    tasks.wait().await;
-                    drop((end_tasks, window));
-                },
-                leaf,
-            );
-            return Ok(Sender::H2(sender));
-        }
-        let (sender, connection) =
-            http1::Builder::new().max_header_size(RESPONSE_HEADER_BYTES as usize).handshake(io).await?;
-        self.drive(connection, leaf);
-        Ok(Sender::H1(sender))
+        let spoken = speak(stream, &self.settings.windows, Arc::clone(&slot.extends)).await;
+        let unreachable = |error| Refusal::new("egress_unreachable", format!("{host}:{port}: {error}"));
+        let (sender, connection) = spoken.map_err(unreachable)?;
+        self.drive(connection, Arc::clone(leaf));
+        Ok((sender, server))
     }
 
     /// Runs a connection until it ends, its instance is withdrawn or the broker stops.
-    fn drive<C: Future + Send + 'static>(&self, connection: C, leaf: Arc<Leaf>) {
+    fn drive(&self, connection: Connection, leaf: Arc<Leaf>) {
         let (stats, stop) = (Arc::clone(&self.stats), self.shutdown.stop.clone());
         tokio::spawn(async move {
             stats.web_connections.add(1);
             tokio::select! {
-                _ended = connection => {}
+                () = connection => {}
                 () = leaf.closed.cancelled() => {}
                 () = stop.cancelled() => {}
             }
@@ -271,38 +177,10 @@ impl WebConnections {
 }
 
 impl WebLease {
-    pub fn into_parts(self) -> (Sender, WebServer, WebPlace) {
-        (self.sender, self.server, self.place)
-    }
-}
-
-impl WebPlace {
-    /// Gives the connection back once its response has been read to the end.
-    pub fn reuse(self, mut sender: http1::SendRequest<RequestBody>) {
-        tokio::spawn(async move {
-            if sender.ready().await.is_ok() {
-                let mut idle = self.slot.idle();
-                if idle.len() < self.limit {
-                    idle.push((sender, self.server));
-                }
-            }
-        });
-    }
-}
-
-impl Slot {
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(http1::SendRequest<RequestBody>, WebServer)>> {
-        self.idle_h1.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_idle(&self) -> Option<(http1::SendRequest<RequestBody>, WebServer)> {
-        let mut idle = self.idle();
-        while let Some((sender, server)) = idle.pop() {
-            if sender.is_ready() {
-                return Some((sender, server));
-            }
-        }
-        None
+    /// What to send on, to whom, and where an HTTP/1.1 connection goes back to.
+    pub fn into_parts(self) -> (Sender, WebServer, ReturnTo<WebServer>) {
+        let place = ReturnTo::new(self.slot, self.server.clone());
+        (self.sender, self.server, place)
     }
 }
 
