@@ -42,6 +42,17 @@ impl Pulse {
         self.opened.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }
 
+    /// Resolves when nothing has passed for `patience`.
+    pub async fn idle(&self, patience: Duration) {
+        loop {
+            let left = patience.saturating_sub(self.silence());
+            if left.is_zero() {
+                return;
+            }
+            sleep(left).await;
+        }
+    }
+
     pub fn age(&self) -> Duration {
         self.opened.elapsed()
     }
@@ -135,6 +146,26 @@ impl OpenStreams {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn idleness_ends_at_once_where_nothing_passed_for_long_and_is_put_off_by_what_passes() {
+        let (pulse, patience) = (Pulse::default(), Duration::from_secs(5));
+        for waited in [Duration::from_secs(5), Duration::from_secs(9)] {
+            pulse.touch();
+            sleep(waited).await;
+            let asked = Instant::now();
+            pulse.idle(patience).await;
+            assert_eq!(asked.elapsed(), Duration::ZERO, "{waited:?}");
+        }
+        pulse.touch();
+        let began = Instant::now();
+        let passing = async {
+            sleep(Duration::from_secs(4)).await;
+            pulse.touch();
+        };
+        tokio::join!(pulse.idle(patience), passing);
+        assert_eq!(began.elapsed().as_secs(), 9);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_stream_is_cut_and_then_its_writer() {

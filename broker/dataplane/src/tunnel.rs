@@ -110,11 +110,7 @@ impl Tunnel {
         let (idle, lifetime) = (ms(timeouts.stream_idle), ms(timeouts.stream_lifetime));
         let pulse = record.pulse();
         pulse.touch();
-        let silent = async {
-            while pulse.silence() < idle {
-                sleep((idle - pulse.silence()).min(idle)).await;
-            }
-        };
+        let silent = pulse.idle(idle);
         let withdrawn = wait_any(self.ends.clone());
         let mut connection = self.lifetime.take();
         let must_close = async {
@@ -143,7 +139,7 @@ impl Tunnel {
             Some(Own::Closer(_)) => (&segments.up, &segments.down),
             _ => (&segments.down, &segments.up),
         };
-        let outward = outward((near_read, far_write), (out, segments), own, back);
+        let outward = outward((near_read, far_write), (out, segments), own);
         let inward = inward((far_read, near_write), (back, segments), theirs);
         let (mut outward, mut inward) = (std::pin::pin!(outward), std::pin::pin!(inward));
         let late = |_| BodyFailed::new("stream_idle", "the other side of it did not close");
@@ -186,7 +182,6 @@ async fn outward(
     (mut from, mut to): (ReadHalf<Io>, WriteHalf<Io>),
     (passing, segments): (&Passing, &Segments),
     own: &mut Option<Own>,
-    _other: &Passing,
 ) -> Ended {
     let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
     while !passing.is_closed() {

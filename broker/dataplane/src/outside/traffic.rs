@@ -2,25 +2,25 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep};
+
+use crate::open_streams::Pulse;
 
 /// What has passed.
 pub struct Traffic {
     sent: AtomicU64,
     received: AtomicU64,
-    last: Mutex<Instant>,
+    last: Pulse,
 }
 
 impl Traffic {
     pub fn new() -> Arc<Self> {
-        let last = Mutex::new(Instant::now());
-        Arc::new(Self { sent: AtomicU64::new(0), received: AtomicU64::new(0), last })
+        Arc::new(Self { sent: AtomicU64::new(0), received: AtomicU64::new(0), last: Pulse::default() })
     }
 
     /// Bytes that went into the tunnel, and bytes that came back.
@@ -30,13 +30,7 @@ impl Traffic {
 
     /// Resolves when nothing has passed for `patience`.
     pub async fn idle(&self, patience: Duration) {
-        loop {
-            let left = patience.saturating_sub(self.lock().elapsed());
-            if left.is_zero() {
-                return;
-            }
-            sleep(left).await;
-        }
+        self.last.idle(patience).await;
     }
 
     fn count(&self, way: Way, bytes: usize) {
@@ -45,11 +39,7 @@ impl Traffic {
             Way::Back => &self.received,
         };
         total.fetch_add(bytes as u64, Ordering::Relaxed);
-        *self.lock() = Instant::now();
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Instant> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.touch();
     }
 }
 
@@ -103,6 +93,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::{Instant, sleep};
 
     #[tokio::test(start_paused = true)]
     async fn bytes_are_counted_and_put_off_the_idle_end() {
