@@ -103,7 +103,7 @@ def test_every_remedy_is_said() -> None:
 
 def test_every_reason_of_a_connections_end_is_on_the_page() -> None:
     told = {(why, row[1]) for row in rows("Connections") for why in named(row[0])}
-    text = source("inbound.rs", "handshakes.rs", "server.rs", "unix_server.rs")
+    text = source("inbound.rs", "h2_stream.rs", "handshakes.rs", "server.rs", "unix_server.rs")
     cut = set(re.findall(r'count_cut_connection\("\w+", "([a-z0-9_]+)"', text))
     cut |= set(re.findall(r'"(h2_[a-z]+)"', text))
     refused = set(re.findall(r'count_refused_connection\("\w+", "([a-z0-9_]+)"', text))

@@ -91,6 +91,11 @@ impl Breakers {
 }
 
 impl Passage {
+    /// The endpoint that it leads to.
+    pub fn endpoint(&self) -> &str {
+        &self.route.endpoint
+    }
+
     /// The endpoint has answered.
     pub fn answered(mut self) {
         self.is_judged = true;

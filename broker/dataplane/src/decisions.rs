@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::open_calls::Open;
 use crate::policy::Decision;
+use crate::stats::metric;
 
 /// Decisions that are remembered: denials do not push out what was allowed, nor the other way round.
 const MAX_REMEMBERED: usize = 1024;
@@ -93,14 +94,15 @@ impl Decisions {
             .collect();
         let sets: Vec<Value> = lock(&self.would_deny).iter().map(|(set, count)| sample("set", set, *count)).collect();
         vec![
-            family("policy_decisions", "Policy decisions by outcome; revoked ones ended an open call.", outcomes),
-            family("policy_would_deny", "Calls that an observed set would have denied.", sets),
+            metric(
+                "policy_decisions",
+                "counter",
+                "Policy decisions by outcome; revoked ones ended an open call.",
+                outcomes,
+            ),
+            metric("policy_would_deny", "counter", "Calls that an observed set would have denied.", sets),
         ]
     }
-}
-
-fn family(name: &str, help: &str, samples: Vec<Value>) -> Value {
-    json!({"name": format!("hopseal_broker_{name}"), "type": "counter", "help": help, "samples": samples})
 }
 
 fn sample(label: &str, value: &str, count: u64) -> Value {

@@ -34,6 +34,16 @@ pub enum Flood {
     Frames,
 }
 
+impl Flood {
+    /// Why a connection was cut, as counted.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Resets => "h2_resets",
+            Self::Frames => "h2_frames",
+        }
+    }
+}
+
 /// What a peer's frames were, within one window.
 #[derive(Default)]
 struct Counts {

@@ -34,7 +34,7 @@ use crate::call::CallRecord;
 use crate::clock;
 use crate::executor::{ConnectionTasks, cut_of_this_task};
 use crate::h1_stream::H1Stream;
-use crate::h2_stream::{Flood, H2Stream};
+use crate::h2_stream::H2Stream;
 use crate::handshakes::Handshakes;
 use crate::headers::MAX_FIELDS;
 use crate::instance::Leaf;
@@ -142,8 +142,7 @@ async fn run(broker: &Arc<Broker>, stream: TlsStream<TcpStream>, connection: Arc
         let (tasks, _ended_on_return) = ConnectionTasks::new();
         let stats = Arc::clone(&broker.stats);
         let stream = H2Stream::new(stream, move |flood| {
-            let why = if flood == Flood::Resets { "h2_resets" } else { "h2_frames" };
-            stats.count_cut_connection("peer", why);
+            stats.count_cut_connection("peer", flood.as_str());
         });
         let window = broker.windows.open();
         let served = h2_builder(broker, tasks, &window).serve_connection(TokioIo::new(stream), service);

@@ -90,7 +90,6 @@ pub fn judge_incoming(
 ///
 /// # Errors
 /// `policy_denied`.
-#[allow(dead_code, reason = "called where peers without custody are accepted")]
 pub fn judge_unrecorded(
     broker: &Broker,
     caller: &SpiffeId,

@@ -20,7 +20,6 @@ use crate::jsonrpc::{self, Body};
 use crate::views::{View, view};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "the views that make these follow")]
 pub enum Protocol {
     Http,
     Mcp,

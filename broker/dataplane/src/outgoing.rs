@@ -26,7 +26,7 @@ use crate::gathered::Gathered;
 use crate::headers;
 use crate::instance::Leaf;
 use crate::kept_connections::Sender;
-use crate::log::{Claims, LogError, SealRequest, Sealed};
+use crate::log::{Claims, LogError, QueuedSeal, SealRequest, Sealed};
 use crate::operation::Operation;
 use crate::outbound::{Caller, Parent};
 use crate::passing::Passing;
@@ -238,20 +238,31 @@ fn compose_record(outgoing: &Outgoing, lease: &Lease, target_uri: &str) -> Resul
     Ok(Composed { payload: payload.map_err(refusal_of)?, claims, cid, iat: now })
 }
 
-/// The sealed text of a statement that is about to count, once it is durable.
+/// The sealed text of a record that is about to count, once it is durable.
 ///
 /// # Errors
 /// The log cannot be written, or the key may not sign.
 pub async fn seal(broker: &Broker, request: SealRequest) -> Result<String, Refusal> {
     let started = broker.started.get().ok_or_else(|| Refusal::new("log_unavailable", "not started"))?;
-    match timeout(ms(broker.settings.timeouts_ms.log_write), started.log.queue_seal(request).sealed()).await {
-        Ok(Ok(sealed)) => Ok(sealed),
-        Ok(Err(LogError::Unavailable(why))) => Err(Refusal::new("log_unavailable", why)),
-        Ok(Err(LogError::Unsealable(code))) => Err(Refusal::new(code, "the key may not sign")),
-        Ok(Err(LogError::Unwitnessed)) => {
-            Err(Refusal::new("log_unwitnessed", "no witness confirmed the record in time"))
-        }
-        Err(_elapsed) => Err(Refusal::new("log_unavailable", "the log did not write in time")),
+    durable(broker, started.log.queue_seal(request), "the record").await
+}
+
+/// The sealed text of `what`, once it is durable.
+///
+/// # Errors
+/// As [`seal`].
+pub async fn durable(broker: &Broker, queued: QueuedSeal, what: &str) -> Result<String, Refusal> {
+    let written = timeout(ms(broker.settings.timeouts_ms.log_write), queued.sealed()).await;
+    let late = |_| Refusal::new("log_unavailable", "the log did not write in time");
+    written.map_err(late)?.map_err(|error| unlogged(error, what))
+}
+
+/// The refusal of a call of which `what` is not in the log.
+pub fn unlogged(error: LogError, what: &str) -> Refusal {
+    match error {
+        LogError::Unavailable(why) => Refusal::new("log_unavailable", why),
+        LogError::Unsealable(code) => Refusal::new(code, "the key may not sign"),
+        LogError::Unwitnessed => Refusal::new("log_unwitnessed", format!("no witness confirmed {what} in time")),
     }
 }
 

@@ -116,8 +116,8 @@ async fn connect(broker: &Broker, outgoing: &Outgoing) -> Result<(Lease, Passage
     let mut last = Refusal::new("endpoints_failing", "every endpoint failed lately");
     for endpoint in endpoints_of(broker, callee)? {
         let route = Route { caller: caller.clone(), callee: callee.id.to_string(), endpoint };
-        let Some(passage) = broker.breakers.pass(route.clone(), Instant::now()) else { continue };
-        match broker.pool.lease(&outgoing.caller.leaf, callee, &route.endpoint).await {
+        let Some(passage) = broker.breakers.pass(route, Instant::now()) else { continue };
+        match broker.pool.lease(&outgoing.caller.leaf, callee, passage.endpoint()).await {
             Ok(lease) => return Ok((lease, passage)),
             Err(refusal) => {
                 passage.failed(Instant::now());

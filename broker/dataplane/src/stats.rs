@@ -125,19 +125,29 @@ impl Stats {
     /// The metrics as the control process exports them; `counters` and `gauges` are values held elsewhere.
     pub fn metrics(&self, counters: &[(&str, &str, u64)], gauges: &[(&str, &str, f64)]) -> Vec<Value> {
         let mut metrics = vec![
-            metric("calls", "counter", "Brokered calls by direction and outcome.", self.call_samples()),
+            metric(
+                "calls",
+                "counter",
+                "Brokered calls by direction and outcome.",
+                samples(&self.calls, ["direction", "code"]),
+            ),
             metric(
                 "connections_refused",
                 "counter",
                 "Connections closed before a request.",
-                by_socket(&self.connections_refused),
+                samples(&self.connections_refused, ["socket", "why"]),
             ),
-            metric("connections_cut", "counter", "Connections cut while in use.", by_socket(&self.connections_cut)),
+            metric(
+                "connections_cut",
+                "counter",
+                "Connections cut while in use.",
+                samples(&self.connections_cut, ["socket", "why"]),
+            ),
             metric(
                 "calls_without_custody",
                 "counter",
                 "Those of the calls whose other end knows nothing of custody, by kind and outcome.",
-                self.without_custody_samples(),
+                samples(&self.calls_without_custody, ["kind", "code"]),
             ),
             metric(
                 "call_seconds",
@@ -175,27 +185,15 @@ impl Stats {
         metrics.extend(gauges.iter().map(|(name, help, value)| metric(name, "gauge", help, vec![plain(*value)])));
         metrics
     }
-
-    fn call_samples(&self) -> Vec<Value> {
-        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let sample = |((direction, code), count): (&(&str, String), &u64)| json!({"labels": {"direction": direction, "code": code}, "value": *count as f64});
-        calls.iter().map(sample).collect()
-    }
-
-    fn without_custody_samples(&self) -> Vec<Value> {
-        let calls = self.calls_without_custody.lock().unwrap_or_else(PoisonError::into_inner);
-        let sample = |((kind, code), count): (&(&str, String), &u64)| json!({"labels": {"kind": kind, "code": code}, "value": *count as f64});
-        calls.iter().map(sample).collect()
-    }
 }
 
-fn by_socket(counted: &Mutex<BTreeMap<(&'static str, &'static str), u64>>) -> Vec<Value> {
+fn samples<B: AsRef<str>>(counted: &Mutex<BTreeMap<(&'static str, B), u64>>, [one, other]: [&str; 2]) -> Vec<Value> {
     let counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
-    let sample = |((socket, why), count): (&(&str, &str), &u64)| json!({"labels": {"socket": socket, "why": why}, "value": *count as f64});
+    let sample = |((first, second), count): (&(&str, B), &u64)| json!({"labels": {one: first, other: second.as_ref()}, "value": *count as f64});
     counted.iter().map(sample).collect()
 }
 
-fn metric(name: &str, kind: &str, help: &str, samples: Vec<Value>) -> Value {
+pub fn metric(name: &str, kind: &str, help: &str, samples: Vec<Value>) -> Value {
     json!({"name": format!("hopseal_broker_{name}"), "type": kind, "help": help, "samples": samples})
 }
 

@@ -28,7 +28,7 @@ use crate::callers::Connected;
 use crate::descriptors;
 use crate::executor::{ConnectionTasks, cut_of_this_task};
 use crate::h1_stream::H1Stream;
-use crate::h2_stream::{Flood, H2Stream};
+use crate::h2_stream::H2Stream;
 use crate::pidfd::{PinError, pin_peer};
 use crate::places::Places;
 use crate::preface::{Rewound, Spoken, sniff};
@@ -164,8 +164,7 @@ async fn serve_h2(broker: &Arc<Broker>, stream: Rewound<UnixStream>, serving: &A
     let limits = &broker.settings.limits;
     let stats = Arc::clone(&broker.stats);
     let stream = H2Stream::new(stream, move |flood| {
-        let why = if flood == Flood::Resets { "h2_resets" } else { "h2_frames" };
-        stats.count_cut_connection("out", why);
+        stats.count_cut_connection("out", flood.as_str());
     });
     let window = broker.windows.open();
     let (tasks, _ended_on_return) = ConnectionTasks::new();

@@ -22,19 +22,19 @@ use hopseal_custody::outcome::Fin;
 use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::body::Streamed;
 use crate::broker::Broker;
 use crate::clock;
 use crate::headers;
 use crate::instance::Leaf;
-use crate::log::{About, Kind, LogError, SealRequest, Sealed};
+use crate::log::{About, Kind, SealRequest, Sealed};
 use crate::opened::OpenedBody;
+use crate::outgoing::durable;
 use crate::passing::Passing;
 use crate::problem::{Refusal, refusal_of};
 use crate::reply::BodyFailed;
-use crate::settings::ms;
 
 /// Longest sleep between looks at what a peer takes.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -67,14 +67,8 @@ impl Closer {
     pub async fn seal(self, body: BodySum) -> Result<String, Refusal> {
         let broker = Arc::clone(&self.broker);
         let started = broker.started.get().ok_or_else(|| Refusal::new("log_unavailable", "not started"))?;
-        let sealing = started.log.seal(self.request(body, Fin::Eof)?);
-        match timeout(ms(broker.settings.timeouts_ms.log_write), sealing).await {
-            Ok(Ok(sealed)) => Ok(sealed),
-            Ok(Err(LogError::Unavailable(why))) => Err(Refusal::new("log_unavailable", why)),
-            Ok(Err(LogError::Unsealable(code))) => Err(Refusal::new(code, "the key may not sign")),
-            Ok(Err(LogError::Unwitnessed)) => Err(Refusal::new("log_unwitnessed", "no witness confirmed the close")),
-            Err(_elapsed) => Err(Refusal::new("log_unavailable", "the log did not write in time")),
-        }
+        let queued = started.log.queue_seal(self.request(body, Fin::Eof)?);
+        durable(&broker, queued, "the close").await
     }
 
     /// Logs that the stream was cut after `body`; nobody waits for it.

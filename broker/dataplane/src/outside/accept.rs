@@ -24,9 +24,10 @@ use crate::directory::Component;
 use crate::inbound::PeerConnection;
 use crate::instance::log_certificate;
 use crate::judge::{Requested, judge_unrecorded};
-use crate::log::{Direction, Entry, LogError, Unrecorded};
+use crate::log::{Direction, Entry, Unrecorded};
 use crate::operation::Operation;
 use crate::outbound::Caller;
+use crate::outgoing::unlogged;
 use crate::problem::Refusal;
 use crate::reply::Reply;
 use crate::task;
@@ -61,7 +62,9 @@ pub async fn accept(
     line.cid = continues.as_ref().map(|(_, cid)| cid.to_string());
     record.cid.clone_from(&line.cid);
     let certificates = connection.chain.certificates.iter().map(log_certificate).collect();
-    append(broker, Entry::Call(Box::new(line.clone())), certificates).await.map_err(unlogged)?;
+    append(broker, Entry::Call(Box::new(line.clone())), certificates)
+        .await
+        .map_err(|error| unlogged(error, "the call"))?;
     let plain = Plain::new(Arc::clone(broker), line);
     let delivery = Delivery {
         callee,
@@ -132,13 +135,4 @@ fn line_of(connection: &PeerConnection, record: &CallRecord) -> Result<Unrecorde
         rec: None,
         ended: None,
     })
-}
-
-/// The refusal of a call whose line is not in the log.
-pub fn unlogged(error: LogError) -> Refusal {
-    match error {
-        LogError::Unavailable(why) => Refusal::new("log_unavailable", why),
-        LogError::Unsealable(code) => Refusal::new(code, "the key may not sign"),
-        LogError::Unwitnessed => Refusal::new("log_unwitnessed", "no witness confirmed the call in time"),
-    }
 }

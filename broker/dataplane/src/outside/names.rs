@@ -16,10 +16,14 @@ impl Named {
             None => (authority, None),
             Some((name, digits)) => (name, Some(read_port(digits)?)),
         };
-        let is_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
-        let is_name = !name.is_empty() && name.bytes().all(is_label);
-        is_name.then(|| Self { host: name.to_ascii_lowercase(), port: port.filter(|port| !matches!(port, 80 | 443)) })
+        Some(Self { host: read_name(name)?, port: port.filter(|port| !matches!(port, 80 | 443)) })
     }
+}
+
+/// A name in lower case; None for an odd character.
+pub fn read_name(name: &str) -> Option<String> {
+    let is_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    (!name.is_empty() && name.bytes().all(is_label)).then(|| name.to_ascii_lowercase())
 }
 
 /// One to five digits without leading zero.

@@ -29,10 +29,14 @@ use crate::clock;
 use crate::gathered::Gathered;
 use crate::headers;
 use crate::instance::Leaf;
-use crate::log::{About, Kind, LogError, QueuedSeal, SealRequest, Sealed};
+use crate::log::{About, Kind, QueuedSeal, SealRequest, Sealed};
+use crate::outgoing::durable;
 use crate::problem::{Refusal, refusal_of};
 use crate::reply::{BodyFailed, Reply, WHOLE_BYTES, is_whole};
 use crate::settings::ms;
+
+/// What is not in the log, in refusals.
+const OBSERVATION: &str = "the observation";
 
 /// One request that was sent, as far as the observation of its answer tells of it.
 pub struct Asked {
@@ -113,16 +117,6 @@ impl Asked {
     }
 }
 
-async fn durable(queued: QueuedSeal, broker: Arc<Broker>) -> Result<(), Refusal> {
-    match timeout(ms(broker.settings.timeouts_ms.log_write), queued.sealed()).await {
-        Ok(Ok(_sealed)) => Ok(()),
-        Ok(Err(LogError::Unavailable(why))) => Err(Refusal::new("log_unavailable", why)),
-        Ok(Err(LogError::Unsealable(code))) => Err(Refusal::new(code, "the key may not sign")),
-        Ok(Err(LogError::Unwitnessed)) => Err(Refusal::new("log_unwitnessed", "no witness confirmed the observation")),
-        Err(_elapsed) => Err(Refusal::new("log_unavailable", "the log did not write in time")),
-    }
-}
-
 /// Reads an answer; `streams` says whether its reader could tell that a stream broke off.
 ///
 /// # Errors
@@ -149,7 +143,7 @@ pub async fn take(
         let Some(Pending { asked, head, sum }) = cut.pending.take() else {
             return Err(Refusal::new("internal", "the answer was taken"));
         };
-        durable(asked.observe(&head, sum.finish(), Fin::Eof)?, Arc::clone(&asked.broker)).await?;
+        durable(&asked.broker, asked.observe(&head, sum.finish(), Fin::Eof)?, OBSERVATION).await?;
         if !is_head {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
@@ -262,7 +256,9 @@ impl ObservedBody {
         let State::Reading(mut cut) = std::mem::replace(&mut self.state, State::Ended) else { return Ok(()) };
         let Some(Pending { asked, head, sum }) = cut.pending.take() else { return Ok(()) };
         let queued = asked.observe(&head, sum.finish(), Fin::Eof)?;
-        self.state = State::Writing(Box::pin(durable(queued, Arc::clone(&asked.broker))));
+        let broker = Arc::clone(&asked.broker);
+        let writing = async move { durable(&broker, queued, OBSERVATION).await.map(drop) };
+        self.state = State::Writing(Box::pin(writing));
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use tokio::time::sleep;
 
 use super::call::Remote;
 use super::compose::{Told, compose_record};
-use super::names::read_port;
+use super::names::{read_name, read_port};
 use super::traffic::{Counted, Traffic, Way};
 use crate::broker::Broker;
 use crate::call::{CallRecord, Custody};
@@ -150,9 +150,7 @@ fn target_of(request: &Request<Incoming>) -> Result<(String, u16), Refusal> {
 
 fn read_target(authority: &str) -> Option<(String, u16)> {
     let (host, digits) = authority.split_once(':')?;
-    let is_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
-    let is_name = !host.is_empty() && host.bytes().all(is_label);
-    Some((host.to_ascii_lowercase(), read_port(digits)?)).filter(|_| is_name)
+    Some((read_name(host)?, read_port(digits)?))
 }
 
 /// Moves bytes until one side ends, a limit is reached, or the tunnel would not be opened any more.

@@ -44,8 +44,6 @@ pub struct Decision {
     pub detail: String,
     /// Sets that only observe and would have denied it, each with why.
     pub would_deny: Vec<(String, String)>,
-    /// Whether the answer can change with time alone.
-    pub is_changing: bool,
     /// Whether it is denied because rules would have to read a body that nobody can.
     pub is_unreadable: bool,
 }
@@ -110,9 +108,8 @@ impl Policy {
 
     fn decide_within(&self, question: &Question, limit: Duration) -> Decision {
         let started = Instant::now();
-        let (verdict, slice) = self.judge(question);
+        let (verdict, _slice) = self.judge(question);
         let mut decision = self.tell(&verdict);
-        decision.is_changing = slice.is_some_and(|slice| slice.reads.is_changing());
         if started.elapsed() > limit {
             decision.allowed = false;
             decision.detail = format!("the decision took longer than {} ms", limit.as_millis());
@@ -143,7 +140,6 @@ impl Policy {
             policies: self.names(&verdict.rules),
             detail: if verdict.allowed { String::new() } else { self.describe(&verdict.reason, &verdict.rules) },
             would_deny: self.would_deny(verdict),
-            is_changing: false,
             is_unreadable: verdict.reason == Reason::Unreadable,
         }
     }

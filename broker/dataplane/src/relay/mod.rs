@@ -72,7 +72,9 @@ pub async fn hand_on(broker: &Broker, list: &HeaderMap, owner: &InstanceKey) {
 
 /// The same for a handle in an answer to a component.
 async fn hand_on_of_caller(broker: &Broker, connected: &Connected, list: &HeaderMap) {
-    if let Some(owner) = connected.admitted() {
+    if broker.successor.get().is_some()
+        && let Some(owner) = connected.admitted()
+    {
         hand_on(broker, list, &owner).await;
     }
 }
