@@ -155,7 +155,8 @@ def _decode(text: str) -> object:
     return _DECODER.decode(text)
 
 
-def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The members of one object, each once (``object_pairs_hook`` of a decoder)."""
     members = dict(pairs)
     if len(members) != len(pairs):
         raise malformed("a JSON member occurs twice")
@@ -185,13 +186,14 @@ def _finite(digits: str) -> float:
     return value
 
 
-def _no_constant(name: str) -> NoReturn:
+def no_constant(name: str) -> NoReturn:
+    """Refuses NaN and the infinities (``parse_constant`` of a decoder)."""
     raise malformed(f"{name} is not JSON")
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique_members, parse_int=_integer, parse_float=_no_fraction, parse_constant=_no_fraction
+    object_pairs_hook=unique_members, parse_int=_integer, parse_float=_no_fraction, parse_constant=_no_fraction
 )
 _TOKEN_DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique_members, parse_int=_exact_or_float, parse_float=_finite, parse_constant=_no_constant
+    object_pairs_hook=unique_members, parse_int=_exact_or_float, parse_float=_finite, parse_constant=no_constant
 )

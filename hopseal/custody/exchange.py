@@ -17,7 +17,7 @@ from hopseal.custody.certs import CertificateCache, KnownCertificates
 from hopseal.custody.closing import Closing, parse_sealed_closing
 from hopseal.custody.errors import Code, refusal
 from hopseal.custody.headers import parse_certificate_element
-from hopseal.custody.outcome import Fin, Outcome, Taken
+from hopseal.custody.outcome import Outcome, Taken
 from hopseal.custody.receipt import Receipt, parse_sealed_receipt
 from hopseal.custody.record import Record, SealedRecord
 from hopseal.custody.seal import thumbprint
@@ -198,15 +198,10 @@ def _check_response(outcome: Outcome, response: Response) -> None:
         raise refusal(Code.BINDING, "the receipt was made for another response")
     if outcome.body != replace(response.body, trailers=bind_trailers(response.trailers)):
         raise refusal(Code.BINDING, "the receipt was made for another body")
-    if outcome.req is not None and not _is_taken_of(outcome.req, response.request, outcome.fin):
+    if outcome.req is not None and not (
+        response.request and outcome.req.is_taken_of(Taken.of(response.request), outcome.fin)
+    ):
         raise refusal(Code.BINDING, "the receipt was made for another streamed request")
-
-
-def _is_taken_of(taken: Taken, sent: BodySum | None, fin: Fin) -> bool:
-    """Whether a callee that ended so can have taken this of what was sent: all of it, for it to be whole."""
-    if sent is None or taken.length > sent.length:
-        return False
-    return taken == Taken.of(sent) if taken.length == sent.length else fin is not Fin.EOF
 
 
 def _check_record(rec: str, cid: str, request: SealedRecord) -> None:

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import NoReturn
 
-from hopseal.custody.encoding import check_depth, encode_b64url, encode_json, sha256
+from hopseal.custody.encoding import check_depth, encode_b64url, encode_json, no_constant, sha256, unique_members
 from hopseal.custody.errors import malformed
 from hopseal.limits import MAX_CANONICAL_DEPTH
 
@@ -89,13 +88,6 @@ def _write_double(value: float) -> str:
     return f"{sign}{digits[0]}{dot}{digits[1:]}e{point - 1:+d}"
 
 
-def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise malformed("a JSON member occurs twice")
-    return members
-
-
 def _integer(digits: str) -> float:
     value = float(digits)
     if len(digits) > _MAX_INTEGER_CHARACTERS or (value != 0 and _write_double(value) != digits):
@@ -111,10 +103,6 @@ def _double(digits: str) -> float:
     return value
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise malformed(f"{name} is not JSON")
-
-
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique_members, parse_int=_integer, parse_float=_double, parse_constant=_no_constant
+    object_pairs_hook=unique_members, parse_int=_integer, parse_float=_double, parse_constant=no_constant
 )

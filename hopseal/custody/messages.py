@@ -1,7 +1,7 @@
-"""Bodies that are sequences of messages: gRPC's, each behind five bytes, and the frames of WebSockets.
+"""Bodies that are sequences of gRPC messages, each behind five bytes.
 
-Owns: counting them, and the sum over frames. Does not own: the messages' content, digests of bodies (``binding``).
-Source: custody-wire §7.3; RFC 6455 §5.
+Owns: counting them. Does not own: frames of WebSockets (``frames``), the messages' content, digests of bodies
+(``binding``). Source: custody-wire §7.3.
 """
 
 from __future__ import annotations

@@ -54,6 +54,14 @@ class Taken:
         """All of a request that came to ``body`` so far."""
         return cls(body.length, body.cd, body.messages)
 
+    def may_grow_to(self, later: Taken) -> bool:
+        """Whether ``later`` can be the same body further on."""
+        return self == later if self.length == later.length else self.length < later.length
+
+    def is_taken_of(self, sent: Taken, fin: Fin) -> bool:
+        """Whether a callee that ended so can have taken this of ``sent``: all of it, for it to be whole."""
+        return self == sent if fin is Fin.EOF else self.may_grow_to(sent)
+
     def to_members(self) -> dict[str, object]:
         """The claim ``req``."""
         members: dict[str, object] = {"len": self.length, "cd": self.cd}

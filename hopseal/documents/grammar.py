@@ -33,7 +33,6 @@ EXTERNAL_PATTERN = (
 LISTEN_PREFIX = "unix://"
 TCP_PREFIX = "tcp://"
 LISTEN_PATTERN = r"^(unix:///|tcp://(127\.0\.0\.1|\[::1\]):[1-9][0-9]{0,4}$)"
-MAX_PORT = 65_535
 # A2A's methods: what version 1.0 calls them, and the name of 0.3 that policy knows both by (A2A 1.0 §9, 0.3.0 §7).
 A2A_RENAMED = {
     "SendMessage": "message/send",

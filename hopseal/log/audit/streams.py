@@ -34,14 +34,10 @@ def _check_closings(closings: Sequence[tuple[Facts, Closing]], receipts: Sequenc
             each.refuse(AuditCode.CLOSING, "another closing statement for the same record")
         elif said.fin is not Fin.EOF and any(receipt.fin is Fin.EOF for _, receipt in receipts):
             each.refuse(AuditCode.CLOSING, "it says that the stream was cut, and the receipt that it was not")
-        elif not all(_is_taken_of(receipt.req, Taken.of(said.body), receipt.fin) for _, receipt in receipts):
+        elif any(
+            receipt.req and not receipt.req.is_taken_of(Taken.of(said.body), receipt.fin) for _, receipt in receipts
+        ):
             each.refuse(AuditCode.CLOSING, "the receipt says that other bytes were taken than it says were sent")
-
-
-def _is_taken_of(taken: Taken | None, sent: Taken, fin: Fin) -> bool:
-    if taken is None:
-        return True
-    return taken == sent if fin is Fin.EOF or taken.length == sent.length else taken.length < sent.length
 
 
 def _check_segments(
@@ -52,15 +48,11 @@ def _check_segments(
     """One maker's segments only grow, and end at most where caller and callee say that each direction ended."""
     own.sort(key=lambda pair: pair[1].seq)
     for (_, before), (each, said) in pairwise(own):
-        if said.seq == before.seq or not (_grows(before.up, said.up) and _grows(before.down, said.down)):
+        if said.seq == before.seq or not (before.up.may_grow_to(said.up) and before.down.may_grow_to(said.down)):
             each.refuse(AuditCode.SEGMENT, "it does not go on where the one before ended")
     ends = [(Taken.of(said.body), True) for _, said in closings] + [
         (Taken.of(said.body), False) for _, said in receipts
     ]
     for each, said in own:
-        if not all(_grows(said.up if is_up else said.down, end) for end, is_up in ends):
+        if not all((said.up if is_up else said.down).may_grow_to(end) for end, is_up in ends):
             each.refuse(AuditCode.SEGMENT, "it says that more passed than its end does")
-
-
-def _grows(before: Taken, after: Taken) -> bool:
-    return before == after if before.length == after.length else before.length < after.length
