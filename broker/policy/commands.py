@@ -17,7 +17,7 @@ from broker.policy.config import PolicyConfig
 from broker.policy.engine import schema_text
 from broker.policy.past import find_decision
 from broker.policy.question import Asked, build_question
-from broker.policy.sources import Loaded, Sources, configured_sources, load_sources
+from broker.policy.sources import Sources, configured_sources, load_sources
 from hopseal.cli.admin import AdminClient
 from hopseal.cli.lazy import EXIT_NO
 from hopseal.cli.options import broker_socket_option
@@ -53,13 +53,13 @@ def _sources(given: dict[str, Any]) -> Sources | None:
     return Sources(given["documents"], TrustDomain.parse(given["trust_domain"]), policies)
 
 
-def _load(given: dict[str, Any]) -> Loaded:
+def _need_sources(given: dict[str, Any]) -> Sources:
     sources = _sources(given)
     if sources is None:
         raise InvalidError(
             "sources_missing", "no policies are named", remedy="give --config broker.yaml, or --documents and --folder"
         )
-    return load_sources(sources)
+    return sources
 
 
 @click.group(name="policy")
@@ -93,8 +93,8 @@ def check(*, as_json: bool, **given: Any) -> None:
     Example:
       hopseal policy check --documents agents/ --folder policies/ --admin-folder admin/
     """
-    loaded = _load(given)
-    observe = _sources(given).policies.observe  # type: ignore[union-attr]  # loaded from them
+    sources = _need_sources(given)
+    loaded, observe = load_sources(sources), sources.policies.observe
     rows = [
         {"set": each.name, "layer": str(each.layer), "mode": "observe" if each.name in observe else "enforce"}
         for each in loaded.sets
@@ -152,8 +152,7 @@ def run_cases(context: click.Context, /, file: Path, *, as_json: bool, **given: 
       hopseal policy test policies/cases.yaml --config /etc/hopseal/broker.yaml
     """
     cases = load_cases(file)
-    sources = _sources(given) or cases.sources
-    loaded = load_sources(sources) if sources else _load(given)
+    loaded = load_sources(_sources(given) or cases.sources or _need_sources(given))
     told: list[dict[str, Any]] = []
     for case in cases.cases:
         found = loaded.engine.explain(build_question(case.asked, loaded.documents))
@@ -182,9 +181,10 @@ def _explain_asked(given: dict[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise click.BadParameter(f"is not JSON: {error}", param_hint="--given") from error
     asked = {name: given[name] for name in ("caller", "callee", "operation", "side", "at")} | {"given": more}
-    if _sources(given) is None:
+    sources = _sources(given)
+    if sources is None:
         return AdminClient("broker", given["broker_socket"]).get("/v1/policies/explain", {"asked": json.dumps(asked)})
-    loaded = _load(given)
+    loaded = load_sources(sources)
     return loaded.engine.explain(build_question(Asked(**asked), loaded.documents))
 
 
@@ -192,14 +192,14 @@ def _explain_past(decision: str, given: dict[str, Any]) -> dict[str, Any]:
     logged = find_decision(decision, given["logs"]) if given["logs"] else None
     if logged is None:
         return AdminClient("broker", given["broker_socket"]).get("/v1/decisions/" + decision)
-    if _sources(given) is not None and logged["question"]:
-        logged["now"] = _load(given).engine.explain(logged["question"])
+    sources = _sources(given)
+    if sources is not None and logged["question"]:
+        logged["now"] = load_sources(sources).engine.explain(logged["question"])
     return logged
 
 
 def _print(found: dict[str, Any]) -> None:
-    verdict = click.style("allowed", fg="green", bold=True) if found["allowed"] else _denied()
-    click.echo(f"{verdict}: {escape_unprintable(found['detail'])}")
+    click.echo(f"{_verdict(found)}: {escape_unprintable(found['detail'])}")
     rules = [(each["effect"], each["layer"], each["set"], each["rule"]) for each in found["rules"]]
     if rules:
         print_table(("effect", "layer", "set", "rule"), [tuple(map(escape_unprintable, rule)) for rule in rules])
@@ -210,9 +210,8 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _print_past(found: dict[str, Any]) -> None:
-    verdict = click.style("allowed", fg="green", bold=True) if found["allowed"] else _denied()
     question = found.get("question") or {}
-    click.echo(f"decision {found['decision']}: {verdict} by {', '.join(found['policy']) or 'no rule'}")
+    click.echo(f"decision {found['decision']}: {_verdict(found)} by {', '.join(found['policy']) or 'no rule'}")
     if found.get("detail"):
         click.echo(f"  {escape_unprintable(found['detail'])}")
     for each in found.get("would_deny") or ():
@@ -225,5 +224,6 @@ def _print_past(found: dict[str, Any]) -> None:
         _print(found["now"])
 
 
-def _denied() -> str:
-    return click.style("denied", fg="red", bold=True)
+def _verdict(found: dict[str, Any]) -> str:
+    is_allowed = found["allowed"]
+    return click.style("allowed" if is_allowed else "denied", fg="green" if is_allowed else "red", bold=True)

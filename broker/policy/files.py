@@ -63,9 +63,13 @@ def signature(config: PolicyConfig) -> tuple[object, ...]:
 
 def _listed(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".cedar" and not path.name.startswith("."))
+        return _policy_paths(folder)
     except OSError:
         return [folder]
+
+
+def _policy_paths(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix == ".cedar" and not path.name.startswith("."))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -80,12 +84,12 @@ def _read_folder(folder: Path | None, layer: Layer, prefix: str, problems: list[
     if folder is None:
         return []
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix == ".cedar" and not path.name.startswith("."))
+        paths = _policy_paths(folder)
     except OSError as error:
         problems.append(f"{folder}: {error.strerror} (make it readable, or leave it out of `policies`)")
         return []
     if len(paths) > MAX_FILES:
-        problems.append(f"{folder}: more than {MAX_FILES} policy files")
+        problems.append(f"{folder}: more than {MAX_FILES} policy files (join some)")
         return []
     return [
         PolicySet(f"{prefix}{path.name}", layer, (text,))
@@ -98,7 +102,7 @@ def _read_text(path: Path, problems: list[str]) -> str | None:
     try:
         text = _read_bounded(path, MAX_FILE_BYTES).decode("utf-8")
     except UnicodeDecodeError:
-        problems.append(f"{path.name}: not UTF-8")
+        problems.append(f"{path.name}: not UTF-8 (save it as UTF-8)")
     except InvalidError as error:
         problems.append(error.message)
     else:

@@ -23,7 +23,7 @@ from broker.dataplane_api import DataPlane
 from broker.policy.config import PolicyConfig
 from broker.policy.facts import encode_facts
 from broker.policy.files import PolicyFiles, read_files, signature
-from broker.policy.sets import DOCUMENTS, PolicySet, document_sets, encode_sets
+from broker.policy.sets import PolicySet, document_sets, encode_sets, unknown_sets
 from hopseal.documents.model import DocumentSet
 from hopseal.errors import InvalidError
 
@@ -137,7 +137,8 @@ class PolicyFollower:
             self._good, self._file_problems = files, ()
         if digest != self.state.sha256:
             log.info("policies_loaded", sha256=digest, files=list(files.names), observe=list(self._config.observe))
-        problems = (*self._file_problems, *_unknown_sets(sets, self._config.observe))
+        unknown = (f"observe: there is no policy set {name}" for name in unknown_sets(sets, self._config.observe))
+        problems = (*self._file_problems, *unknown)
         self.state = replace(self.state, sha256=digest, files=files.names, problems=problems, loaded_at=time.time())
 
     def _put(self, sets: tuple[PolicySet, ...], documents: DocumentSet, files: PolicyFiles) -> str:
@@ -162,8 +163,3 @@ class PolicyFollower:
             for problem in problems:
                 log.warning("policies_refused", problem=problem)
         self.state = replace(self.state, problems=problems, refused=self.state.refused + 1)
-
-
-def _unknown_sets(sets: tuple[PolicySet, ...], observe: tuple[str, ...]) -> tuple[str, ...]:
-    known = {each.name for each in sets} | {DOCUMENTS}
-    return tuple(f"observe: there is no policy set {name}" for name in observe if name not in known)

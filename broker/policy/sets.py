@@ -49,6 +49,12 @@ def document_sets(documents: DocumentSet) -> tuple[PolicySet, ...]:
     return PolicySet(DOCUMENTS, Layer.DOCUMENTS, rules), PolicySet(STATUS, Layer.DOCUMENTS, status)
 
 
+def unknown_sets(sets: Iterable[PolicySet], observe: Iterable[str]) -> tuple[str, ...]:
+    """The names in ``observe`` that no set has."""
+    known = {each.name for each in sets}
+    return tuple(name for name in observe if name not in known)
+
+
 def encode_sets(sets: Iterable[PolicySet], observe: tuple[str, ...]) -> str:
     """The JSON text that the data plane takes."""
     return json.dumps(

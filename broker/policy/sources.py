@@ -13,7 +13,7 @@ from broker.policy.config import PolicyConfig
 from broker.policy.engine import PolicyEngine
 from broker.policy.facts import encode_facts
 from broker.policy.files import read_files
-from broker.policy.sets import DOCUMENTS, PolicySet, document_sets, encode_sets
+from broker.policy.sets import PolicySet, document_sets, encode_sets, unknown_sets
 from hopseal.documents.load import load_documents
 from hopseal.documents.model import DocumentSet
 from hopseal.errors import InvalidError
@@ -54,7 +54,7 @@ def load_sources(sources: Sources) -> Loaded:
     documents = load_documents(sources.documents, sources.trust_domain)
     files = read_files(sources.policies)
     sets = (*document_sets(documents), *files.sets)
-    unknown = set(sources.policies.observe) - {each.name for each in sets} - {DOCUMENTS}
+    unknown = set(unknown_sets(sets, sources.policies.observe))
     if unknown:
         raise InvalidError(
             "policy_invalid",

@@ -412,7 +412,7 @@ async def test_documents_go_on_being_renewed_beside_the_last_good_files(tmp_path
     await made.set_documents(documents(component("front"), component("store")))
     assert "calls" not in plane.policies
     assert FORBID in plane.policies
-    assert made.state.problems == ("a.cedar: not UTF-8",)
+    assert made.state.problems == ("a.cedar: not UTF-8 (save it as UTF-8)",)
 
 
 async def test_a_folder_that_disappears_keeps_the_set_and_says_so(tmp_path):
