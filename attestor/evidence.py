@@ -45,7 +45,7 @@ from attestor.facts import (
 )
 from attestor.listeners import find_listeners
 from attestor.offload import Offload
-from attestor.peer import PeerGone, PinnedProcess
+from attestor.peer import PeerGone, PinnedProcess, close_all
 from attestor.proc_text import ProcTextInvalid
 from attestor.sock_diag import ListenersUnreadable
 from hopseal.errors import DeniedError
@@ -168,7 +168,7 @@ class EvidenceCollector:
         """
         try:
             return await self.offload.run(
-                "listeners", partial(find_listeners, path), self._timeout_s, discard=_close_all
+                "listeners", partial(find_listeners, path), self._timeout_s, discard=close_all
             )
         except TimeoutError as error:
             raise ListenersUnreadable(f"{path}: not found out within {self._timeout_s} s") from error
@@ -243,11 +243,6 @@ class EvidenceCollector:
             what = f"/proc/{process.pid}" if error.filename is None else error.filename
             remedy = _NEEDS_RIGHTS if error.errno in {errno.EACCES, errno.EPERM} else ""
             return Unreadable(f"{item}_unreadable", f"{what}: {error.strerror}", remedy)
-
-
-def _close_all(processes: list[PinnedProcess]) -> None:
-    for process in processes:
-        process.close()
 
 
 def _with_digest(

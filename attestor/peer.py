@@ -21,6 +21,7 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,12 @@ class PinnedProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def close_all(processes: Iterable[PinnedProcess]) -> None:
+    """Give all of them back; call once."""
+    for process in processes:
+        process.close()
 
 
 def pin_peer(peer: socket.socket) -> PinnedProcess:

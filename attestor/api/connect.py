@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
@@ -29,7 +29,7 @@ import structlog
 from attestor.api.guarding import while_attested
 from attestor.api.identities import Attestations
 from attestor.offload import Offload
-from attestor.peer import PinnedProcess, pin_peer
+from attestor.peer import PinnedProcess, close_all, pin_peer
 from attestor.tcp_listeners import (
     Connection,
     Listening,
@@ -45,6 +45,7 @@ from hopseal.errors import DeniedError, HopsealError, UnavailableError
 _MAX_REQUEST = 512
 _REQUESTS_AT_ONCE = 32
 _REQUEST_S = 5.0
+_FIND = "find it with `ss -ltnp` in the component's network namespace"
 
 Result = TypeVar("Result")
 
@@ -95,7 +96,9 @@ class ConnectServer:
                 async with asyncio.timeout(_REQUEST_S):
                     await self._answer(asking)
             except HopsealError as error:
-                log.info("connection_refused", code=error.code, detail=error.detail or error.message)
+                log.info(
+                    "connection_refused", code=error.code, detail=error.detail or error.message, remedy=error.remedy
+                )
                 answer = {"refused": error.code, "detail": error.detail or error.message}
                 with suppress(OSError):
                     asking.send(json.dumps(answer).encode() + b"\n")
@@ -119,19 +122,27 @@ class ConnectServer:
         found = documents.component(component) if documents else None
         address = parse_listen_address(found.listen) if found and found.listen else None
         if address is None:
-            raise ConnectDeniedError("listener_gone", f"{component} listens on no TCP address")
+            raise ConnectDeniedError(
+                "listener_gone", f"{component} listens on no TCP address", remedy="see `listen` in its document"
+            )
         places = await self._blocking(partial(find_tcp_listeners, address), _nothing)
         for place in places:
             if await self._is_of(place, component):
                 made = await self._blocking(partial(connect_in, place.namespace, address), Connection.close)
                 try:
                     if not await self._are(component, made.holders):
-                        raise ConnectDeniedError("listener_not_component", "another process took the connection")
+                        raise ConnectDeniedError(
+                            "listener_not_component", "another process took the connection", remedy=_FIND
+                        )
                     yield made
                 finally:
                     made.close()
                 return
-        raise ConnectDeniedError("listener_gone", f"{component} listens nowhere at its address")
+        raise ConnectDeniedError(
+            "listener_gone",
+            f"{component} listens nowhere at its address",
+            remedy="start it; compare its port with `listen` in its document",
+        )
 
     async def _is_of(self, place: Listening, component: str) -> bool:
         """Whether the component listens there, and it alone; another program may use the port elsewhere.
@@ -145,14 +156,18 @@ class ConnectServer:
             own = [each for each in at if await self._is_component(component, each)]
             if any([await self._is_component(component, each) for each in exposed]):
                 raise ConnectDeniedError(
-                    "listener_exposed", f"{component} listens at every address of its namespace, not at its own only"
+                    "listener_exposed",
+                    f"{component} listens at every address of its namespace, not at its own only",
+                    remedy="bind 127.0.0.1 or ::1",
                 )
             if own and (len(own) < len(at) or exposed):
-                raise ConnectDeniedError("listener_foreign", f"{component} shares its port with another process")
+                raise ConnectDeniedError(
+                    "listener_foreign", f"{component} shares its port with another process", remedy=_FIND
+                )
             return bool(own)
 
     async def _pinned(self, inodes: frozenset[int], opened: ExitStack) -> list[PinnedProcess]:
-        found = await self._blocking(partial(pin_holders, inodes), _close_all) if inodes else []
+        found = await self._blocking(partial(pin_holders, inodes), close_all) if inodes else []
         return [opened.enter_context(each) for each in found]
 
     async def _are(self, component: str, processes: Sequence[PinnedProcess]) -> bool:
@@ -182,13 +197,10 @@ async def _read_request(asking: socket.socket) -> str:
 
 def _is_broker(verdict: Attested | Refused) -> None:
     if isinstance(verdict, Attested) and BROKER_COMPONENT not in {match.qualified for match in verdict.matches}:
-        raise ConnectDeniedError("not_a_broker", "the process that asks is no broker of this node")
+        raise ConnectDeniedError(
+            "not_a_broker", "the process that asks is no broker of this node", remedy="compare it with `brokers:`"
+        )
 
 
 def _nothing(_: object) -> None:
     return None
-
-
-def _close_all(processes: Iterable[PinnedProcess]) -> None:
-    for process in processes:
-        process.close()
