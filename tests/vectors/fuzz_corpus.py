@@ -43,6 +43,7 @@ def corpus() -> dict[str, list[bytes]]:
     receives = [given for name in ("receive_ok", "receive_format", "receive_stream") for given, _ in cases(name)]
     receipts = [given for given, _ in cases("receipt")]
     closings = [given for given, _ in cases("closing")]
+    streams = [given for given, _ in cases("streams")]
     lists = {value for given in receives for value in values_of(given["headers"], "custody-certs")}
     leaves = {der for given in [*receives, *receipts] for der in certificates_of(given)}
     return {
@@ -58,6 +59,13 @@ def corpus() -> dict[str, list[bytes]]:
         "closing": [message(given["trailers"], given["tls_peer"], given["body"]) for given in closings],
         "issuers": [issuers().encode()],
         "user_token": sorted({token for given, _ in cases("receive_users") for token in tokens_of(given["headers"])}),
+        "frames": [
+            (b"\1" if given["kind"] == "client" else b"\0") + base64.b64decode(given["body"])
+            for given in streams
+            if given["kind"] != "grpc"
+        ],
+        "messages": [base64.b64decode(given["body"]) for given in streams if given["kind"] == "grpc"],
+        "canonical": [base64.b64decode(given["json"]) for given, _ in cases("jcs")],
         "event_stream": [base64.b64decode(given["body"]) for given, _ in cases("sse")],
     }
 
@@ -80,7 +88,7 @@ def cases(name: str) -> Iterator[Case]:
     file = json.loads((VECTORS / f"{name}.json").read_text())
     for case in file["cases"]:
         given = file["defaults"] | case["input"]
-        kind = " ".join(given.get("types", []))
+        kind = " ".join([*given.get("types", []), given.get("kind", "")])
         answer = f"{kind} {case['expect'].get('code', 'ok')}"
         seen[answer] = seen.get(answer, 0) + 1
         if seen[answer] <= MAX_SEEDS_OF_ONE_ANSWER:

@@ -11,10 +11,13 @@ use hopseal_custody::cert::Certificate;
 use hopseal_custody::compose::Payload;
 use hopseal_custody::error::Code;
 use hopseal_custody::fields::{ClosingFields, CustodyFields, ReceiptFields, receipt_comment, split_comment};
+use hopseal_custody::frames::FrameReader;
 use hopseal_custody::hash::{RandomId, StatementHash, Thumbprint, decode_base64, encode_base64};
 use hopseal_custody::ids::{SpiffeId, TrustDomain};
+use hopseal_custody::jcs::canonicalize;
 use hopseal_custody::json::{parse_object, write_object};
 use hopseal_custody::limits::{MAX_CERTS, MAX_HOPS, MAX_SEALED_BYTES};
+use hopseal_custody::messages::MessageCounter;
 use hopseal_custody::receive::{Exchange, ExpectedClosing, Peer, Policy, Receiver, Request, peek_unverified};
 use hopseal_custody::record::Record;
 use hopseal_custody::replay::ReplayStore;
@@ -194,6 +197,48 @@ pub fn event_stream(data: &[u8]) -> bool {
     }
 }
 
+/// Frames are the same however their bytes are cut into pieces; the first byte tells whose they are.
+pub fn frames(data: &[u8]) -> bool {
+    let Some((masked, bytes)) = data.split_first() else { return false };
+    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let mut reader = FrameReader::new(masked & 1 == 1);
+        let mut passed = 0;
+        for piece in pieces {
+            let taken = reader.take(piece)?;
+            assert!(taken.frames + taken.close <= piece.len());
+            passed += taken.frames + taken.close;
+        }
+        Ok::<_, &str>((passed, reader.is_closed(), reader.messages(), reader.sum()))
+    };
+    let whole = read(&mut std::iter::once(bytes));
+    for size in [1, 2, 7] {
+        assert_eq!(read(&mut bytes.chunks(size)), whole);
+    }
+    whole.is_ok_and(|(passed, is_closed, ..)| is_closed || passed == bytes.len())
+}
+
+/// Messages are as many however their bytes are cut into pieces.
+pub fn messages(data: &[u8]) -> bool {
+    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let mut counter = MessageCounter::default();
+        pieces.for_each(|piece| counter.update(piece));
+        (counter.count(), counter.is_malformed(), counter.is_between())
+    };
+    let whole = read(&mut std::iter::once(data));
+    for size in [1, 2, 7] {
+        assert_eq!(read(&mut data.chunks(size)), whole);
+    }
+    whole.2
+}
+
+/// The canonical form of the canonical form is itself.
+pub fn canonical(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    let Ok(written) = canonicalize(text) else { return false };
+    assert_eq!(canonicalize(&written).as_deref(), Ok(written.as_str()));
+    true
+}
+
 /// Issuers are read whole or not at all.
 pub fn issuers(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
@@ -262,7 +307,7 @@ mod tests {
 
     type Target = (&'static str, fn(&[u8]) -> bool);
 
-    const TARGETS: [Target; 11] = [
+    const TARGETS: [Target; 14] = [
         ("json", json),
         ("statement", statement),
         ("claims", claims),
@@ -272,6 +317,9 @@ mod tests {
         ("receipt", receipt),
         ("closing", closing),
         ("event_stream", event_stream),
+        ("frames", frames),
+        ("messages", messages),
+        ("canonical", canonical),
         ("issuers", issuers),
         ("user_token", user_token),
     ];
