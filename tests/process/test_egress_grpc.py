@@ -28,7 +28,8 @@ class Echo:
 
     def unary(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         self.metadata.append({key: str(value) for key, value in context.invocation_metadata()})
-        context.set_trailing_metadata((("x-checked", "yes"), ("custody-receipt", "forged")))
+        forged = (("custody-receipt", "forged"), ("set-cookie", "a=b"), ("authorization", "Bearer x"))
+        context.set_trailing_metadata((("x-checked", "yes"), *forged))
         return request
 
     def chat(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
@@ -78,6 +79,7 @@ def test_a_unary_call_arrives_with_its_trailers_and_is_observed(tmp_path: Path) 
         trailing = dict(call.trailing_metadata())
         assert trailing["x-checked"] == "yes"
         assert not [key for key in trailing if key.startswith("custody")]
+        assert not {"set-cookie", "authorization"} & set(trailing)
         assert not [key for key in echo.metadata[0] if key.startswith("custody")]
         (record,) = (each for each in node.log().entries if isinstance(each, RecordEntry))
         assert (record.aud, record.op) == (f"https://{host}", f"POST {path_of('Unary')}")

@@ -182,7 +182,7 @@ async fn collect(cut: &mut Cut, mut body: Incoming, is_h2: bool) -> Result<(Byte
             }
             Err(frame) => {
                 has_trailers = true;
-                trailers = without_reserved(frame.into_trailers().unwrap_or_default());
+                trailers = stripped(frame.into_trailers().unwrap_or_default());
             }
         }
     }
@@ -192,8 +192,8 @@ async fn collect(cut: &mut Cut, mut body: Incoming, is_h2: bool) -> Result<(Byte
     Ok((bytes.freeze(), trailers))
 }
 
-fn without_reserved(mut trailers: HeaderMap) -> HeaderMap {
-    headers::strip(&mut trailers);
+fn stripped(mut trailers: HeaderMap) -> HeaderMap {
+    headers::strip_trailers(&mut trailers);
     trailers
 }
 
@@ -290,7 +290,7 @@ impl Body for ObservedBody {
                                 }
                             }
                             Err(frame) => {
-                                this.trailers = frame.into_trailers().ok().map(without_reserved);
+                                this.trailers = frame.into_trailers().ok().map(stripped);
                                 this.end()
                             }
                         },
