@@ -57,9 +57,10 @@ def unknown_sets(sets: Iterable[PolicySet], observe: Iterable[str]) -> tuple[str
 
 def encode_sets(sets: Iterable[PolicySet], observe: tuple[str, ...]) -> str:
     """The JSON text that the data plane takes."""
+    observed = set(observe) - {STATUS}
     return json.dumps(
         [
-            {"name": each.name, "layer": each.layer, "observe": each.name in observe, "pieces": list(each.pieces)}
+            {"name": each.name, "layer": each.layer, "observe": each.name in observed, "pieces": list(each.pieces)}
             for each in sets
         ]
     )

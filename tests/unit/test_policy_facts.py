@@ -113,8 +113,9 @@ def test_what_suspends_an_agent_is_a_set_of_its_own_that_nobody_observes():
     given = documents(component("front", calls=(calls("store"),)), component("store"), status=AgentStatus.SUSPENDED)
     rules, status = document_sets(given)
     assert (rules.pieces, len(status.pieces)) == ((), 1)
-    encoded = json.loads(encode_sets((rules, status), ("documents",)))
-    assert [(each["name"], each["observe"]) for each in encoded] == [("documents", True), ("status", False)]
+    for observe in (("documents",), ("documents", "status")):
+        encoded = json.loads(encode_sets((rules, status), observe))
+        assert [(each["name"], each["observe"]) for each in encoded] == [("documents", True), ("status", False)]
 
 
 def test_each_agent_is_a_piece_of_its_own():
