@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from broker.policy.sets import document_sets
 from hopseal.documents.model import (
     Agent,
     AgentStatus,
@@ -105,3 +106,8 @@ def _attestor(folder: Path, grace_s: str, admin: str) -> str:
         api, broker = folder / "api" / "api.sock", folder / "run" / "broker.sock"
         return f"{{workload_socket: {api}, broker_socket: {broker}, admin_socket: {admin}, grace_s: {grace_s}}}"
     return f"{{workload_socket: {folder}/api.sock, broker_socket: {folder}/broker.sock, grace_s: {grace_s}}}"
+
+
+def compile_policies(documents: DocumentSet) -> str:
+    """The Cedar text of everything that ``documents`` permit and forbid."""
+    return "\n".join(piece for each in document_sets(documents) for piece in each.pieces)

@@ -38,12 +38,6 @@ _A2A_IMPLIED = 'context.http == "GET /.well-known/agent-card.json"'
 _A2A_ONLY = ("message/", "agent/", "tasks/pushNotificationConfig/", "tasks/resubscribe")
 
 
-def compile_policies(documents: DocumentSet) -> str:
-    """The Cedar text of everything that ``documents`` permit and forbid."""
-    pieces = [each for agent in documents.agents for each in (compile_agent(agent, documents), compile_status(agent))]
-    return "\n".join(filter(None, pieces))
-
-
 def compile_agent(agent: Agent, documents: DocumentSet) -> str:
     """What the document of an active agent permits and forbids; empty for any other."""
     if agent.status is not AgentStatus.ACTIVE:

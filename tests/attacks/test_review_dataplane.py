@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.policy.compile import compile_policies
-from broker_parts import calls, component, documents
+from broker_parts import calls, compile_policies, component, documents
 from children import child
 from dataplane_nodes import TRUST_DOMAIN, Answer, Component, Connection, Node, Seen, answer, call, pair, spiffe_id
 from dataplane_peer import Message, connected, context

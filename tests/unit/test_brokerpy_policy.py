@@ -10,13 +10,12 @@ import cedarpy
 import pytest
 
 from broker.policy.cedar import quote, quote_pattern
-from broker.policy.compile import compile_policies
 from broker.policy.config import PolicyConfig
 from broker.policy.engine import PolicyEngine
 from broker.policy.facts import encode_facts
 from broker.policy.follow import SETTLE_S, PolicyFollower
 from broker.policy.sets import Layer, PolicySet, document_sets, encode_sets
-from broker_parts import calls, component, documents
+from broker_parts import calls, compile_policies, component, documents
 from fake_dataplane import FakeDataPlane
 from hopseal.documents.model import AgentStatus, DocumentSet
 from hopseal.errors import InvalidError
