@@ -14,7 +14,7 @@ from hopseal.cli.document_draft import draft_runner
 from hopseal.cli.lazy import exit_code, print_error
 from hopseal.cli.options import out_socket_option
 from hopseal.cli.output import escape_unprintable
-from hopseal.errors import InvalidError
+from hopseal.errors import HopsealError, InvalidError
 from hopseal.running.bridge import Bridge
 from hopseal.running.child import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Child, adopt_orphans, environment_of
 from hopseal.running.family import Family
@@ -139,12 +139,13 @@ class _Reporter:
     def __init__(self) -> None:
         self._said: set[tuple[str, str]] = set()
 
-    def __call__(self, head: Head, refusal: CallRefusedError) -> None:
+    def __call__(self, head: Head, refusal: HopsealError) -> None:
         host = head.target.lower().partition("://")[2].partition("/")[0] or head.target
         if (host, refusal.code) in self._said or len(self._said) >= _MAX_SAID:
             return
         self._said.add((host, refusal.code))
-        remedy = _TUNNEL_HINT if head.method == "CONNECT" else refusal.remedy
+        is_tunnel_refused = head.method == "CONNECT" and isinstance(refusal, CallRefusedError)
+        remedy = _TUNNEL_HINT if is_tunnel_refused else refusal.remedy
         click.secho(f"hopseal run: {head.method} {escape_unprintable(head.target)}: {refusal.code}", fg="red", err=True)
         if remedy:
             click.secho(f"  → {remedy}", fg="cyan", err=True)

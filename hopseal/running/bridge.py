@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from hopseal.custody.errors import PROBLEM_TYPE_BASE
-from hopseal.errors import InvalidError, UnavailableError
+from hopseal.errors import HopsealError, InvalidError, UnavailableError
 from hopseal.running.heads import END_OF_HEAD, Head, format_head, parse_head
 from hopseal.sdk.refusals import PROBLEM_MEDIA_TYPE, CallRefusedError, read_refusal
 
@@ -25,7 +25,7 @@ MAX_CONNECTIONS = 256
 _CHUNK_BYTES = 1 << 16
 
 Admits = Callable[[tuple[str, int], tuple[str, int]], Awaitable[bool]]
-Reports = Callable[[Head, CallRefusedError], None]
+Reports = Callable[[Head, HopsealError], None]
 
 
 class Handles(Protocol):
@@ -97,6 +97,7 @@ class Bridge:
             await _answer(writer, error.status, error.code, error.message)
             return
         except UnavailableError as error:
+            self._reports(head, error)
             await _answer(writer, 503, error.code, error.message)
             return
         try:
@@ -109,7 +110,12 @@ class Bridge:
         try:
             return await asyncio.open_unix_connection(self._out_socket)
         except OSError as error:
-            raise UnavailableError("broker_unreachable", "the broker does not answer", detail=str(error)) from error
+            raise UnavailableError(
+                "broker_unreachable",
+                "the broker does not answer",
+                detail=str(error),
+                remedy="start it (hopseal up, or hopseal broker run), or name its socket in HOPSEAL_OUT_SOCKET",
+            ) from error
 
     async def _relay(
         self,

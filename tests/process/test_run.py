@@ -279,6 +279,17 @@ def test_without_a_broker_it_says_what_to_do(tmp_path: Path) -> None:
     assert "broker_unreachable" in done.stderr
 
 
+def test_a_broker_that_goes_away_meanwhile_is_told_with_what_to_do(scene: Scene) -> None:
+    shell = f"echo ready; read go; {' '.join(CURL)} -o /dev/null {URL}; true"
+    running = scene.start("--", "sh", "-c", shell, stdin=subprocess.PIPE)
+    assert running.stdout is not None
+    assert running.stdout.readline() == "ready\n"
+    scene.a.stop()
+    _, said = running.communicate("go\n", timeout=30)
+    assert "broker_unreachable" in said
+    assert "hopseal broker run" in said
+
+
 def test_a_large_upload_and_download_pass_as_they_are(scene: Scene) -> None:
     body = os.urandom(3 << 20)
     code = (
